@@ -1,0 +1,180 @@
+"""Contrast functions: what FastICA and its relatives mean by "far from Gaussian".
+
+A contrast is a scalar function G with its first two derivatives g and g'.  Each one is written twice on purpose and
+no more: `at` on arrays of any library (the definition, and the fallback everywhere), `at_point` on one number (the
+body that the kernels compile).  `check_contrast` holds the two, and the derivatives, together.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import exp, log1p, tanh
+from typing import Any, Protocol
+
+import numpy as np
+
+real = float  # the working type inside `at_point`; a kernel compiled for float32 puts float32 here
+
+
+class Contrast(Protocol):
+    """What a solver's sums need to know of a contrast.  `at_point` is optional: without it, kernels use `at`."""
+
+    @property
+    def params(self) -> tuple[float, ...]:
+        """Numbers that `at_point` takes after u."""
+        ...
+
+    def at(self, u, xp=np) -> tuple[Any, Any, Any]:
+        """G(u), g(u), g'(u), each of the shape of u.  xp: numpy or cupy.  May overwrite u."""
+        ...
+
+
+@dataclass(frozen=True)
+class LogCosh:
+    """G(u) = log cosh(αu) / α,  g(u) = tanh(αu),  g'(u) = α (1 - tanh²(αu)),  with α in [1, 2].
+
+    The default of FastICA: robust, good for most sources.  Hyvärinen 1999, equation (2.13).
+    """
+
+    alpha: float = 1.0
+
+    @property
+    def params(self):
+        return (float(self.alpha),)
+
+    def at(self, u, xp=np):
+        t = xp.tanh(self.alpha * u)
+        size = xp.abs(u)
+        G = size + (xp.log1p(xp.exp(-2 * self.alpha * size)) - math.log(2)) / self.alpha
+        return G, t, self.alpha * (1 - t * t)
+
+    @staticmethod
+    def at_point(u, alpha):
+        t = tanh(alpha * u)
+        size = abs(u)
+        G = size + (log1p(exp(real(-2) * alpha * size)) - real(0.6931471805599453)) / alpha
+        return G, t, alpha * (real(1) - t * t)
+
+
+@dataclass(frozen=True)
+class Exp:
+    """G(u) = -exp(-u²/2),  g(u) = u exp(-u²/2),  g'(u) = (1 - u²) exp(-u²/2).
+
+    For very peaked sources, or where outliers must count for nothing.  Hyvärinen 1999, equation (2.14).
+    """
+
+    params = ()
+
+    def at(self, u, xp=np):
+        e = xp.exp(-0.5 * u * u)
+        return -e, u * e, (1 - u * u) * e
+
+    @staticmethod
+    def at_point(u):
+        e = exp(real(-0.5) * u * u)
+        return -e, u * e, (real(1) - u * u) * e
+
+
+@dataclass(frozen=True)
+class Cube:
+    """G(u) = u⁴/4,  g(u) = u³,  g'(u) = 3u²: kurtosis.  Fast, but ruled by outliers.  Hyvärinen 1999, equation (2.15)."""
+
+    params = ()
+
+    def at(self, u, xp=np):
+        square = u * u
+        return square * square / 4, square * u, 3 * square
+
+    @staticmethod
+    def at_point(u):
+        square = u * u
+        return real(0.25) * square * square, square * u, real(3) * square
+
+
+@dataclass(frozen=True)
+class Custom:
+    """A callable in scikit-learn's form: function(x, **kwargs) -> (g(x), mean of g'(x) along the last axis).
+
+    It is called on blocks of samples, x of shape (n_components, n_block), so it must work element by element.
+    Its G is not known: `at` returns NaN in its place, and solvers that need the loss refuse it.
+    """
+
+    function: Callable
+    kwargs: tuple[tuple[str, Any], ...] = ()
+
+    params = ()
+
+    def at(self, u, xp=np):
+        answer = self.function(u.copy(), **dict(self.kwargs))
+        if not (isinstance(answer, tuple | list) and len(answer) == 2):
+            raise ValueError(
+                f"the contrast function {_name(self.function)} must return a tuple (g(x), mean of g'(x) over the last "
+                f"axis), but returned {type(answer).__name__}."
+            )
+        g, slope = (xp.asarray(part) for part in answer)
+        if g.shape != u.shape or slope.shape not in (u.shape, u.shape[:-1]):
+            raise ValueError(
+                f"the contrast function {_name(self.function)} was given x of shape {u.shape} and must return g(x) of "
+                f"that shape and g'(x) averaged over its last axis, of shape {u.shape[:-1]}; "
+                f"it returned shapes {g.shape} and {slope.shape}."
+            )
+        if slope.shape != u.shape:
+            slope = xp.broadcast_to(slope[..., None], u.shape)
+        return xp.full_like(g, np.nan), g, slope
+
+
+CONTRASTS: dict[str, type] = {"logcosh": LogCosh, "exp": Exp, "cube": Cube}
+
+
+def as_contrast(fun, fun_args=None):
+    """The contrast that scikit-learn's arguments `fun` and `fun_args` name.
+
+    fun: "logcosh", "exp", "cube", a callable in scikit-learn's form, or a contrast.  fun_args: dict or None.
+    Raises ValueError for alpha outside [1, 2], whatever fun is (scikit-learn's rule).
+    """
+    fun_args = dict(fun_args or {})
+    alpha = fun_args.get("alpha", 1.0)
+    if not 1 <= alpha <= 2:
+        raise ValueError(f"alpha must be in [1,2], got {alpha!r}.")
+    if isinstance(fun, str):
+        return LogCosh(float(alpha)) if fun == "logcosh" else CONTRASTS[fun]()
+    if hasattr(fun, "params"):
+        return fun
+    return Custom(fun, tuple(fun_args.items()))
+
+
+def check_contrast(contrast, points=None):
+    """Check a contrast's derivatives by finite differences, and `at_point` against `at`.
+
+    contrast: a name, a callable in scikit-learn's form or a contrast.  points: (n,) where to look; by default 41 points
+    from -4 to 4.  Returns None; raises ValueError that says which of G, g, g' is wrong, where, and by how much.
+
+    >>> check_contrast("logcosh")
+    """
+    contrast = as_contrast(contrast)
+    u = np.linspace(-4, 4, 41) if points is None else np.asarray(points, dtype=np.float64)
+
+    def at(v):  # one row per point, so that a callable's own average over the last axis is g' itself
+        return tuple(np.asarray(part)[:, 0] for part in contrast.at(v[:, None].copy()))
+
+    step = 1e-5
+    below, here, above = at(u - step), at(u), at(u + step)
+    for order, what in ((0, "g is not the derivative of G"), (1, "g' is not the derivative of g")):
+        slope = (above[order] - below[order]) / (2 * step)
+        if not np.isnan(slope).all():  # a callable gives no G
+            _agree(slope, here[order + 1], u, what, tolerance=1e-6)
+    if hasattr(contrast, "at_point"):
+        alone = np.array([contrast.at_point(float(v), *contrast.params) for v in u]).T
+        for order, name in enumerate(("G", "g", "g'")):
+            _agree(alone[order], here[order], u, f"at_point and at disagree on {name}", tolerance=1e-12)
+
+
+def _agree(found, expected, u, what, tolerance):
+    error = np.abs(found - expected) / (1 + np.abs(expected))
+    worst = int(np.argmax(error))
+    if not error[worst] <= tolerance:
+        raise ValueError(f"{what}: at u = {u[worst]:g} it is {expected[worst]:g}, expected {found[worst]:g}.")
+
+
+def _name(function):
+    return getattr(function, "__name__", repr(function))

@@ -1,0 +1,192 @@
+"""The one door between host and device: which array library, which device, how much memory, how many threads.
+
+Nothing else in the package imports cupy or copies between host and device (the CUDA kernels aside).
+"""
+
+import importlib.util
+import logging
+import os
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+import numpy as np
+
+logger = logging.getLogger("gpuica")
+
+# A host array goes to the GPU by itself from this much work on (floating-point operations of ten passes).  Below it the
+# transfer and the launches cost about as much as the CPU takes.  An estimate: 2e10 operations are a tenth of a second
+# on a few CPU cores.
+WORTH_A_TRANSFER = 2e10
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where arrays are worked on: `Device("cpu")` or `Device("cuda", index)`."""
+
+    kind: str = "cpu"
+    index: int = 0
+
+    def __str__(self):
+        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
+
+    @property
+    def xp(self):
+        """numpy or cupy."""
+        return np if self.kind == "cpu" else _cupy()
+
+    def put(self, array):
+        """The array on this device; itself if it is there already."""
+        if self.kind == "cpu":
+            return to_host(array)
+        with self.active():
+            return self.xp.asarray(array)
+
+    @contextmanager
+    def active(self):
+        """Make this device the current one for the `with` block."""
+        if self.kind == "cpu":
+            yield
+        else:
+            with self.xp.cuda.Device(self.index):
+                yield
+
+    def budget(self):
+        """Bytes that one stored array may take: half of what is free now."""
+        if self.kind == "cpu":
+            return _free_host_memory() // 2
+        with self.active():
+            pool = self.xp.get_default_memory_pool()
+            return (self.xp.cuda.runtime.memGetInfo()[0] + pool.free_bytes()) // 2
+
+
+CPU = Device()
+
+
+def array_device(array):
+    """The device that holds an array; CPU for everything that is not a CuPy array."""
+    if type(array).__module__.partition(".")[0] == "cupy":
+        return Device("cuda", array.device.id)
+    return CPU
+
+
+def to_host(array):
+    """The array as a NumPy array; itself if it is one."""
+    return array.get() if hasattr(array, "get") and array_device(array) != CPU else np.asarray(array)
+
+
+def choose_device(name, array, *, work, refusal=None):
+    """The device that a user's `device=` argument means for this array.
+
+    name: "auto", "cpu", "cuda" or "cuda:N".  work: floating-point operations to be done, for "auto".
+    refusal: why the GPU path cannot do this task, or None; "auto" then stays on the CPU and logs it once.
+    Raises ValueError for an unknown name, RuntimeError when a GPU is asked for and cannot be used.
+    """
+    home = array_device(array)
+    if name == "cpu":
+        return CPU
+    if name == "auto":
+        if home != CPU:
+            return home
+        if work < WORTH_A_TRANSFER or importlib.util.find_spec("cupy") is None or why_no_gpu():
+            return CPU
+        if refusal:
+            say_once(f"Running on the CPU: {refusal}")
+            return CPU
+        return Device("cuda", _cupy().cuda.runtime.getDevice())
+    kind, _, index = name.partition(":")
+    if kind != "cuda" or (index and not index.isdigit()):
+        raise ValueError(f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {name!r}.")
+    if reason := why_no_gpu():
+        raise RuntimeError(f"device={name!r} needs a GPU, but {reason}")
+    count = _cupy().cuda.runtime.getDeviceCount()
+    if index and int(index) >= count:
+        raise RuntimeError(f"device={name!r} does not exist: this machine has {count} GPU(s), counted from 0.")
+    if index:
+        return Device("cuda", int(index))
+    return home if home != CPU else Device("cuda", _cupy().cuda.runtime.getDevice())
+
+
+@cache
+def why_no_gpu():
+    """A sentence that says why no GPU can be used and what to do, or "" when one can."""
+    if importlib.util.find_spec("cupy") is None:
+        return "CuPy is not installed: pip install 'gpuica[cu13]' (or 'gpuica[cu12]' for a CUDA 12 driver)."
+    try:
+        if _cupy().cuda.runtime.getDeviceCount():
+            return ""
+        return "CuPy finds no GPU on this machine: use device='cpu'."
+    except Exception as error:  # a broken CuPy raises whatever its broken part raises
+        return f"CuPy cannot use one ({error}): check `nvidia-smi`, or use device='cpu'."
+
+
+@lru_cache(maxsize=None)
+def say_once(message):
+    """Log a message on the logger "gpuica", the first time only."""
+    logger.warning(message)
+
+
+def _cupy():
+    import cupy
+
+    return cupy
+
+
+def _free_host_memory():
+    try:
+        with open("/proc/meminfo") as lines:
+            free = dict(line.split(":") for line in lines)
+        return int(free["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):  # not Linux
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if hasattr(os, "sysconf") else 4 << 30
+
+
+# ---- threads ---------------------------------------------------------------------------------------------------------
+# Chunks are shared out to threads, and each thread calls a one-thread BLAS.  That beats a many-thread BLAS on the small
+# products of one chunk, keeps a chunk in its core's cache, and makes results independent of the number of threads.
+
+_blas_lock = threading.Lock()
+_blas_users = 0
+_blas_limit = None
+_blas_threads = 1  # what BLAS was allowed before the limit
+
+
+@cache
+def _blas():
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
+
+
+def host_threads():
+    """How many threads to use: what NUMBA_NUM_THREADS and threadpoolctl's limit on BLAS both allow."""
+    allowed = int(os.environ.get("NUMBA_NUM_THREADS") or _usable_cores())
+    with _blas_lock:
+        return max(1, min(allowed, _blas_threads if _blas_users else _allowed_blas_threads()))
+
+
+@contextmanager
+def one_blas_thread():
+    """BLAS uses one thread inside the `with` block.  Nested and concurrent uses share one limit."""
+    global _blas_users, _blas_limit, _blas_threads
+    with _blas_lock:
+        if _blas_users == 0:
+            _blas_threads = _allowed_blas_threads()
+            _blas_limit = _blas().limit(limits=1)
+        _blas_users += 1
+    try:
+        yield
+    finally:
+        with _blas_lock:
+            _blas_users -= 1
+            if _blas_users == 0:
+                _blas_limit.restore_original_limits()
+
+
+def _allowed_blas_threads():
+    return min((library.num_threads for library in _blas().lib_controllers), default=_usable_cores())
+
+
+def _usable_cores():
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

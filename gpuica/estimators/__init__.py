@@ -1,0 +1,1 @@
+"""scikit-learn on the outside."""

@@ -1,0 +1,62 @@
+"""A solver's questions, answered by sums over rows.  Solvers never see rows; answers are means, in float64."""
+
+from . import sums
+
+
+class NotFinite(ValueError):
+    """The rows hold NaN or infinity, or numbers whose squares overflow float64."""
+
+
+class MomentOracle:
+    """Answers what whitening asks: the mean and covariance of the rows."""
+
+    def __init__(self, rows):
+        self.rows, self.xp = rows, rows.xp
+        self.n_rows, self.n_features = rows.n_rows, rows.n_features
+
+    def moments(self):
+        """Mean (d,) and covariance (d, d, divided by n) of the rows.  One pass.
+
+        Summed about the mean of the first rows: sums of squares about 0 lose the digits that a large mean takes.
+        """
+        head = next(self.rows.batches(min(1024, self.n_rows)))
+        shift = head.sum(sums.moments, self.xp.zeros(self.n_features))[0] / head.n_rows
+        total, scatter = self.rows.sum(sums.moments, shift)
+        self._check_finite(total, self.xp.diagonal(scatter))
+        drift = total / self.n_rows
+        return shift + drift, scatter / self.n_rows - drift[:, None] * drift[None, :]
+
+    def projected_moments(self, mean, components):
+        """Mean (k,) and covariance (k, k) of (x - mean) @ componentsᵀ, in float64.  One pass.  components: (k, d)."""
+        total, scatter = self.rows.sum(sums.projected_moments, mean, components)
+        drift = total / self.n_rows
+        return drift, scatter / self.n_rows - drift[:, None] * drift[None, :]
+
+    def centered(self):
+        """Mean (d,) in float64, and all rows with the mean subtracted (n, d).  Two passes; for data of few rows."""
+        mean = self.rows.sum(sums.total)[0] / self.n_rows
+        self._check_finite(mean)
+        return mean, self.rows.map(sums.centered, mean)
+
+    def _check_finite(self, *totals):
+        if not all(bool(self.xp.isfinite(total).all()) for total in totals):
+            raise NotFinite("Input X contains NaN, infinity, or values too large to be squared: clean or rescale it.")
+
+
+class ContrastOracle:
+    """Answers what ICA asks about whitened rows z and a contrast G, at an unmixing matrix W (k, d)."""
+
+    def __init__(self, rows, contrast):
+        self.rows, self.contrast, self.xp = rows, contrast, rows.xp
+
+    def fixed_point(self, W):
+        """E g(y) zᵀ (k, d) and E g'(y) (k,), with y = W z.  One pass."""
+        return self._mean(sums.fixed_point, W)
+
+    def likelihood(self, W):
+        """E G(y) (k,), E g(y) yᵀ (k, k) and E g'(y) (k,), with y = W z.  One pass."""
+        return self._mean(sums.likelihood, W)
+
+    def _mean(self, contribution, W):
+        W = self.xp.asarray(W, dtype=self.rows.dtype)
+        return tuple(total / self.rows.n_rows for total in self.rows.sum(contribution, W, self.contrast))

@@ -1,0 +1,113 @@
+"""Where the data live.  Rows are seen only through sums (and maps) over chunks, so that memory, files and workers are
+the same to a solver; rows know no mathematics, they are given a function to add up.
+"""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+
+class Rows(ABC):
+    """n_rows rows of n_features numbers, worked on in `dtype` (float32 or float64) with the array library `xp`.
+
+    `n_passes` counts how often the data were read from first to last by `sum` and `map`; projected rows count on from
+    the rows they were made of.
+    """
+
+    n_rows: int
+    n_features: int
+    dtype: np.dtype
+    n_passes: int
+    scratch = None  # (n_rows, n_features) array behind the rows that may be overwritten once they are done with
+
+    @property
+    @abstractmethod
+    def xp(self):
+        """numpy or cupy: the library of the chunks and totals."""
+
+    @abstractmethod
+    def sum(self, contribution, *params):
+        """Totals over all chunks of `contribution(chunk, *params)`, a tuple of arrays; float64.  One pass.
+
+        Chunks are added in order, whatever the number of threads: the same call gives the same bits.
+        """
+
+    @abstractmethod
+    def map(self, function, *params, out=None):
+        """`function(chunk, *params)` of every chunk, stacked: (n_rows, ...).  One pass.
+
+        out: an array to write to, which may be the rows' own.
+        """
+
+    @abstractmethod
+    def batches(self, size, rng=None):
+        """Iterate over all rows once, as Rows of `size` rows each (the last may be smaller); in random order with rng."""
+
+    def projected(self, mean, components):
+        """Rows (x - mean) @ componentsᵀ: stored when they fit the memory budget, else computed on the way."""
+        return ProjectedRows(self, mean, components)
+
+
+class ProjectedRows(Rows):
+    """(x - mean) @ componentsᵀ, computed chunk by chunk on the way to the sum."""
+
+    def __init__(self, rows, mean, components):
+        """mean: (n_features,), components: (k, n_features), float64, on the rows' device."""
+        self.rows, self.projection = rows, projection(mean, components, rows.dtype)
+        self.n_rows, self.n_features, self.dtype = rows.n_rows, len(components), rows.dtype
+
+    @property
+    def xp(self):
+        return self.rows.xp
+
+    @property
+    def n_passes(self):
+        return self.rows.n_passes
+
+    def sum(self, contribution, *params):
+        return self.rows.sum(_on_projection, self.projection, contribution, *params)
+
+    def map(self, function, *params, out=None):
+        return self.rows.map(_on_projection, self.projection, function, *params, out=out)
+
+    def batches(self, size, rng=None):
+        for batch in self.rows.batches(size, rng):
+            yield _with_projection(batch, self.projection)
+
+
+def _with_projection(rows, ready):
+    batch = ProjectedRows.__new__(ProjectedRows)
+    batch.rows, batch.projection = rows, ready
+    batch.n_rows, batch.n_features, batch.dtype = rows.n_rows, len(ready[1]), rows.dtype
+    return batch
+
+
+def projection(mean, components, dtype):
+    """(mean, components, offset) in the working dtype; the offset carries what rounding took from the mean."""
+    rounded = mean.astype(dtype)
+    offset = (components @ (mean - rounded)).astype(dtype)
+    return rounded, components.astype(dtype), offset
+
+
+def project(chunk, ready):
+    """(chunk - mean) @ componentsᵀ for a `projection`.
+
+    The mean is subtracted first: mean @ componentsᵀ may be larger than the result by all the digits of the dtype.
+    """
+    mean, components, offset = ready
+    return (chunk - mean) @ components.T - offset
+
+
+def _on_projection(chunk, ready, function, *params):
+    return function(project(chunk, ready), *params)
+
+
+def open_rows(X, *, dtype, device, chunk_rows=None):
+    """The Rows that hold X.
+
+    X: (n_rows, n_features), an array of any library whose slices are arrays.  dtype: float32 or float64 to work in.
+    device: a `Device`.  chunk_rows: rows of a chunk; by default what stays in a cache.
+    """
+    from .memory import MemoryRows
+
+    return MemoryRows(X, dtype=dtype, device=device, chunk_rows=chunk_rows)

@@ -1,0 +1,103 @@
+"""Whitening: from the moments of the rows to a matrix that makes them uncorrelated with variance 1.
+
+Principal directions come from the covariance, summed over rows in float64, never from a decomposition of the data.  Its
+eigenvalues alone would lose singular values below 1e-8 of the largest; `by_svd` gets them back by scaling the features
+to unit variance first, and, for float64 data that need it, by asking for the covariance once more in coordinates in
+which it is nearly the identity (the idea of CholeskyQR2: Yamamoto et al. 2015, ETNA 44).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+DOUBLE = float(np.finfo(np.float64).eps)
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """The covariance of the rows as directions and standard deviations.
+
+    mean: (d,).  directions: (d, m), orthonormal columns u, signs fixed by the first feature.  deviations: (m,), standard
+    deviations along them, descending.  rank: how many deviations are more than rounding noise.  kept: how many of the
+    directions are wanted.
+    """
+
+    mean: Any
+    directions: Any
+    deviations: Any
+    rank: int
+    kept: int
+
+    def cut(self, n_components):
+        """The same spectrum, of which the first n_components directions are wanted."""
+        return replace(self, kept=n_components)
+
+    @property
+    def whitening(self):
+        """(kept, d): rows u / deviation, so that whitening @ (x - mean) is white."""
+        return (self.directions[:, : self.kept] / self.deviations[: self.kept]).T
+
+    def variances(self, components):
+        """(k,) variances of components @ x; components: (k, d)."""
+        return (((components @ self.directions) * self.deviations) ** 2).sum(axis=1)
+
+
+def by_svd(oracle, *, eps):
+    """Principal directions to the accuracy of a singular value decomposition.  eps: rounding unit of the data's dtype."""
+    xp = oracle.xp
+    if oracle.n_rows < oracle.n_features:
+        return _few_rows(oracle, eps)
+    mean, covariance = oracle.moments()
+    scale = xp.sqrt(xp.diagonal(covariance))
+    scale = xp.where(scale > 0, scale, 1)
+    eigenvalues, vectors = xp.linalg.eigh(covariance / scale[:, None] / scale)
+    floor = oracle.n_features * DOUBLE * float(eigenvalues[-1])
+    roots = xp.sqrt(xp.maximum(eigenvalues, floor))
+    factor = (scale[:, None] * vectors * roots).T  # covariance = factorᵀ factor
+    if eps < 1e-10 and float(eigenvalues[0]) < DOUBLE**0.5 * float(eigenvalues[-1]):
+        _, again = oracle.projected_moments(mean, (vectors / scale[:, None] / roots).T)
+        eigenvalues, vectors = xp.linalg.eigh(again)
+        factor = (vectors * xp.sqrt(xp.maximum(eigenvalues, 0))).T @ factor
+    _, deviations, directions = xp.linalg.svd(factor)
+    rms = xp.sqrt(mean**2 + xp.diagonal(covariance))
+    return _spectrum(xp, mean, directions.T, deviations, rms, eps)
+
+
+def by_eigh(oracle, *, eps):
+    """Principal directions by one eigendecomposition of the covariance: cheaper, blind below 1e-8 of the largest."""
+    xp = oracle.xp
+    if oracle.n_rows < oracle.n_features:
+        return _few_rows(oracle, eps)
+    mean, covariance = oracle.moments()
+    eigenvalues, vectors = xp.linalg.eigh(covariance)
+    deviations = xp.sqrt(xp.maximum(eigenvalues[::-1], 0))
+    rms = xp.sqrt(mean**2 + xp.diagonal(covariance))
+    blind = float(deviations[0]) * (oracle.n_features * DOUBLE) ** 0.5
+    return _spectrum(xp, mean, vectors[:, ::-1], deviations, rms, eps, blind)
+
+
+def _few_rows(oracle, eps):
+    """For fewer rows than features the covariance is larger than the data: decompose the data."""
+    xp = oracle.xp
+    mean, centered = oracle.centered()
+    _, deviations, directions = xp.linalg.svd(centered, full_matrices=False)
+    rms = xp.sqrt(mean**2 + (centered.astype(np.float64) ** 2).mean(axis=0))
+    deviations = deviations.astype(np.float64) / oracle.n_rows**0.5
+    return _spectrum(xp, mean, directions.T.astype(np.float64), deviations, rms, eps)
+
+
+def _spectrum(xp, mean, directions, deviations, rms, eps, blind=0.0):
+    """Fix signs and count the rank.
+
+    A direction exists if its deviation exceeds what rounding the data, or the products that made them, puts there:
+    feature j carries noise of about eps times its root mean square.  Features of very different scales keep their own.
+    """
+    directions = directions * xp.where(directions[0] < 0, -1.0, 1.0)
+    d = len(directions)
+    noise = ((10 + d**0.5) * eps + d * DOUBLE) * xp.sqrt(((rms[:, None] * directions) ** 2).sum(axis=0))
+    rank = int((deviations > xp.maximum(noise, blind)).sum())
+    return Spectrum(mean, directions, deviations, rank, kept=rank)
+
+
+WHITENERS = {"svd": by_svd, "eigh": by_eigh}

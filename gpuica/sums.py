@@ -1,0 +1,54 @@
+"""What one chunk of rows contributes to each sum that a solver asks for.
+
+Every function takes a chunk, (n_chunk, k) in the working dtype, and parameters in that dtype, and returns a tuple of
+arrays that add up over chunks.  Top-level functions, so that they can be sent to workers.
+"""
+
+import numpy as np
+
+from . import kernels
+
+
+def fixed_point(Z, W, contrast):
+    """Σ g(y) zᵀ (k, d) and Σ g'(y) (k,), with y = W z.  Z: (n, d), W: (k, d)."""
+    Y = W @ Z.T
+    slope = kernels.score(Y, contrast)
+    return Y @ Z, slope
+
+
+def likelihood(Z, W, contrast):
+    """Σ G(y) (k,), Σ g(y) yᵀ (k, k) and Σ g'(y) (k,), with y = W z.  Z: (n, d), W: (k, d)."""
+    Y = W @ Z.T
+    G, slope = kernels.score_and_loss(Y, contrast)
+    return G, (Y @ Z) @ W.T, slope
+
+
+def moments(X, shift):
+    """Σ (x - shift) (d,) and Σ (x - shift)(x - shift)ᵀ (d, d), in float64 whatever the dtype of X.
+
+    Products in float64: their error, not the data's, would else decide which small directions exist.
+    """
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity show in the totals, where they are refused
+        D = X.astype(np.float64, copy=False) - shift
+        return D.sum(axis=0), D.T @ D
+
+
+def total(X):
+    """Σ x (d,), in float64."""
+    return (X.sum(axis=0, dtype=np.float64),)
+
+
+def centered(X, mean):
+    """x - mean, (n, d), in the dtype of X.  To be mapped over rows, not added up."""
+    return (X - mean).astype(X.dtype, copy=False)
+
+
+def projected_moments(X, mean, components):
+    """Σ z (k,) and Σ z zᵀ (k, k) of z = components (x - mean), in float64.  components: (k, d)."""
+    Z = (X.astype(np.float64, copy=False) - mean) @ components.T
+    return Z.sum(axis=0), Z.T @ Z
+
+
+def non_finite(X):
+    """The number of entries that are NaN or infinite, (1,)."""
+    return ((X.size - np.isfinite(X).sum()).reshape(1),)
