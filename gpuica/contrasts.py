@@ -1,8 +1,8 @@
 """Contrast functions: what FastICA and its relatives mean by "far from Gaussian".
 
 A contrast is a scalar function G with its first two derivatives g and g'.  Each one is written twice on purpose and
-no more: `at` on arrays of any library (the definition, and the fallback everywhere), `at_point` on one number (the
-body that the kernels compile).  `check_contrast` holds the two, and the derivatives, together.
+no more: `loss` and `at` on arrays of any library (the definition, and the fallback everywhere), `at_point` on one number
+(the body that the kernels compile).  `check_contrast` holds the two, and the derivatives, together.
 """
 
 import math
@@ -17,15 +17,22 @@ real = float  # the working type inside `at_point`; a kernel compiled for float3
 
 
 class Contrast(Protocol):
-    """What a solver's sums need to know of a contrast.  `at_point` is optional: without it, kernels use `at`."""
+    """What a solver's sums need to know of a contrast.
+
+    A static method `at_point(u, *params)` -> (G, g, g') of one number is optional: without it, kernels use the arrays.
+    """
 
     @property
     def params(self) -> tuple[float, ...]:
         """Numbers that `at_point` takes after u."""
         ...
 
-    def at(self, u, xp=np) -> tuple[Any, Any, Any]:
-        """G(u), g(u), g'(u), each of the shape of u.  xp: numpy or cupy.  May overwrite u."""
+    def loss(self, u, xp=np) -> Any:
+        """G(u), of the shape of u.  xp: numpy or cupy."""
+        ...
+
+    def at(self, u, xp=np) -> tuple[Any, Any]:
+        """g(u) and g'(u), each of the shape of u."""
         ...
 
 
@@ -42,11 +49,13 @@ class LogCosh:
     def params(self):
         return (float(self.alpha),)
 
+    def loss(self, u, xp=np):
+        size = xp.abs(u)
+        return size + (xp.log1p(xp.exp(-2 * self.alpha * size)) - math.log(2)) / self.alpha
+
     def at(self, u, xp=np):
         t = xp.tanh(self.alpha * u)
-        size = xp.abs(u)
-        G = size + (xp.log1p(xp.exp(-2 * self.alpha * size)) - math.log(2)) / self.alpha
-        return G, t, self.alpha * (1 - t * t)
+        return t, self.alpha * (1 - t * t)
 
     @staticmethod
     def at_point(u, alpha):
@@ -65,9 +74,13 @@ class Exp:
 
     params = ()
 
+    def loss(self, u, xp=np):
+        return -xp.exp(-0.5 * u * u)
+
     def at(self, u, xp=np):
-        e = xp.exp(-0.5 * u * u)
-        return -e, u * e, (1 - u * u) * e
+        square = u * u
+        e = xp.exp(-0.5 * square)
+        return u * e, (1 - square) * e
 
     @staticmethod
     def at_point(u):
@@ -81,9 +94,12 @@ class Cube:
 
     params = ()
 
+    def loss(self, u, xp=np):
+        return (u * u) ** 2 / 4
+
     def at(self, u, xp=np):
         square = u * u
-        return square * square / 4, square * u, 3 * square
+        return square * u, 3 * square
 
     @staticmethod
     def at_point(u):
@@ -96,7 +112,7 @@ class Custom:
     """A callable in scikit-learn's form: function(x, **kwargs) -> (g(x), mean of g'(x) along the last axis).
 
     It is called on blocks of samples, x of shape (n_components, n_block), so it must work element by element.
-    Its G is not known: `at` returns NaN in its place, and solvers that need the loss refuse it.
+    Its G is not known, so solvers that need the loss refuse it.
     """
 
     function: Callable
@@ -120,7 +136,7 @@ class Custom:
             )
         if slope.shape != u.shape:
             slope = xp.broadcast_to(slope[..., None], u.shape)
-        return xp.full_like(g, np.nan), g, slope
+        return g, slope
 
 
 CONTRASTS: dict[str, type] = {"logcosh": LogCosh, "exp": Exp, "cube": Cube}
@@ -155,25 +171,26 @@ def check_contrast(contrast, points=None):
     u = np.linspace(-4, 4, 41) if points is None else np.asarray(points, dtype=np.float64)
 
     def at(v):  # one row per point, so that a callable's own average over the last axis is g' itself
-        return tuple(np.asarray(part)[:, 0] for part in contrast.at(v[:, None].copy()))
+        g, slope = contrast.at(v[:, None].copy())
+        return np.asarray(g)[:, 0], np.asarray(slope)[:, 0]
 
     step = 1e-5
-    below, here, above = at(u - step), at(u), at(u + step)
-    for order, what in ((0, "g is not the derivative of G"), (1, "g' is not the derivative of g")):
-        slope = (above[order] - below[order]) / (2 * step)
-        if not np.isnan(slope).all():  # a callable gives no G
-            _agree(slope, here[order + 1], u, what, tolerance=1e-6)
+    g, slope = at(u)
+    _agree((at(u + step)[0] - at(u - step)[0]) / (2 * step), slope, u, "g' is not the derivative of g", 1e-6)
+    if hasattr(contrast, "loss"):
+        rise = (contrast.loss(u + step) - contrast.loss(u - step)) / (2 * step)
+        _agree(rise, g, u, "g is not the derivative of G", 1e-6)
     if hasattr(contrast, "at_point"):
         alone = np.array([contrast.at_point(float(v), *contrast.params) for v in u]).T
-        for order, name in enumerate(("G", "g", "g'")):
-            _agree(alone[order], here[order], u, f"at_point and at disagree on {name}", tolerance=1e-12)
+        for name, found, expected in zip(("G", "g", "g'"), alone, (contrast.loss(u), g, slope), strict=True):
+            _agree(expected, found, u, f"at_point is not what the arrays give for {name}", 1e-12)
 
 
-def _agree(found, expected, u, what, tolerance):
+def _agree(expected, found, u, what, tolerance):
     error = np.abs(found - expected) / (1 + np.abs(expected))
     worst = int(np.argmax(error))
     if not error[worst] <= tolerance:
-        raise ValueError(f"{what}: at u = {u[worst]:g} it is {expected[worst]:g}, expected {found[worst]:g}.")
+        raise ValueError(f"{what}: at u = {u[worst]:g} it is {found[worst]:g} instead of {expected[worst]:g}.")
 
 
 def _name(function):

@@ -45,9 +45,14 @@ class Device:
 
     @contextmanager
     def active(self):
-        """Make this device the current one for the `with` block."""
+        """Work on this device in the `with` block.
+
+        On the CPU that means one BLAS thread, also between passes: the threads of a many-thread BLAS spin on for
+        milliseconds after each small product or decomposition, on the cores that the next pass needs.
+        """
         if self.kind == "cpu":
-            yield
+            with one_blas_thread():
+                yield
         else:
             with self.xp.cuda.Device(self.index):
                 yield

@@ -20,7 +20,7 @@ class MomentOracle:
         Summed about the mean of the first rows: sums of squares about 0 lose the digits that a large mean takes.
         """
         head = next(self.rows.batches(min(1024, self.n_rows)))
-        shift = head.sum(sums.moments, self.xp.zeros(self.n_features))[0] / head.n_rows
+        shift = head.sum(sums.total)[0] / head.n_rows
         total, scatter = self.rows.sum(sums.moments, shift)
         self._check_finite(total, self.xp.diagonal(scatter))
         drift = total / self.n_rows

@@ -11,16 +11,16 @@ from . import kernels
 
 def fixed_point(Z, W, contrast):
     """Σ g(y) zᵀ (k, d) and Σ g'(y) (k,), with y = W z.  Z: (n, d), W: (k, d)."""
-    Y = W @ Z.T
+    Y = Z @ W.T
     slope = kernels.score(Y, contrast)
-    return Y @ Z, slope
+    return Y.T @ Z, slope
 
 
 def likelihood(Z, W, contrast):
     """Σ G(y) (k,), Σ g(y) yᵀ (k, k) and Σ g'(y) (k,), with y = W z.  Z: (n, d), W: (k, d)."""
-    Y = W @ Z.T
+    Y = Z @ W.T
     G, slope = kernels.score_and_loss(Y, contrast)
-    return G, (Y @ Z) @ W.T, slope
+    return G, (Y.T @ Z) @ W.T, slope
 
 
 def moments(X, shift):
@@ -29,8 +29,9 @@ def moments(X, shift):
     Products in float64: their error, not the data's, would else decide which small directions exist.
     """
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity show in the totals, where they are refused
-        D = X.astype(np.float64, copy=False) - shift
-        return D.sum(axis=0), D.T @ D
+        D = X.astype(np.float64)
+        D -= shift
+        return np.ones(len(D), like=D) @ D, D.T @ D
 
 
 def total(X):

@@ -182,9 +182,7 @@ class FastICA(SklearnFastICA):
             raise ValueError("X has no variance: every row is the same, so there is nothing to separate.")
         complaint = ""
         if self.whiten_solver == "eigh" and spectrum.rank < rows.n_features:
-            complaint = (
-                "There are some small singular values, using whiten_solver = 'svd' might lead to more accurate results. "
-            )
+            complaint = "There are some small singular values, using whiten_solver = 'svd' might lead to more accurate results. "
         if spectrum.rank < k:
             complaint += (
                 f"X has numerical rank {spectrum.rank} once centered, so {spectrum.rank} components are kept instead of "

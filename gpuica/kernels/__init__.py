@@ -12,26 +12,24 @@ WORTH_COMPILING = 50_000
 
 
 def score(Y, contrast):
-    """Replace Y (k, n) by g(Y); return Σ g'(y) over each row, (k,)."""
+    """Replace Y (n, k) by g(Y); return Σ g'(y) over the rows, (k,)."""
     if _compiled(Y, contrast):
         from . import cpu
 
         return cpu.score(Y, contrast)
-    _, g, slope = contrast.at(Y, array_device(Y).xp)
-    Y[...] = g
+    g, slope = contrast.at(Y.T, array_device(Y).xp)
+    Y[...] = g.T
     return slope.sum(axis=-1)
 
 
 def score_and_loss(Y, contrast):
-    """Replace Y (k, n) by g(Y); return Σ G(y) and Σ g'(y) over each row, (k,) each."""
+    """Replace Y (n, k) by g(Y); return Σ G(y) and Σ g'(y) over the rows, (k,) each."""
     if _compiled(Y, contrast):
         from . import cpu
 
         return cpu.score_and_loss(Y, contrast)
-    G, g, slope = contrast.at(Y, array_device(Y).xp)
-    loss = G.sum(axis=-1)
-    Y[...] = g
-    return loss, slope.sum(axis=-1)
+    loss = contrast.loss(Y, array_device(Y).xp).sum(axis=0)
+    return loss, score(Y, contrast)
 
 
 def _compiled(Y, contrast):

@@ -136,41 +136,63 @@ ELEMENTARY = {
 
 
 # ---- sweeps ----------------------------------------------------------------------------------------------------------
+# Rows are added up in tiles: a sum of 64 numbers in the working dtype, then float64.
+TILE = 64
+
+
 def _score(Y, slopes, params):
-    """Y (k, n) becomes g(Y); slopes (k,) become Σ g'(y)."""
-    for i in range(Y.shape[0]):
-        total = real(0)  # noqa: F821
-        for j in range(Y.shape[1]):
-            _, g, slope = at_point(Y[i, j], *params)  # noqa: F821
-            Y[i, j] = g
-            total += slope
-        slopes[i] = total
+    """Y (n, k) becomes g(Y); adds Σ g'(y) to slopes (k,), float64."""
+    n, k = Y.shape
+    tile = np.empty(k, Y.dtype)
+    for start in range(0, n, TILE):
+        tile[:] = 0
+        for i in range(start, min(start + TILE, n)):
+            for j in range(k):
+                _, g, slope = at_point(Y[i, j], *params)  # noqa: F821
+                Y[i, j] = g
+                tile[j] += slope
+        slopes += tile
 
 
 def _score_and_loss(Y, losses, slopes, params):
-    """Y (k, n) becomes g(Y); losses and slopes (k,) become Σ G(y) and Σ g'(y)."""
-    for i in range(Y.shape[0]):
-        loss, total = real(0), real(0)  # noqa: F821
-        for j in range(Y.shape[1]):
-            G, g, slope = at_point(Y[i, j], *params)  # noqa: F821
-            Y[i, j] = g
-            loss += G
-            total += slope
-        losses[i], slopes[i] = loss, total
+    """Y (n, k) becomes g(Y); adds Σ G(y) and Σ g'(y) to losses and slopes (k,), float64."""
+    n, k = Y.shape
+    loss, tile = np.empty(k, Y.dtype), np.empty(k, Y.dtype)
+    for start in range(0, n, TILE):
+        loss[:] = 0
+        tile[:] = 0
+        for i in range(start, min(start + TILE, n)):
+            for j in range(k):
+                G, g, slope = at_point(Y[i, j], *params)  # noqa: F821
+                Y[i, j] = g
+                loss[j] += G
+                tile[j] += slope
+        losses += loss
+        slopes += tile
 
 
 def score(Y, contrast):
-    """Replace Y (k, n), C order, by g(Y); return Σ g'(y) over each row, (k,)."""
-    slopes = np.empty(len(Y), Y.dtype)
-    _kernel(_score, type(contrast), Y.dtype)(Y, slopes, _typed(contrast.params, Y.dtype))
-    return slopes
+    """Replace Y (n, k), C order, by g(Y); return Σ g'(y) over the rows, (k,)."""
+    return _swept(_score, Y, contrast, 1)[0]
 
 
 def score_and_loss(Y, contrast):
-    """Replace Y (k, n), C order, by g(Y); return Σ G(y) and Σ g'(y) over each row, (k,) each."""
-    losses, slopes = np.empty(len(Y), Y.dtype), np.empty(len(Y), Y.dtype)
-    _kernel(_score_and_loss, type(contrast), Y.dtype)(Y, losses, slopes, _typed(contrast.params, Y.dtype))
-    return losses, slopes
+    """Replace Y (n, k), C order, by g(Y); return Σ G(y) and Σ g'(y) over the rows, (k,) each."""
+    return _swept(_score_and_loss, Y, contrast, 2)
+
+
+def _swept(sweep, Y, contrast, n_totals):
+    """Run a sweep; n_totals arrays (k,) come back."""
+    n, k = Y.shape
+    kernel = _kernel(sweep, type(contrast), Y.dtype)
+    params = tuple(Y.dtype.type(p) for p in contrast.params)
+    totals = np.zeros((n_totals, k))
+    fold = -(-16 // k)  # few columns: take several rows as one, so that the inner loop fills the vector registers
+    whole = n - n % fold
+    wide = np.zeros((n_totals, fold * k))
+    kernel(Y[:whole].reshape(-1, fold * k), *wide, params)
+    kernel(Y[whole:], *totals, params)
+    return totals + wide.reshape(n_totals, fold, k).sum(axis=1)
 
 
 @cache
@@ -184,11 +206,7 @@ def _kernel(sweep, contrast, dtype):
     at_point = FunctionType(body.__code__, {**body.__globals__, **ELEMENTARY[dtype]}, "at_point")
     code = body.__code__
     version = zlib.crc32(repr((code.co_code, code.co_consts, code.co_names)).encode())
-    scope = {**globals(), "real": dtype.type, "at_point": njit(**INLINED)(at_point)}
+    scope = {**globals(), "at_point": njit(**INLINED)(at_point)}
     kernel = FunctionType(sweep.__code__, scope, sweep.__name__)
     kernel.__qualname__ = f"{sweep.__name__}_{contrast.__name__}_{dtype.name}_{version:x}"
     return njit(cache=True, **OPTIONS)(kernel)
-
-
-def _typed(params, dtype):
-    return tuple(dtype.type(p) for p in params)

@@ -95,7 +95,9 @@ def project(chunk, ready):
     The mean is subtracted first: mean @ componentsᵀ may be larger than the result by all the digits of the dtype.
     """
     mean, components, offset = ready
-    return (chunk - mean) @ components.T - offset
+    projected = (chunk - mean) @ components.T
+    projected -= offset
+    return projected
 
 
 def _on_projection(chunk, ready, function, *params):

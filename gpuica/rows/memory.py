@@ -9,6 +9,8 @@ from ..device import CPU, host_threads, one_blas_thread
 from . import Rows, project, projection
 
 CACHED = 1 << 18  # numbers of a host chunk: 1 MB in float32, so that a chunk and what is made of it share a core's L2
+WORTH_THREADS = 5e7  # work of a pass, about a millisecond, below which starting threads (0.1 ms) gains nothing
+ALWAYS_STORED = 1 << 26  # bytes that are stored without asking how much memory is free (0.1 ms)
 RESIDENT = 1 << 26  # numbers of a device chunk: large enough that launches do not count
 
 
@@ -29,28 +31,23 @@ class MemoryRows(Rows):
 
     def sum(self, contribution, *params):
         self.n_passes += 1
-        totals = _OrderedTotals()
-        self._each_chunk(lambda i, chunk: totals.add(i, contribution(chunk, *params)), totals.room)
+        totals = OrderedTotals()
+        self._each_chunk(lambda i, chunk: totals.add(i, contribution(chunk, *params)), totals.wait_for_room)
         return totals.sums
 
     def map(self, function, *params, out=None):
         self.n_passes += 1
-        made = out
+        first = None
+        if out is None:  # the first chunk tells the shape
+            first = function(self._chunk(0), *params)
+            out = self.xp.empty((self.n_rows, *first.shape[1:]), first.dtype)
 
         def place(i, chunk):
-            nonlocal made
-            part = function(chunk, *params)
-            if made is None:
-                made = self.xp.empty((self.n_rows, *part.shape[1:]), part.dtype)
-            made[i * self.chunk_rows : i * self.chunk_rows + len(part)] = part
+            start = i * self.chunk_rows
+            out[start : start + len(chunk)] = function(chunk, *params) if i or first is None else first
 
-        if out is None:  # the first chunk tells the shape
-            with self.device.active():
-                place(0, self._chunk(0))
-            self._each_chunk(place, first=1)
-        else:
-            self._each_chunk(place)
-        return made
+        self._each_chunk(place)
+        return out
 
     def batches(self, size, rng=None):
         order = None if rng is None else rng.permutation(self.n_rows)
@@ -60,7 +57,8 @@ class MemoryRows(Rows):
             yield MemoryRows(rows, dtype=self.dtype, device=self.device, chunk_rows=self.chunk_rows)
 
     def projected(self, mean, components):
-        if self.n_rows * len(components) * self.dtype.itemsize > self.device.budget():
+        size = self.n_rows * len(components) * self.dtype.itemsize
+        if size > ALWAYS_STORED and size > self.device.budget():
             return super().projected(mean, components)
         stored = self.map(project, projection(mean, components, self.dtype))
         rows = MemoryRows(stored, device=self.device)
@@ -74,34 +72,15 @@ class MemoryRows(Rows):
         # BLAS takes rows or columns in sequence; anything else it would copy, in every product
         return part if part.itemsize in part.strides else self.xp.ascontiguousarray(part)
 
-    def _each_chunk(self, work, room=None, first=0):
-        """Call work(i, chunk) for every chunk.  Threads take turns; room(i, stopped) may hold one back."""
+    def _each_chunk(self, work, wait_for_room=None):
+        """Call work(i, chunk) for every chunk i; host threads take turns when there is enough to do."""
         n_chunks = -(-self.n_rows // self.chunk_rows)
-        threads = min(host_threads(), n_chunks - first) if self.device == CPU and n_chunks - first > 1 else 1
-        if threads == 1:
-            with self.device.active():
-                for i in range(first, n_chunks):
-                    work(i, self._chunk(i))
-            return
-        turns, failures = itertools.count(first), []
-
-        def take_turns():
-            try:
-                while not failures and (i := next(turns)) < n_chunks:
-                    if room is None or room(i, failures):
-                        work(i, self._chunk(i))
-            except BaseException as error:  # an interrupt too: the other threads must stop
-                failures.append(error)
-
-        with one_blas_thread():
-            others = [threading.Thread(target=take_turns, daemon=True) for _ in range(threads - 1)]
-            for thread in others:
-                thread.start()
-            take_turns()
-            for thread in others:
-                thread.join()
-        if failures:
-            raise failures[0]
+        work_in_pass = self.n_rows * self.n_features * (self.n_features + 128)
+        if self.device != CPU or n_chunks == 1 or work_in_pass < WORTH_THREADS:
+            for i in range(n_chunks):
+                work(i, self._chunk(i))
+        else:
+            in_turns(n_chunks, lambda i: work(i, self._chunk(i)), wait_for_room)
 
 
 def default_chunk_rows(n_features, device=CPU):
@@ -111,7 +90,34 @@ def default_chunk_rows(n_features, device=CPU):
     return max(RESIDENT // n_features, 1024)
 
 
-class _OrderedTotals:
+def in_turns(n, work, wait_for_room=None):
+    """Call work(i) for i in range(n) from several threads, each with a one-thread BLAS.
+
+    The first error, or an interrupt, stops all threads and is raised.  wait_for_room: called with (i, failures) before
+    work(i), to hold a thread back; returns False when the work has failed meanwhile.
+    """
+    turns, failures = itertools.count(), []
+
+    def take_turns():
+        try:
+            while not failures and (i := next(turns)) < n:
+                if wait_for_room is None or wait_for_room(i, failures):
+                    work(i)
+        except BaseException as error:  # an interrupt too: the other threads must stop
+            failures.append(error)
+
+    others = [threading.Thread(target=take_turns, daemon=True) for _ in range(min(host_threads(), n) - 1)]
+    with one_blas_thread():
+        for thread in others:
+            thread.start()
+        take_turns()
+        for thread in others:
+            thread.join()
+    if failures:
+        raise failures[0]
+
+
+class OrderedTotals:
     """Adds parts in the order of their numbers, whoever is ready first; float64."""
 
     AHEAD = 32  # parts that may wait for an earlier one: bounds the memory
@@ -119,22 +125,24 @@ class _OrderedTotals:
     def __init__(self):
         self.sums, self.waiting, self.next, self.turn = None, {}, 0, threading.Condition()
 
-    def room(self, i, stopped):
-        """Wait until part i is not too far ahead.  False when the work was stopped meanwhile."""
+    def wait_for_room(self, i, failures):
+        """Wait until part i is not too far ahead.  False when the work has failed meanwhile."""
         with self.turn:
-            while i - self.next >= self.AHEAD and not stopped:
+            while i - self.next >= self.AHEAD and not failures:
                 self.turn.wait(0.1)
-        return not stopped
+        return not failures
 
     def add(self, i, parts):
         with self.turn:
             self.waiting[i] = parts
             while self.next in self.waiting:
-                parts = self.waiting.pop(self.next)
-                if self.sums is None:
-                    self.sums = tuple(part.astype(np.float64) for part in parts)
-                else:
-                    for total, part in zip(self.sums, parts, strict=True):
-                        total += part
+                self._add_next(self.waiting.pop(self.next))
                 self.next += 1
             self.turn.notify_all()
+
+    def _add_next(self, parts):
+        if self.sums is None:
+            self.sums = tuple(part.astype(np.float64) for part in parts)
+        else:
+            for total, part in zip(self.sums, parts, strict=True):
+                total += part
