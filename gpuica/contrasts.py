@@ -1,8 +1,8 @@
 """Contrast functions: what FastICA and its relatives mean by "far from Gaussian".
 
 A contrast is a scalar function G with its first two derivatives g and g'.  Each one is written twice on purpose and
-no more: `loss` and `at` on arrays of any library (the definition, and the fallback everywhere), `at_point` on one number
-(the body that the kernels compile).  `check_contrast` holds the two, and the derivatives, together.
+no more: `loss` and `at` on arrays of any library (the definition, and the fallback everywhere), `at_point` on one
+number (the body that the kernels compile).  `check_contrast` holds the two, and the derivatives, together.
 """
 
 import math
@@ -90,7 +90,10 @@ class Exp:
 
 @dataclass(frozen=True)
 class Cube:
-    """G(u) = u⁴/4,  g(u) = u³,  g'(u) = 3u²: kurtosis.  Fast, but ruled by outliers.  Hyvärinen 1999, equation (2.15)."""
+    """G(u) = u⁴/4,  g(u) = u³,  g'(u) = 3u²: kurtosis.
+
+    Fast, but ruled by outliers.  Hyvärinen 1999, equation (2.15).
+    """
 
     params = ()
 

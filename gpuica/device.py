@@ -9,7 +9,8 @@ import os
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -126,7 +127,7 @@ def why_no_gpu():
         return f"CuPy cannot use one ({error}): check `nvidia-smi`, or use device='cpu'."
 
 
-@lru_cache(maxsize=None)
+@cache
 def say_once(message):
     """Log a message on the logger "gpuica", the first time only."""
     logger.warning(message)
@@ -153,7 +154,7 @@ def _free_host_memory():
 
 _blas_lock = threading.Lock()
 _blas_users = 0
-_blas_limit = None
+_blas_limit: Any = None
 _blas_threads = 1  # what BLAS was allowed before the limit
 
 

@@ -3,7 +3,7 @@
 from . import sums
 
 
-class NotFinite(ValueError):
+class NotFiniteError(ValueError):
     """The rows hold NaN or infinity, or numbers whose squares overflow float64."""
 
 
@@ -40,7 +40,9 @@ class MomentOracle:
 
     def _check_finite(self, *totals):
         if not all(bool(self.xp.isfinite(total).all()) for total in totals):
-            raise NotFinite("Input X contains NaN, infinity, or values too large to be squared: clean or rescale it.")
+            raise NotFiniteError(
+                "Input X contains NaN, infinity, or values too large to be squared: clean or rescale it."
+            )
 
 
 class ContrastOracle:

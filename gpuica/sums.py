@@ -31,7 +31,7 @@ def moments(X, shift):
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity show in the totals, where they are refused
         D = X.astype(np.float64)
         D -= shift
-        return np.ones(len(D), like=D) @ D, D.T @ D
+        return D.sum(axis=0), D.T @ D
 
 
 def total(X):

@@ -34,8 +34,8 @@ class Given:
 def take(estimator, X, *, reset, min_rows=1, finite=True):
     """Check X as scikit-learn does, and find out what it is.  No copy of the whole, unless X is a list or a frame.
 
-    reset: True to fit (sets n_features_in_), False to apply (compares), None where X is not of the estimator's features.
-    min_rows: at least so many rows.  finite: whether to look for NaN and infinity now; a fit sees them in its first sums.
+    reset: True to fit (sets n_features_in_), False to apply (compares), None where X has not the estimator's features.
+    min_rows: at least so many rows.  finite: whether to look for NaN and infinity now; a fit sees them in its sums.
     Raises ValueError or TypeError, in scikit-learn's words, for what is not a 2-D array of real, finite numbers.
     """
     array, back = _unwrap(X)
@@ -68,8 +68,8 @@ def _take_unknown_to_sklearn(estimator, array, back, reset, min_rows, finite):
     n_rows, n_features = array.shape
     if n_rows < min_rows or n_features < 1:
         raise ValueError(
-            f"Found array with shape {array.shape} while a minimum of {min_rows} sample(s) and 1 feature is required by "
-            f"{type(estimator).__name__}."
+            f"Found array with shape {array.shape} while a minimum of {min_rows} sample(s) and 1 feature is required "
+            f"by {type(estimator).__name__}."
         )
     if reset is not None:
         validate_data(estimator, array, reset=reset, skip_check_array=True)

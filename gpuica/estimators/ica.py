@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..contrasts import as_contrast
 from ..device import choose_device, to_host
-from ..oracle import ContrastOracle, MomentOracle, NotFinite
+from ..oracle import ContrastOracle, MomentOracle, NotFiniteError
 from ..rows import open_rows, project
 from ..solvers.fixed_point import SOLVERS
 from ..solvers.whitening import WHITENERS
@@ -136,7 +136,7 @@ class FastICA(SklearnFastICA):
         self.verbose = verbose
 
     def _fit_transform(self, X, compute_sources=False):
-        """Fit, and return the sources, or None without compute_sources.  scikit-learn's fit and fit_transform end here."""
+        """Fit; return the sources, or None without compute_sources.  scikit-learn's fit and fit_transform end here."""
         given = take(self, X, reset=True, min_rows=2, finite=not self.whiten)
         contrast = as_contrast(self.fun, self.fun_args)
         k = self._requested_components(given.shape)
@@ -144,7 +144,7 @@ class FastICA(SklearnFastICA):
         with device.active():
             rows = open_rows(given.array, dtype=given.dtype, device=device)
             spectrum = self._spectrum(rows, given.array, k) if self.whiten else None
-            white = rows.projected(spectrum.mean, spectrum.whitening) if self.whiten else rows
+            white = rows.projected(spectrum.mean, spectrum.whitening) if spectrum else rows
             solution = SOLVERS[self.algorithm](
                 ContrastOracle(white, contrast),
                 device.put(self._start(white.n_features, given.dtype)),
@@ -175,18 +175,21 @@ class FastICA(SklearnFastICA):
         """The spectrum of the rows, cut to k components or the rank; warns when the rank is smaller."""
         try:
             spectrum = WHITENERS[self.whiten_solver](MomentOracle(rows), eps=float(np.finfo(rows.dtype).eps))
-        except NotFinite:
+        except NotFiniteError:
             refuse_non_finite(self, array)
             raise
         if spectrum.rank == 0:
             raise ValueError("X has no variance: every row is the same, so there is nothing to separate.")
         complaint = ""
         if self.whiten_solver == "eigh" and spectrum.rank < rows.n_features:
-            complaint = "There are some small singular values, using whiten_solver = 'svd' might lead to more accurate results. "
+            complaint = (
+                "There are some small singular values, using whiten_solver = 'svd' might lead to more accurate "
+                "results. "
+            )
         if spectrum.rank < k:
             complaint += (
-                f"X has numerical rank {spectrum.rank} once centered, so {spectrum.rank} components are kept instead of "
-                f"{k}: the other directions hold rounding noise. Set n_components={spectrum.rank} to say so."
+                f"X has numerical rank {spectrum.rank} once centered, so {spectrum.rank} components are kept instead "
+                f"of {k}: the other directions hold rounding noise. Set n_components={spectrum.rank} to say so."
             )
         if complaint:
             warnings.warn(complaint.rstrip(), stacklevel=5)
@@ -254,7 +257,8 @@ class FastICA(SklearnFastICA):
         given = take(self, X, reset=None)
         if given.shape[1] != self.mixing_.shape[1]:
             raise ValueError(
-                f"X has {given.shape[1]} columns, but this {type(self).__name__} has {self.mixing_.shape[1]} components."
+                f"X has {given.shape[1]} columns, but this {type(self).__name__} has {self.mixing_.shape[1]} "
+                "components."
             )
         return self._apply(given, self.mixing_, after=self.mean_ if self.whiten else 0.0)
 

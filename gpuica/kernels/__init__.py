@@ -3,8 +3,6 @@
 The same function names for every device; the array code of the contrast itself serves where no kernel does.
 """
 
-import numpy as np
-
 from ..device import CPU, array_device
 
 # Below this many numbers NumPy is as fast as the compiled loop, and a small fit then never loads Numba (0.4 s).

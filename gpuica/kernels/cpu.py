@@ -9,13 +9,14 @@ import math
 import zlib
 from functools import cache
 from types import FunctionType
+from typing import Any
 
 import numpy as np
 from numba import njit
 
 # Sums may be reordered and products fused, so that loops vectorise; NaN and infinity keep their meaning.
 # error_model: a division that could raise cannot be vectorised.
-OPTIONS = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy", "nogil": True}
+OPTIONS: dict[str, Any] = {"fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy", "nogil": True}
 
 INLINED = {**OPTIONS, "forceinline": True}  # a call left in the loop would stop it from being vectorised
 
@@ -138,6 +139,7 @@ ELEMENTARY = {
 # ---- sweeps ----------------------------------------------------------------------------------------------------------
 # Rows are added up in tiles: a sum of 64 numbers in the working dtype, then float64.
 TILE = 64
+at_point: Any = None  # each compiled sweep has its own, see `_kernel`
 
 
 def _score(Y, slopes, params):
@@ -148,7 +150,7 @@ def _score(Y, slopes, params):
         tile[:] = 0
         for i in range(start, min(start + TILE, n)):
             for j in range(k):
-                _, g, slope = at_point(Y[i, j], *params)  # noqa: F821
+                _, g, slope = at_point(Y[i, j], *params)
                 Y[i, j] = g
                 tile[j] += slope
         slopes += tile
@@ -163,7 +165,7 @@ def _score_and_loss(Y, losses, slopes, params):
         tile[:] = 0
         for i in range(start, min(start + TILE, n)):
             for j in range(k):
-                G, g, slope = at_point(Y[i, j], *params)  # noqa: F821
+                G, g, slope = at_point(Y[i, j], *params)
                 Y[i, j] = g
                 loss[j] += G
                 tile[j] += slope
@@ -184,7 +186,8 @@ def score_and_loss(Y, contrast):
 def _swept(sweep, Y, contrast, n_totals):
     """Run a sweep; n_totals arrays (k,) come back."""
     n, k = Y.shape
-    kernel = _kernel(sweep, type(contrast), Y.dtype)
+    kind: Any = type(contrast)
+    kernel = _kernel(sweep, kind, Y.dtype)
     params = tuple(Y.dtype.type(p) for p in contrast.params)
     totals = np.zeros((n_totals, k))
     fold = -(-16 // k)  # few columns: take several rows as one, so that the inner loop fills the vector registers
@@ -196,7 +199,7 @@ def _swept(sweep, Y, contrast, n_totals):
 
 
 @cache
-def _kernel(sweep, contrast, dtype):
+def _kernel(sweep: Any, contrast: Any, dtype: Any):
     """The sweep compiled around the `at_point` of a contrast class.
 
     `at_point` reads `real`, `tanh`, `exp`, `log1p` from its globals; here they are the vectorisable ones of the dtype.

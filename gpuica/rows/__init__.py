@@ -17,7 +17,7 @@ class Rows(ABC):
     n_rows: int
     n_features: int
     dtype: np.dtype
-    n_passes: int
+    n_passes = 0
     scratch = None  # (n_rows, n_features) array behind the rows that may be overwritten once they are done with
 
     @property
@@ -41,27 +41,27 @@ class Rows(ABC):
 
     @abstractmethod
     def batches(self, size, rng=None):
-        """Iterate over all rows once, as Rows of `size` rows each (the last may be smaller); in random order with rng."""
+        """Iterate over all rows once, as Rows of `size` rows each, the last of fewer; in random order with rng."""
 
     def projected(self, mean, components):
         """Rows (x - mean) @ componentsᵀ: stored when they fit the memory budget, else computed on the way."""
-        return ProjectedRows(self, mean, components)
+        return ProjectedRows(self, projection(mean, components, self.dtype))
 
 
 class ProjectedRows(Rows):
     """(x - mean) @ componentsᵀ, computed chunk by chunk on the way to the sum."""
 
-    def __init__(self, rows, mean, components):
-        """mean: (n_features,), components: (k, n_features), float64, on the rows' device."""
-        self.rows, self.projection = rows, projection(mean, components, rows.dtype)
-        self.n_rows, self.n_features, self.dtype = rows.n_rows, len(components), rows.dtype
+    def __init__(self, rows, ready):
+        """ready: a `projection`, on the rows' device."""
+        self.rows, self.projection = rows, ready
+        self.n_rows, self.n_features, self.dtype = rows.n_rows, len(ready[1]), rows.dtype
 
     @property
     def xp(self):
         return self.rows.xp
 
     @property
-    def n_passes(self):
+    def n_passes(self):  # type: ignore[override]  # counted by the rows that are read
         return self.rows.n_passes
 
     def sum(self, contribution, *params):
@@ -72,14 +72,7 @@ class ProjectedRows(Rows):
 
     def batches(self, size, rng=None):
         for batch in self.rows.batches(size, rng):
-            yield _with_projection(batch, self.projection)
-
-
-def _with_projection(rows, ready):
-    batch = ProjectedRows.__new__(ProjectedRows)
-    batch.rows, batch.projection = rows, ready
-    batch.n_rows, batch.n_features, batch.dtype = rows.n_rows, len(ready[1]), rows.dtype
-    return batch
+            yield ProjectedRows(batch, self.projection)
 
 
 def projection(mean, components, dtype):

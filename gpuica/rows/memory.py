@@ -96,7 +96,8 @@ def in_turns(n, work, wait_for_room=None):
     The first error, or an interrupt, stops all threads and is raised.  wait_for_room: called with (i, failures) before
     work(i), to hold a thread back; returns False when the work has failed meanwhile.
     """
-    turns, failures = itertools.count(), []
+    turns = itertools.count()
+    failures: list[BaseException] = []
 
     def take_turns():
         try:

@@ -9,11 +9,13 @@ import numpy as np
 
 from . import Solution
 
+TINY = float(np.finfo(np.float64).tiny)
+
 
 def orthonormal(W, xp=np):
     """(W Wᵀ)^-1/2 W: the orthonormal rows nearest to those of W (k, d)."""
     eigenvalues, vectors = xp.linalg.eigh(W @ W.T)
-    eigenvalues = xp.maximum(eigenvalues, np.finfo(np.float64).tiny)  # a singular W must not divide by 0
+    eigenvalues = xp.maximum(eigenvalues, TINY)  # a singular W must not divide by 0
     return (vectors / xp.sqrt(eigenvalues)) @ (vectors.T @ W)
 
 

@@ -18,9 +18,9 @@ DOUBLE = float(np.finfo(np.float64).eps)
 class Spectrum:
     """The covariance of the rows as directions and standard deviations.
 
-    mean: (d,).  directions: (d, m), orthonormal columns u, signs fixed by the first feature.  deviations: (m,), standard
-    deviations along them, descending.  rank: how many deviations are more than rounding noise.  kept: how many of the
-    directions are wanted.
+    mean: (d,).  directions: (d, m), orthonormal columns u, signs fixed by the first feature.  deviations: (m,),
+    standard deviations along them, descending.  rank: how many deviations are more than rounding noise.  kept: how
+    many of the directions are wanted.
     """
 
     mean: Any
@@ -44,23 +44,28 @@ class Spectrum:
 
 
 def by_svd(oracle, *, eps):
-    """Principal directions to the accuracy of a singular value decomposition.  eps: rounding unit of the data's dtype."""
+    """Principal directions to the accuracy of a singular value decomposition.
+
+    eps: rounding unit of the dtype that the data are worked on in.
+    """
     xp = oracle.xp
     if oracle.n_rows < oracle.n_features:
         return _few_rows(oracle, eps)
     mean, covariance = oracle.moments()
-    scale = xp.sqrt(xp.diagonal(covariance))
-    scale = xp.where(scale > 0, scale, 1)
-    eigenvalues, vectors = xp.linalg.eigh(covariance / scale[:, None] / scale)
+    variance = xp.diagonal(covariance)
+    rms = xp.sqrt(mean**2 + variance)
+    varies = variance > (eps * rms) ** 2
+    scale = xp.sqrt(xp.where(varies, variance, 0))  # a constant feature counts for nothing
+    unscale = xp.where(varies, 1 / xp.where(varies, scale, 1), 0)
+    eigenvalues, vectors = xp.linalg.eigh(covariance * unscale[:, None] * unscale)
     floor = oracle.n_features * DOUBLE * float(eigenvalues[-1])
     roots = xp.sqrt(xp.maximum(eigenvalues, floor))
     factor = (scale[:, None] * vectors * roots).T  # covariance = factorᵀ factor
     if eps < 1e-10 and float(eigenvalues[0]) < DOUBLE**0.5 * float(eigenvalues[-1]):
-        _, again = oracle.projected_moments(mean, (vectors / scale[:, None] / roots).T)
+        _, again = oracle.projected_moments(mean, (vectors * unscale[:, None] / roots).T)
         eigenvalues, vectors = xp.linalg.eigh(again)
         factor = (vectors * xp.sqrt(xp.maximum(eigenvalues, 0))).T @ factor
     _, deviations, directions = xp.linalg.svd(factor)
-    rms = xp.sqrt(mean**2 + xp.diagonal(covariance))
     return _spectrum(xp, mean, directions.T, deviations, rms, eps)
 
 
@@ -96,8 +101,10 @@ def _spectrum(xp, mean, directions, deviations, rms, eps, blind=0.0):
     directions = directions * xp.where(directions[0] < 0, -1.0, 1.0)
     d = len(directions)
     noise = ((10 + d**0.5) * eps + d * DOUBLE) * xp.sqrt(((rms[:, None] * directions) ** 2).sum(axis=0))
-    rank = int((deviations > xp.maximum(noise, blind)).sum())
-    return Spectrum(mean, directions, deviations, rank, kept=rank)
+    exists = deviations > xp.maximum(noise, blind)
+    rank = int(exists.sum())
+    order = xp.concatenate([xp.nonzero(exists)[0], xp.nonzero(~exists)[0]])  # noise of a large feature comes last too
+    return Spectrum(mean, directions[:, order], deviations[order], rank, kept=rank)
 
 
 WHITENERS = {"svd": by_svd, "eigh": by_eigh}

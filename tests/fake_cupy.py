@@ -1,0 +1,143 @@
+"""A stand-in for CuPy on a machine without a GPU: arrays that compute with NumPy but refuse to mix with it.
+
+What CuPy forbids is an error here too: a NumPy array in an operation with a device array, implicit conversion to NumPy,
+lists.  NumPy scalars are refused as well, although CuPy takes them, because they change the dtype.  Reductions give
+0-d device arrays; reading one as a Python number makes the host wait, so `waits` counts them.
+"""
+
+import sys
+from contextlib import contextmanager
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+
+HOST_FREE = (bool, int, float, str, slice, type(None), type(Ellipsis), type, np.dtype)
+ARRAY_FUNCTIONS = """
+abs arange ascontiguousarray broadcast_to concatenate diagonal empty exp eye isfinite log1p maximum nonzero ones sqrt
+tanh where zeros
+""".split()  # noqa: SIM905
+waits = 0
+
+
+class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
+    """An array "on the device"."""
+
+    def __init__(self, array):
+        self._array = np.asarray(array)
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
+        if out is not None:
+            options["out"] = tuple(_lower(part) for part in out)
+            _lift(getattr(ufunc, method)(*_lower(inputs), **options))
+            return out[0]
+        return _lift(getattr(ufunc, method)(*_lower(inputs), **_lower(options)))
+
+    def __array_function__(self, function, types, inputs, options):
+        return _lift(function(*_lower(inputs), **_lower(options)))
+
+    def __array__(self, *args, **options):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
+
+    def __getattr__(self, name):
+        value = getattr(object.__getattribute__(self, "_array"), name)
+        if callable(value):
+            return lambda *args, **options: _lift(value(*_lower(args), **_lower(options)))
+        return _lift(value)
+
+    def __getitem__(self, key):
+        return _lift(self._array[_lower(key)])
+
+    def __setitem__(self, key, value):
+        self._array[_lower(key)] = _lower(value)
+
+    def __len__(self):
+        return len(self._array)
+
+    def __iter__(self):
+        return (_lift(part) for part in self._array)
+
+    def _wait(self):
+        global waits
+        waits += 1
+        return self._array
+
+    def __float__(self):
+        return float(self._wait())
+
+    def __int__(self):
+        return int(self._wait())
+
+    def __bool__(self):
+        return bool(self._wait())
+
+    def get(self):
+        return self._array.copy()
+
+    device = SimpleNamespace(id=0)
+
+
+FakeArray.__module__ = "cupy"
+
+
+def _lower(value):
+    """Device arrays to what they hold; whatever the host owns is refused."""
+    if isinstance(value, FakeArray):
+        return value._array
+    if isinstance(value, tuple):
+        return tuple(_lower(part) for part in value)
+    if isinstance(value, list) and value and all(isinstance(part, FakeArray) for part in value):
+        return [_lower(part) for part in value]
+    if isinstance(value, dict):
+        return {name: _lower(part) for name, part in value.items()}
+    if isinstance(value, HOST_FREE) and not isinstance(value, np.generic):
+        return value
+    raise TypeError(f"Unsupported type {type(value)}: host data in an operation on the device")
+
+
+def _lift(value):
+    if isinstance(value, np.ndarray | np.generic):
+        return FakeArray(value)
+    if isinstance(value, tuple) and any(isinstance(part, np.ndarray | np.generic) for part in value):
+        return tuple(_lift(part) for part in value)
+    return value
+
+
+def asarray(array, dtype=None):
+    """From host or device: the one way in."""
+    return FakeArray(np.array(array._array if isinstance(array, FakeArray) else array, dtype=dtype))
+
+
+def _plain(function):
+    """The function with a plain tuple in place of NumPy's named one."""
+    return lambda *args, **options: tuple(function(*args, **options))
+
+
+@contextmanager
+def installed():
+    """`import cupy` finds the stand-in inside the `with` block."""
+    cupy = ModuleType("cupy")
+    cupy.__spec__ = SimpleNamespace(name="cupy")
+    cupy.asarray, cupy.ndarray = asarray, FakeArray
+
+    def on_device(function):
+        return lambda *args, **options: _lift(function(*_lower(args), **_lower(options)))
+
+    for name in ARRAY_FUNCTIONS:
+        setattr(cupy, name, on_device(getattr(np, name)))
+    cupy.linalg = SimpleNamespace(eigh=on_device(_plain(np.linalg.eigh)), svd=on_device(_plain(np.linalg.svd)))
+
+    @contextmanager
+    def device(index):
+        yield
+
+    runtime = SimpleNamespace(getDeviceCount=lambda: 1, getDevice=lambda: 0, memGetInfo=lambda: (8 << 30, 16 << 30))
+    cupy.cuda = SimpleNamespace(Device=device, runtime=runtime)
+    cupy.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: 0)
+    before = sys.modules.get("cupy")
+    sys.modules["cupy"] = cupy
+    try:
+        yield cupy
+    finally:
+        sys.modules.pop("cupy")
+        if before is not None:
+            sys.modules["cupy"] = before

@@ -1,0 +1,65 @@
+"""Textbook loops in float64, to check everything else against.  They import nothing of gpuica."""
+
+import math
+
+import numpy as np
+
+G = {
+    "logcosh": lambda u, a=1.0: math.log(math.cosh(a * u)) / a,
+    "exp": lambda u: -math.exp(-u * u / 2),
+    "cube": lambda u: u**4 / 4,
+}
+g = {
+    "logcosh": lambda u, a=1.0: math.tanh(a * u),
+    "exp": lambda u: u * math.exp(-u * u / 2),
+    "cube": lambda u: u**3,
+}
+slope = {
+    "logcosh": lambda u, a=1.0: a / math.cosh(a * u) ** 2,
+    "exp": lambda u: (1 - u * u) * math.exp(-u * u / 2),
+    "cube": lambda u: 3 * u * u,
+}
+
+
+def fixed_point(Z, W, fun):
+    """Σ g(y) zᵀ and Σ g'(y), one row and one component at a time."""
+    cross, total = np.zeros(W.shape), np.zeros(len(W))
+    for z in np.asarray(Z, dtype=float):
+        for i, w in enumerate(np.asarray(W, dtype=float)):
+            y = float(w @ z)
+            cross[i] += g[fun](y) * z
+            total[i] += slope[fun](y)
+    return cross, total
+
+
+def likelihood(Z, W, fun):
+    """Σ G(y), Σ g(y) yᵀ and Σ g'(y), one row at a time."""
+    k = len(W)
+    loss, cross, total = np.zeros(k), np.zeros((k, k)), np.zeros(k)
+    for z in np.asarray(Z, dtype=float):
+        y = np.asarray(W, dtype=float) @ z
+        loss += [G[fun](u) for u in y]
+        cross += np.outer([g[fun](u) for u in y], y)
+        total += [slope[fun](u) for u in y]
+    return loss, cross, total
+
+
+def moments(X, shift):
+    """Σ (x - shift) and Σ (x - shift)(x - shift)ᵀ."""
+    D = np.asarray(X, dtype=float) - shift
+    return sum(D), sum(np.outer(d, d) for d in D)
+
+
+def symmetric_decorrelation(W):
+    """(W Wᵀ)^-1/2 W by the singular value decomposition: U Vᵀ."""
+    U, _, Vt = np.linalg.svd(W, full_matrices=False)
+    return U @ Vt
+
+
+def fastica(Z, W, n_iter):
+    """n_iter steps of symmetric FastICA with logcosh on white rows Z (n, k), from W (k, k)."""
+    W = symmetric_decorrelation(W)
+    for _ in range(n_iter):
+        T = np.tanh(Z @ W.T)
+        W = symmetric_decorrelation(T.T @ Z / len(Z) - np.diag((1 - T**2).mean(0)) @ W)
+    return W

@@ -1,0 +1,194 @@
+"""The device path: on a fake device everywhere, and on a GPU (marker gpu) where there is one."""
+
+import logging
+import pickle
+
+import numpy as np
+import pytest
+
+from gpuica import FastICA, device, fastica
+from gpuica.device import CPU, Device, choose_device, to_host
+
+from . import fake_cupy
+from .problems import amari, mixture, white
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.gpu)])
+def cupy(request):
+    for cached in (device.why_no_gpu, device.say_once):
+        cached.cache_clear()
+    if request.param == "real":
+        yield pytest.importorskip("cupy")
+    else:
+        with fake_cupy.installed() as fake:
+            yield fake
+    for cached in (device.why_no_gpu, device.say_once):
+        cached.cache_clear()
+
+
+def cube(x):
+    return x**3, (3 * x**2).mean(axis=-1)
+
+
+@pytest.mark.parametrize("whiten", ["unit-variance", "arbitrary-variance", False])
+@pytest.mark.parametrize("fun", ["logcosh", "exp", "cube", cube])
+@pytest.mark.parametrize("algorithm", ["parallel", "deflation"])
+def test_device_arrays_give_the_answer_of_the_cpu(cupy, algorithm, fun, whiten):
+    X = mixture(2000, 4)[0] if whiten else white(2000, 4)
+    arguments = {"algorithm": algorithm, "fun": fun, "whiten": whiten, "random_state": 0}
+    host, there = FastICA(**arguments), FastICA(**arguments)
+    expected = host.fit_transform(X)
+    sources = there.fit_transform(cupy.asarray(X))
+    assert isinstance(sources, cupy.ndarray)
+    assert there.device_ == "cuda:0"
+    np.testing.assert_allclose(sources.get(), expected, atol=1e-7)
+    np.testing.assert_allclose(there.components_, host.components_, atol=1e-7 * np.abs(host.components_).max())
+    assert there.n_iter_ == host.n_iter_
+    again = there.transform(cupy.asarray(X))
+    np.testing.assert_allclose(again.get(), expected, atol=1e-7)
+    back = there.inverse_transform(again)
+    assert isinstance(back, cupy.ndarray)
+    np.testing.assert_allclose(back.get(), X, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int16])
+def test_other_dtypes_on_the_device(cupy, dtype):
+    X = (mixture(3000, 4)[0] * 50).astype(dtype)
+    host, there = FastICA(random_state=0).fit(X), FastICA(random_state=0).fit(cupy.asarray(X))
+    assert there.components_.dtype == host.components_.dtype
+    np.testing.assert_allclose(there.components_, host.components_, atol=1e-3 * np.abs(host.components_).max())
+
+
+@pytest.mark.parametrize("solver", ["svd", "eigh"])
+@pytest.mark.parametrize("shape", [(300, 5), (6, 20)])
+def test_rank_deficient_data_on_the_device(cupy, shape, solver, rng):
+    X = rng.normal(size=shape)
+    X[:, 1] = X[:, 0]
+    with pytest.warns(UserWarning, match="numerical rank"):
+        host = FastICA(random_state=0, tol=1, whiten_solver=solver).fit(X)
+    with pytest.warns(UserWarning, match="numerical rank"):
+        there = FastICA(random_state=0, tol=1, whiten_solver=solver).fit(cupy.asarray(X))
+    np.testing.assert_allclose(there.components_, host.components_, atol=1e-6 * np.abs(host.components_).max())
+
+
+def test_fitted_attributes_are_numpy_and_pickles_need_no_gpu(cupy):
+    ica = FastICA(random_state=0).fit(cupy.asarray(mixture(500, 3)[0]))
+    for name, value in vars(ica).items():
+        assert not isinstance(value, cupy.ndarray), name
+    assert b"cupy" not in pickle.dumps(ica)
+
+
+def test_a_fit_waits_for_the_device_once_per_iteration(cupy):
+    if not hasattr(cupy.ndarray, "_wait"):
+        pytest.skip("only the fake device counts")
+    X = cupy.asarray(mixture(2000, 4)[0])
+    counts = []
+    for n_iter in (3, 6):
+        fake_cupy.waits = 0
+        with pytest.warns(UserWarning, match="did not converge"):
+            FastICA(random_state=0, max_iter=n_iter, tol=0).fit(X)
+        counts.append(fake_cupy.waits)
+    assert counts[1] - counts[0] <= 3
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0", "cpu"])
+def test_host_in_host_out(cupy, name, monkeypatch):
+    monkeypatch.setattr(device, "WORTH_A_TRANSFER", 0)
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda module: module)
+    X, A = mixture(3000, 3)
+    ica = FastICA(random_state=0, device=name)
+    sources = ica.fit_transform(X)
+    assert ica.device_ == ("cpu" if name == "cpu" else "cuda:0")
+    assert isinstance(sources, np.ndarray)
+    assert isinstance(ica.transform(X), np.ndarray)
+    assert amari(ica.components_ @ A) < 0.03
+
+
+def test_device_in_cpu_work_device_out(cupy):
+    ica = FastICA(random_state=0, device="cpu")
+    sources = ica.fit_transform(cupy.asarray(mixture(500, 3)[0]))
+    assert isinstance(sources, cupy.ndarray)
+    assert ica.device_ == "cpu"
+
+
+def test_the_function_on_the_device(cupy):
+    X, _ = mixture(500, 3)
+    K, W, S = fastica(cupy.asarray(X), random_state=0)
+    np.testing.assert_allclose(S.get(), (X - X.mean(0)) @ K.T @ W.T, atol=1e-8)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("whiten", ["unit-variance", False])
+def test_not_finite_on_the_device(cupy, bad, whiten):
+    X = mixture(500, 3)[0]
+    X[77, 1] = bad
+    with pytest.raises(ValueError, match="NaN"):
+        FastICA(whiten=whiten).fit(cupy.asarray(X))
+
+
+def test_bad_shapes_on_the_device(cupy):
+    for X, sentence in (
+        (np.ones(5), "Expected 2D array"),
+        (np.ones((1, 3)), "minimum of 2"),
+        (np.ones((4, 0)), "1 feature"),
+        (np.ones((4, 3)) * 1j, "real numbers"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            FastICA().fit(cupy.asarray(X))
+    ica = FastICA(random_state=0).fit(cupy.asarray(mixture(500, 3)[0]))
+    with pytest.raises(ValueError, match="X has 2 features, but FastICA is expecting 3"):
+        ica.transform(cupy.asarray(np.ones((4, 2))))
+
+
+def test_auto_stays_on_the_cpu_for_small_work_and_for_callables(cupy, monkeypatch, caplog):
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda module: module)
+    X, _ = mixture(500, 3)
+    assert FastICA(random_state=0).fit(X).device_ == "cpu"
+    monkeypatch.setattr(device, "WORTH_A_TRANSFER", 0)
+    with caplog.at_level(logging.WARNING, logger="gpuica"):
+        for _ in range(3):
+            assert FastICA(random_state=0, fun=cube).fit(X).device_ == "cpu"
+    assert [record.name for record in caplog.records] == ["gpuica"]
+    assert "Running on the CPU" in caplog.text
+
+
+def test_a_device_that_does_not_exist(cupy):
+    with pytest.raises(RuntimeError, match="'cuda:99' does not exist: this machine has"):
+        FastICA(device="cuda:99").fit(mixture(500, 3)[0])
+
+
+# ---- without a GPU ---------------------------------------------------------------------------------------------------
+@pytest.fixture
+def no_cupy(monkeypatch):
+    device.why_no_gpu.cache_clear()
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda module: None)
+    yield
+    device.why_no_gpu.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
+def test_cuda_without_cupy_says_what_to_install(no_cupy, name):
+    with pytest.raises(RuntimeError, match=r"device='cuda.*' needs a GPU, but CuPy is not installed: pip install"):
+        FastICA(device=name).fit(mixture(100, 3)[0])
+
+
+def test_auto_without_cupy_is_the_cpu(no_cupy):
+    assert choose_device("auto", np.ones(3), work=1e30) == CPU
+
+
+def test_cuda_with_a_cupy_that_cannot_work(monkeypatch):
+    device.why_no_gpu.cache_clear()
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda module: module)
+
+    def broken():
+        raise OSError("libcuda.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(device, "_cupy", broken)
+    with pytest.raises(RuntimeError, match=r"needs a GPU, but CuPy cannot use one \(libcuda.*nvidia-smi"):
+        FastICA(device="cuda").fit(mixture(100, 3)[0])
+    device.why_no_gpu.cache_clear()
+
+
+def test_names_of_devices():
+    assert (str(CPU), str(Device("cuda", 1))) == ("cpu", "cuda:1")
+    assert to_host([1, 2]).tolist() == [1, 2]

@@ -1,0 +1,180 @@
+"""FastICA against scikit-learn's: the same path, the same answers, the same contract."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.decomposition import FastICA as SklearnFastICA
+from sklearn.decomposition import fastica as sklearn_fastica
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from gpuica import Cube, FastICA, LogCosh, fastica
+
+from .problems import amari, mixture, white
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@parametrize_with_checks([FastICA(), FastICA(algorithm="deflation", whiten_solver="eigh", fun="cube")])
+def test_scikit_learn_contract(estimator, check):
+    check(estimator)
+
+
+def cube(x):
+    return x**3, (3 * x**2).mean(axis=-1)
+
+
+def attributes_agree(ours, theirs, rtol):
+    for name in ("components_", "mixing_", "_unmixing", "mean_", "whitening_"):
+        if hasattr(theirs, name):
+            expected = getattr(theirs, name)
+            np.testing.assert_allclose(getattr(ours, name), expected, atol=rtol * np.abs(expected).max(), err_msg=name)
+    assert ours.n_iter_ == theirs.n_iter_
+    assert ours.n_features_in_ == theirs.n_features_in_
+
+
+@pytest.mark.parametrize("whiten_solver", ["svd", "eigh"])
+@pytest.mark.parametrize("whiten", ["unit-variance", "arbitrary-variance", False])
+@pytest.mark.parametrize("fun", ["logcosh", "exp", "cube", cube])
+@pytest.mark.parametrize("algorithm", ["parallel", "deflation"])
+def test_same_path_as_scikit_learn(algorithm, fun, whiten, whiten_solver):
+    X = mixture(3000, 6, d=8)[0] if whiten else white(3000, 6)
+    X = X + np.random.default_rng(1).normal(size=X.shape) * 0.01 if whiten else X
+    arguments = {
+        "n_components": 6 if whiten else None,
+        "algorithm": algorithm,
+        "fun": fun,
+        "whiten": whiten,
+        "whiten_solver": whiten_solver,
+        "random_state": 3,
+    }
+    ours, theirs = FastICA(**arguments), SklearnFastICA(**arguments)
+    sources, expected = ours.fit_transform(X), theirs.fit_transform(X)
+    attributes_agree(ours, theirs, rtol=1e-6)
+    np.testing.assert_allclose(sources, expected, atol=1e-6 * np.abs(expected).max())
+    np.testing.assert_allclose(ours.transform(X), theirs.transform(X.copy()), atol=1e-6 * np.abs(expected).max())
+    np.testing.assert_allclose(ours.inverse_transform(sources), theirs.inverse_transform(expected), atol=1e-5)
+
+
+def test_same_path_with_fewer_components_start_and_alpha(rng):
+    X, _ = mixture(2000, 6)
+    arguments = {"n_components": 4, "w_init": rng.normal(size=(4, 4)), "fun_args": {"alpha": 1.5}, "tol": 1e-8}
+    ours, theirs = FastICA(**arguments).fit(X), SklearnFastICA(**arguments).fit(X)
+    attributes_agree(ours, theirs, rtol=1e-6)
+
+
+def test_the_function_returns_what_scikit_learns_returns():
+    X, _ = mixture(1000, 3)
+    for options in ({}, {"whiten": False, "compute_sources": False}, {"return_X_mean": True, "return_n_iter": True}):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            ours, theirs = (f(X, random_state=0, **options) for f in (fastica, sklearn_fastica))
+        assert len(ours) == len(theirs)
+        for mine, expected in zip(ours, theirs, strict=True):
+            if expected is None:
+                assert mine is None
+            else:
+                np.testing.assert_allclose(mine, expected, rtol=1e-6, atol=1e-9)
+
+
+def test_float32_is_as_good_as_float64():
+    X, A = mixture(30_000, 16)
+    double = FastICA(random_state=0).fit(X)
+    single = FastICA(random_state=0).fit(X.astype(np.float32))
+    assert single.components_.dtype == single.mixing_.dtype == single.mean_.dtype == np.float32
+    assert single.n_iter_ == double.n_iter_
+    np.testing.assert_allclose(single.components_, double.components_, atol=2e-5 * np.abs(double.components_).max())
+    assert amari(single.components_ @ A) < 1.001 * amari(double.components_ @ A)
+
+
+@pytest.mark.parametrize("algorithm", ["parallel", "deflation"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_known_mixtures_are_separated(dtype, algorithm):
+    X, A = mixture(20_000, 10, dtype=dtype)
+    ica = FastICA(random_state=0, algorithm=algorithm).fit(X)
+    assert ica.converged_
+    assert (ica.movement_ < ica.tol).all()
+    assert amari(ica.components_ @ A) < 0.01
+
+
+def test_contrast_objects_are_accepted():
+    X, _ = mixture(2000, 3)
+    for contrast, name, arguments in ((LogCosh(1.5), "logcosh", {"alpha": 1.5}), (Cube(), "cube", None)):
+        ours = FastICA(fun=contrast, random_state=0).fit(X)
+        same = FastICA(fun=name, fun_args=arguments, random_state=0).fit(X)
+        np.testing.assert_array_equal(ours.components_, same.components_)
+
+
+def test_sources_have_unit_variance():
+    X, _ = mixture(5000, 5, dtype=np.float32)
+    for sources in (FastICA(random_state=0).fit_transform(X), FastICA(random_state=0).fit(X).transform(X)):
+        np.testing.assert_allclose(sources.std(0), 1, atol=1e-5)
+        np.testing.assert_allclose(sources.mean(0), 0, atol=1e-5)
+
+
+def test_fit_transform_of_data_that_are_white_already_does_not_overwrite_them():
+    Z = white(2000, 4)
+    before = Z.copy()
+    FastICA(whiten=False, random_state=0).fit_transform(Z)
+    np.testing.assert_array_equal(Z, before)
+
+
+@pytest.mark.parametrize("method", ["fit", "fit_transform", "transform", "inverse_transform"])
+def test_input_is_never_written_to(method):
+    X, _ = mixture(1000, 3)
+    ica = FastICA(random_state=0).fit(X)
+    before = X.copy()
+    getattr(ica, method)(X)
+    np.testing.assert_array_equal(X, before)
+
+
+@pytest.mark.parametrize("algorithm", ["parallel", "deflation"])
+def test_what_does_not_converge_says_how_far_it_is_and_what_to_do(algorithm, rng):
+    X = rng.normal(size=(500, 6))
+    with pytest.warns(ConvergenceWarning, match=r"did not converge.*After 3 iterations . of 6 .*movement_.*try fewer"):
+        ica = FastICA(max_iter=3, tol=1e-9, random_state=0, algorithm=algorithm).fit(X)
+    assert not ica.converged_
+    assert (ica.movement_ >= ica.tol).any()
+    assert ica.movement_.shape == (6,)
+
+
+def test_verbose_tells_the_progress(capsys):
+    X, _ = mixture(1000, 3)
+    FastICA(random_state=0, verbose=2).fit(X)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith(f"[FastICA] iteration {len(lines)}: 3 of 3 components at rest")
+    FastICA(random_state=0).fit(X)
+    assert capsys.readouterr().out == ""
+
+
+def test_frames_names_and_set_output():
+    X, _ = mixture(500, 3)
+    frame = pd.DataFrame(X, columns=list("abc"))
+    ica = FastICA(random_state=0).set_output(transform="pandas").fit(frame)
+    assert list(ica.feature_names_in_) == list("abc")
+    out = ica.transform(frame)
+    assert list(out.columns) == ["fastica0", "fastica1", "fastica2"]
+    with pytest.raises(ValueError, match="feature names"):
+        ica.transform(frame.rename(columns={"a": "z"}))
+
+
+def test_pipeline_clone_and_pickle():
+    X, _ = mixture(1000, 3)
+    pipeline = make_pipeline(StandardScaler(), FastICA(random_state=0, device="cpu", verbose=0)).fit(X)
+    again = pickle.loads(pickle.dumps(pipeline))
+    np.testing.assert_array_equal(again.transform(X), pipeline.transform(X))
+    copy = clone(pipeline[-1])
+    assert copy.get_params() == pipeline[-1].get_params()
+    assert isinstance(copy, SklearnFastICA)
+
+
+def test_results_do_not_depend_on_the_run():
+    X, _ = mixture(60_000, 24, dtype=np.float32)
+    one, two = (FastICA(random_state=0).fit(X) for _ in range(2))
+    np.testing.assert_array_equal(one.components_, two.components_)

@@ -1,0 +1,73 @@
+"""Who may import whom, read from the sources with `ast`; and what `import gpuica` may load."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gpuica
+
+ROOT = Path(gpuica.__file__).parent
+MODULES = sorted(path.relative_to(ROOT).with_suffix("") for path in ROOT.rglob("*.py"))
+
+# a module (or every module of a folder) -> what of the package it may import; ARCHITECTURE.md has the reasons
+ALLOWED = {
+    "estimators": {"estimators", "rows", "oracle", "solvers", "contrasts", "device"},
+    "oracle": {"sums"},
+    "sums": {"kernels"},
+    "kernels": {"kernels", "device"},
+    "rows": {"rows", "device"},
+    "solvers": {"solvers"},
+    "contrasts": set(),
+    "device": set(),
+    "_version": set(),
+}
+DOOR = "device"  # the only module that imports cupy
+
+
+def imports(module):
+    """(package-internal top-level names, other top-level names) that a module imports anywhere in its text."""
+    inside, outside = set(), set()
+    folder = module.parent if module.name != "__init__" else module
+    depth = len(module.parts)
+    for node in ast.walk(ast.parse((ROOT / module).with_suffix(".py").read_text())):
+        if isinstance(node, ast.Import):
+            outside |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            outside.add(node.module.partition(".")[0])
+        elif isinstance(node, ast.ImportFrom):
+            target = module.parts[: depth - node.level] + tuple((node.module or "").split(".") if node.module else ())
+            inside |= {target[0]} if target else {alias.name for alias in node.names}
+    assert "gpuica" not in outside, f"{module} imports its own package absolutely: {folder}"
+    return inside, outside
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.parts != ("__init__",)], ids=str)
+def test_a_module_imports_only_what_its_layer_may(module):
+    layer = module.parts[0]
+    inside, outside = imports(module)
+    assert inside <= ALLOWED[layer], f"{module} may import {ALLOWED[layer]}, not {inside - ALLOWED[layer]}"
+    if layer not in ("estimators",):
+        assert "sklearn" not in outside, "scikit-learn is known to the estimators only"
+    if module.parts != (DOOR,) and module.name != "_shell":
+        assert "cupy" not in outside, "cupy is imported by device.py only"
+    if module.name != "_shell":
+        assert "torch" not in outside, "torch is known to the shell only"
+
+
+def test_every_layer_has_a_rule():
+    assert {m.parts[0] for m in MODULES} - {"__init__"} == set(ALLOWED)
+
+
+def test_import_is_light():
+    script = "import sys, gpuica; print(*sorted({'cupy', 'dask', 'torch', 'numba', 'matplotlib'} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert loaded == []
+
+
+def test_files_stay_short():
+    for module in MODULES:
+        lines = (ROOT / module).with_suffix(".py").read_text().count("\n")
+        assert lines <= 420, f"{module} has {lines} lines: look for the missing noun"

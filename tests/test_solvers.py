@@ -1,0 +1,167 @@
+"""Solvers and whitening: the textbook's path, and the conditions that define a solution."""
+
+import numpy as np
+import pytest
+
+from gpuica.contrasts import CONTRASTS, as_contrast
+from gpuica.oracle import ContrastOracle, MomentOracle, NotFiniteError
+from gpuica.rows.memory import MemoryRows
+from gpuica.solvers.fixed_point import SOLVERS, orthonormal, parallel
+from gpuica.solvers.whitening import WHITENERS
+
+from . import naive
+from .problems import mixture, white
+
+EPS = {np.float32: 1.2e-7, np.float64: 2.2e-16}
+
+
+def spectrum_of(X, solver="svd", chunk_rows=None):
+    oracle = MomentOracle(MemoryRows(X, chunk_rows=chunk_rows))
+    return WHITENERS[solver](oracle, eps=EPS[X.dtype.type])
+
+
+# ---- fixed point -----------------------------------------------------------------------------------------------------
+def test_orthonormal_is_the_nearest_orthogonal_matrix(rng):
+    W = rng.normal(size=(7, 7))
+    np.testing.assert_allclose(orthonormal(W), naive.symmetric_decorrelation(W), atol=1e-10)
+
+
+def test_orthonormal_of_a_singular_matrix_is_finite():
+    assert np.isfinite(orthonormal(np.ones((3, 3)))).all()
+
+
+def test_parallel_takes_the_textbook_path(as_rows, rng):
+    Z, W = white(3000, 5), rng.normal(size=(5, 5))
+    oracle = ContrastOracle(as_rows(Z), as_contrast("logcosh"))
+    for n_iter in (1, 2, 5):
+        found = parallel(oracle, W, max_iter=n_iter, tol=0)
+        np.testing.assert_allclose(found.W, naive.fastica(Z, W, n_iter), atol=1e-9)
+        assert found.n_iter == n_iter
+        assert not found.converged
+
+
+@pytest.mark.parametrize("fun", CONTRASTS)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_solution_is_a_fixed_point(as_rows, solver, fun, rng):
+    """At a fixed point E g(y) yᵀ, rows signed by E g' - E g y, is symmetric (parallel); Gram-Schmidt leaves the upper
+    triangle 0 (deflation)."""
+    Z = white(4000, 4)
+    oracle = ContrastOracle(as_rows(Z), as_contrast(fun))
+    found = SOLVERS[solver](oracle, rng.normal(size=(4, 4)), max_iter=500, tol=1e-13)
+    assert found.converged
+    assert (found.movement < 1e-13).all()
+    np.testing.assert_allclose(found.W @ found.W.T, np.eye(4), atol=1e-12)
+    _, cross, slope = naive.likelihood(Z, found.W, fun)
+    signed = np.sign(slope - np.diag(cross))[:, None] * cross / len(Z)
+    asymmetry = signed - signed.T if solver == "parallel" else np.triu(cross / len(Z), 1)
+    assert np.abs(asymmetry).max() < 1e-5
+
+
+def test_deflation_reports_its_slowest_component(rng):
+    counts = []
+    oracle = ContrastOracle(MemoryRows(white(2000, 3)), as_contrast("logcosh"))
+    found = SOLVERS["deflation"](
+        oracle,
+        rng.normal(size=(3, 3)),
+        max_iter=200,
+        tol=1e-8,
+        report=lambda n_iter, movement: counts.append((len(movement), n_iter)),
+    )
+    assert found.n_iter == max(n_iter for _, n_iter in counts)
+    assert [j for j, n_iter in counts if n_iter == 1] == [1, 2, 3]
+
+
+# ---- whitening -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("solver", WHITENERS)
+@pytest.mark.parametrize(("n", "d"), [(500, 6), (30, 30), (20, 50), (2, 5)])
+def test_whitened_rows_are_white(n, d, solver, rng):
+    X = rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) + 10
+    spectrum = spectrum_of(X, solver)
+    assert spectrum.rank == min(n - 1, d)
+    Z = (X - spectrum.mean) @ spectrum.whitening.T
+    np.testing.assert_allclose(Z.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(Z.T @ Z / n, np.eye(spectrum.rank), atol=1e-6 if solver == "eigh" else 1e-8)
+
+
+@pytest.mark.parametrize("solver", WHITENERS)
+def test_the_spectrum_is_that_of_a_singular_value_decomposition(solver, rng):
+    X = rng.normal(size=(400, 5)) * [100, 10, 3, 1, 0.1] @ np.linalg.qr(rng.normal(size=(5, 5)))[0] + 7
+    spectrum = spectrum_of(X, solver, chunk_rows=33)
+    u, s, _ = np.linalg.svd((X - X.mean(0)).T, full_matrices=False)
+    np.testing.assert_allclose(spectrum.mean, X.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(spectrum.deviations, s / 20, rtol=1e-9)
+    np.testing.assert_allclose(spectrum.directions, u * np.sign(u[0]), atol=1e-8)
+    C = rng.normal(size=(3, 5))
+    np.testing.assert_allclose(spectrum.variances(C), ((X - X.mean(0)) @ C.T).var(0), rtol=1e-9)
+
+
+@pytest.mark.parametrize("smallest", [1e-5, 1e-9, 1e-12])
+def test_svd_resolves_what_the_covariance_alone_cannot(smallest, rng):
+    """Deviations down to 1e-12 of the largest in rotated coordinates; eigenvalues of the covariance end at 1e-8."""
+    scales = np.array([1, 1e-2, 1e-4, smallest])
+    Z = np.linalg.qr(rng.normal(size=(5000, 4)) - 0.0)[0]
+    Z -= Z.mean(0)
+    X = (Z * scales) @ np.linalg.qr(rng.normal(size=(4, 4)))[0].T
+    exact = np.linalg.svd(X - X.mean(0), compute_uv=False) / 5000**0.5
+    spectrum = spectrum_of(X)
+    assert spectrum.rank == 4
+    np.testing.assert_allclose(spectrum.deviations, exact, rtol=1e-3)
+
+
+def test_features_of_very_different_scales_are_all_kept(rng):
+    X = rng.normal(size=(3000, 3)) * [1e-12, 1, 1e6]
+    for dtype in (np.float64, np.float32):
+        spectrum = spectrum_of(X.astype(dtype))
+        assert spectrum.rank == 3
+        np.testing.assert_allclose(np.sort(spectrum.deviations), np.sort(X.std(0)), rtol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("solver", WHITENERS)
+def test_numerical_rank(solver, dtype, rng):
+    low = rng.normal(size=(2000, 5)) @ rng.normal(size=(5, 40))
+    assert spectrum_of(low.astype(dtype), solver).rank == 5
+    doubled = np.hstack([low[:, :5], low[:, :5], np.ones((2000, 1))]).astype(dtype)
+    assert spectrum_of(doubled, solver).rank == 5
+    normed = rng.normal(size=(2000, 40)) @ np.diag(np.geomspace(1, 1e-2, 40))
+    normed -= normed.mean(1, keepdims=True)  # what LayerNorm does: one null direction
+    assert spectrum_of(normed.astype(dtype), solver).rank == 39
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_noise_of_large_features_does_not_hide_small_ones(dtype, rng):
+    large, small = rng.normal(size=(3000, 3)) * 1e6, rng.normal(size=(3000, 2)) * 1e-5
+    X = np.hstack([large, large, np.full((3000, 1), 0.1), small]).astype(dtype)
+    spectrum = spectrum_of(X)
+    assert spectrum.rank == 5
+    Z = (X - spectrum.mean) @ spectrum.whitening.T
+    np.testing.assert_allclose(Z.T @ Z / 3000, np.eye(5), atol=1e-3)
+
+
+def test_constant_rows_have_rank_0():
+    assert spectrum_of(np.ones((10, 3))).rank == 0
+    assert spectrum_of(np.ones((2, 3))).rank == 0
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1e-20, 1e20, 1e100])
+def test_scales_do_not_matter(scale):
+    X, _ = mixture(1000, 3)
+    np.testing.assert_allclose(spectrum_of(X * scale).deviations / scale, spectrum_of(X).deviations, rtol=1e-9)
+
+
+def test_means_far_from_zero_cost_no_digits(rng):
+    X = rng.normal(size=(4000, 3))
+    far = X + 1e8
+    exact = np.linalg.svd(far - far.mean(0), compute_uv=False) / 4000**0.5
+    np.testing.assert_allclose(spectrum_of(far).deviations, exact, rtol=1e-7)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e200])
+@pytest.mark.parametrize("n", [2000, 3])
+def test_what_is_not_finite_is_refused(bad, n, rng):
+    X = rng.normal(size=(n, 4))
+    X[n - 1, 2] = bad
+    if bad == 1e200 and n == 3:
+        pytest.skip("few rows are decomposed themselves and never squared")
+    with pytest.raises(NotFiniteError, match="NaN, infinity, or values too large"):
+        spectrum_of(X, chunk_rows=100)
