@@ -59,9 +59,10 @@ class LogCosh:
 
     @staticmethod
     def at_point(u, alpha):
-        t = tanh(alpha * u)
-        size = abs(u)
-        G = size + (log1p(exp(real(-2) * alpha * size)) - real(0.6931471805599453)) / alpha
+        v = alpha * u
+        t = tanh(v)
+        size = abs(v)
+        G = (size + log1p(exp(real(-2) * size)) - real(0.6931471805599453)) * (real(1) / alpha)
         return G, t, alpha * (real(1) - t * t)
 
 

@@ -1,6 +1,7 @@
 """The contract of Rows: sums and maps do not depend on chunks, threads or memory order; two runs agree bit for bit."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from gpuica import sums
 from gpuica.contrasts import LogCosh
 from gpuica.device import CPU, host_threads
 from gpuica.rows import memory, open_rows
-from gpuica.rows.memory import MemoryRows, in_turns
+from gpuica.rows.memory import MemoryRows, OrderedTotals, in_turns
 
 
 def column_sum(chunk):
@@ -54,6 +55,15 @@ def test_threads_do_not_change_a_bit(rng, monkeypatch):
     for other in answers[1:]:
         for mine, theirs in zip(answers[0], other, strict=True):
             np.testing.assert_array_equal(mine, theirs)
+
+
+def test_parts_are_added_in_their_order_whoever_comes_first():
+    parts = [np.array([x]) for x in (1.0, 1e16, -1e16, 3.0)]  # 1 + 1e16 - 1e16 + 3 = 3; another order gives 4
+    for arrival in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [3, 0, 2, 1]):
+        totals = OrderedTotals()
+        for i in arrival:
+            totals.add(i, (parts[i],))
+        assert totals.sums[0] == 3.0
 
 
 def test_totals_are_float64_for_float32_rows():
@@ -153,6 +163,7 @@ def test_an_error_does_not_leave_a_waiting_thread_behind(monkeypatch):
 
     def breaks_first(chunk):  # everybody else waits for the first part
         if chunk[0, 0] == 0:
+            time.sleep(0.2)
             raise ValueError("first")
         return (chunk,)
 
