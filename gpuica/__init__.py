@@ -2,6 +2,7 @@
 
 from ._version import __version__
 from .contrasts import Cube, Exp, LogCosh, check_contrast
-from .estimators.ica import FastICA, fastica
+from .estimators.fastica import FastICA, fastica
+from .estimators.picard import Picard, picard
 
-__all__ = ["Cube", "Exp", "FastICA", "LogCosh", "__version__", "check_contrast", "fastica"]
+__all__ = ["Cube", "Exp", "FastICA", "LogCosh", "Picard", "__version__", "check_contrast", "fastica", "picard"]

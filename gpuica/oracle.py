@@ -1,5 +1,9 @@
 """A solver's questions, answered by sums over rows.  Solvers never see rows; answers are means, in float64."""
 
+from typing import Any, NamedTuple
+
+import numpy as np
+
 from . import sums
 
 
@@ -45,19 +49,46 @@ class MomentOracle:
             )
 
 
+class Likelihood(NamedTuple):
+    """Means over the rows at one W: E G(y) (k,), E g(y) yᵀ (k, k), E g'(y) (k,), E g(y)² (k,)."""
+
+    loss: Any
+    cross: Any
+    slope: Any
+    square: Any
+
+
 class ContrastOracle:
     """Answers what ICA asks about whitened rows z and a contrast G, at an unmixing matrix W (k, d)."""
 
-    def __init__(self, rows, contrast):
-        self.rows, self.contrast, self.xp = rows, contrast, rows.xp
+    def __init__(self, rows, contrast, *, white=True):
+        """white: whether the rows have mean 0 and covariance 1."""
+        self.rows, self.contrast, self.white = rows, contrast, white
+        self.xp, self.n_rows = rows.xp, rows.n_rows
+        self.rounding = 32 * float(np.finfo(rows.dtype).eps)  # relative error of a mean loss, generously
 
     def fixed_point(self, W):
-        """E g(y) zᵀ (k, d) and E g'(y) (k,), with y = W z.  One pass."""
+        """E g(y) zᵀ (k, d), E g'(y) (k,) and E g(y)² (k,), with y = W z.  One pass."""
         return self._mean(sums.fixed_point, W)
 
     def likelihood(self, W):
-        """E G(y) (k,), E g(y) yᵀ (k, k) and E g'(y) (k,), with y = W z.  One pass."""
-        return self._mean(sums.likelihood, W)
+        """E G(y) (k,), E g(y) yᵀ (k, k), E g'(y) (k,) and E g(y)² (k,), with y = W z.  One pass."""
+        return Likelihood(*self._mean(sums.likelihood, W))
+
+    def covariance(self):
+        """E z zᵀ (d, d).  One pass, unless the rows are known to be white."""
+        if self.white:
+            return self.xp.eye(self.rows.n_features)
+        return self.rows.sum(sums.moments, self.xp.zeros(self.rows.n_features))[1] / self.n_rows
+
+    @property
+    def n_passes(self):
+        """How often the rows were read."""
+        return self.rows.n_passes
+
+    def sample(self, n, rng):
+        """The same oracle on n rows drawn at random."""
+        return ContrastOracle(next(self.rows.batches(n, rng)), self.contrast, white=self.white)
 
     def _mean(self, contribution, W):
         W = self.xp.asarray(W, dtype=self.rows.dtype)

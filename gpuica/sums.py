@@ -10,17 +10,17 @@ from . import kernels
 
 
 def fixed_point(Z, W, contrast):
-    """Σ g(y) zᵀ (k, d) and Σ g'(y) (k,), with y = W z.  Z: (n, d), W: (k, d)."""
+    """Σ g(y) zᵀ (k, d), Σ g'(y) (k,) and Σ g(y)² (k,), with y = W z.  Z: (n, d), W: (k, d)."""
     Y = Z @ W.T
-    slope = kernels.score(Y, contrast)
-    return Y.T @ Z, slope
+    slope, square = kernels.score(Y, contrast)
+    return Y.T @ Z, slope, square
 
 
 def likelihood(Z, W, contrast):
-    """Σ G(y) (k,), Σ g(y) yᵀ (k, k) and Σ g'(y) (k,), with y = W z.  Z: (n, d), W: (k, d)."""
+    """Σ G(y) (k,), Σ g(y) yᵀ (k, k), Σ g'(y) (k,) and Σ g(y)² (k,), with y = W z.  Z: (n, d), W: (k, d)."""
     Y = Z @ W.T
-    G, slope = kernels.score_and_loss(Y, contrast)
-    return G, (Y.T @ Z) @ W.T, slope
+    loss, slope, square = kernels.score_and_loss(Y, contrast)
+    return loss, (Y.T @ Z) @ W.T, slope, square
 
 
 def moments(X, shift):

@@ -15,7 +15,7 @@ HOST_FREE = (bool, int, float, str, slice, type(None), type(Ellipsis), type, np.
 ARRAY_FUNCTIONS = """
 abs arange ascontiguousarray broadcast_to concatenate diagonal empty exp eye isfinite log1p maximum nonzero ones sqrt
 tanh where zeros
-""".split()  # noqa: SIM905
+""".split()
 waits = 0
 
 

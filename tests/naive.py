@@ -22,26 +22,28 @@ slope = {
 
 
 def fixed_point(Z, W, fun):
-    """Σ g(y) zᵀ and Σ g'(y), one row and one component at a time."""
-    cross, total = np.zeros(W.shape), np.zeros(len(W))
+    """Σ g(y) zᵀ, Σ g'(y) and Σ g(y)², one row and one component at a time."""
+    cross, total, square = np.zeros(W.shape), np.zeros(len(W)), np.zeros(len(W))
     for z in np.asarray(Z, dtype=float):
         for i, w in enumerate(np.asarray(W, dtype=float)):
             y = float(w @ z)
             cross[i] += g[fun](y) * z
             total[i] += slope[fun](y)
-    return cross, total
+            square[i] += g[fun](y) ** 2
+    return cross, total, square
 
 
 def likelihood(Z, W, fun):
-    """Σ G(y), Σ g(y) yᵀ and Σ g'(y), one row at a time."""
+    """Σ G(y), Σ g(y) yᵀ, Σ g'(y) and Σ g(y)², one row at a time."""
     k = len(W)
-    loss, cross, total = np.zeros(k), np.zeros((k, k)), np.zeros(k)
+    loss, cross, total, square = np.zeros(k), np.zeros((k, k)), np.zeros(k), np.zeros(k)
     for z in np.asarray(Z, dtype=float):
         y = np.asarray(W, dtype=float) @ z
         loss += [G[fun](u) for u in y]
         cross += np.outer([g[fun](u) for u in y], y)
         total += [slope[fun](u) for u in y]
-    return loss, cross, total
+        square += [g[fun](u) ** 2 for u in y]
+    return loss, cross, total, square
 
 
 def moments(X, shift):

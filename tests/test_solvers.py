@@ -51,7 +51,7 @@ def test_a_solution_is_a_fixed_point(as_rows, solver, fun, rng):
     assert found.converged
     assert (found.movement < 1e-13).all()
     np.testing.assert_allclose(found.W @ found.W.T, np.eye(4), atol=1e-12)
-    _, cross, slope = naive.likelihood(Z, found.W, fun)
+    _, cross, slope, _ = naive.likelihood(Z, found.W, fun)
     signed = np.sign(slope - np.diag(cross))[:, None] * cross / len(Z)
     asymmetry = signed - signed.T if solver == "parallel" else np.triu(cross / len(Z), 1)
     assert np.abs(asymmetry).max() < 1e-5
@@ -65,7 +65,7 @@ def test_deflation_reports_its_slowest_component(rng):
         rng.normal(size=(3, 3)),
         max_iter=200,
         tol=1e-8,
-        report=lambda n_iter, movement: counts.append((len(movement), n_iter)),
+        report=lambda n_iter, movement, at_rest, n_rows: counts.append((len(movement), n_iter)),
     )
     assert found.n_iter == max(n_iter for _, n_iter in counts)
     assert [j for j, n_iter in counts if n_iter == 1] == [1, 2, 3]
@@ -147,6 +147,13 @@ def test_constant_rows_have_rank_0():
 def test_scales_do_not_matter(scale):
     X, _ = mixture(1000, 3)
     np.testing.assert_allclose(spectrum_of(X * scale).deviations / scale, spectrum_of(X).deviations, rtol=1e-9)
+
+
+def test_the_first_rows_need_not_be_like_the_rest(rng):
+    X = np.sort(rng.normal(size=(5000, 3)), axis=0) * 10  # moments are summed about the mean of the first rows
+    spectrum = spectrum_of(X)
+    np.testing.assert_allclose(spectrum.mean, X.mean(0), atol=1e-12)
+    np.testing.assert_allclose(spectrum.variances(np.eye(3)), X.var(0), rtol=1e-10)
 
 
 def test_means_far_from_zero_cost_no_digits(rng):

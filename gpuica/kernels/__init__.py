@@ -10,24 +10,24 @@ WORTH_COMPILING = 50_000
 
 
 def score(Y, contrast):
-    """Replace Y (n, k) by g(Y); return Σ g'(y) over the rows, (k,)."""
+    """Replace Y (n, k) by g(Y); return Σ g'(y) and Σ g(y)² over the rows, (k,) each."""
     if _compiled(Y, contrast):
         from . import cpu
 
         return cpu.score(Y, contrast)
     g, slope = contrast.at(Y.T, array_device(Y).xp)
     Y[...] = g.T
-    return slope.sum(axis=-1)
+    return slope.sum(axis=-1), (Y * Y).sum(axis=0)
 
 
 def score_and_loss(Y, contrast):
-    """Replace Y (n, k) by g(Y); return Σ G(y) and Σ g'(y) over the rows, (k,) each."""
+    """Replace Y (n, k) by g(Y); return Σ G(y), Σ g'(y) and Σ g(y)² over the rows, (k,) each."""
     if _compiled(Y, contrast):
         from . import cpu
 
         return cpu.score_and_loss(Y, contrast)
     loss = contrast.loss(Y, array_device(Y).xp).sum(axis=0)
-    return loss, score(Y, contrast)
+    return loss, *score(Y, contrast)
 
 
 def _compiled(Y, contrast):

@@ -142,45 +142,51 @@ TILE = 64
 at_point: Any = None  # each compiled sweep has its own, see `_kernel`
 
 
-def _score(Y, slopes, params):
-    """Y (n, k) becomes g(Y); adds Σ g'(y) to slopes (k,), float64."""
+def _score(Y, slopes, squares, params):
+    """Y (n, k) becomes g(Y); adds Σ g'(y) and Σ g(y)² to slopes and squares (k,), float64."""
     n, k = Y.shape
-    tile = np.empty(k, Y.dtype)
+    tile, square = np.empty(k, Y.dtype), np.empty(k, Y.dtype)
     for start in range(0, n, TILE):
         tile[:] = 0
+        square[:] = 0
         for i in range(start, min(start + TILE, n)):
             for j in range(k):
                 _, g, slope = at_point(Y[i, j], *params)
                 Y[i, j] = g
                 tile[j] += slope
+                square[j] += g * g
         slopes += tile
+        squares += square
 
 
-def _score_and_loss(Y, losses, slopes, params):
-    """Y (n, k) becomes g(Y); adds Σ G(y) and Σ g'(y) to losses and slopes (k,), float64."""
+def _score_and_loss(Y, losses, slopes, squares, params):
+    """Y (n, k) becomes g(Y); adds Σ G(y), Σ g'(y) and Σ g(y)² to losses, slopes and squares (k,), float64."""
     n, k = Y.shape
-    loss, tile = np.empty(k, Y.dtype), np.empty(k, Y.dtype)
+    loss, tile, square = np.empty(k, Y.dtype), np.empty(k, Y.dtype), np.empty(k, Y.dtype)
     for start in range(0, n, TILE):
         loss[:] = 0
         tile[:] = 0
+        square[:] = 0
         for i in range(start, min(start + TILE, n)):
             for j in range(k):
                 G, g, slope = at_point(Y[i, j], *params)
                 Y[i, j] = g
                 loss[j] += G
                 tile[j] += slope
+                square[j] += g * g
         losses += loss
         slopes += tile
+        squares += square
 
 
 def score(Y, contrast):
-    """Replace Y (n, k), C order, by g(Y); return Σ g'(y) over the rows, (k,)."""
-    return _swept(_score, Y, contrast, 1)[0]
+    """Replace Y (n, k), C order, by g(Y); return Σ g'(y) and Σ g(y)² over the rows, (k,) each."""
+    return _swept(_score, Y, contrast, 2)
 
 
 def score_and_loss(Y, contrast):
-    """Replace Y (n, k), C order, by g(Y); return Σ G(y) and Σ g'(y) over the rows, (k,) each."""
-    return _swept(_score_and_loss, Y, contrast, 2)
+    """Replace Y (n, k), C order, by g(Y); return Σ G(y), Σ g'(y) and Σ g(y)² over the rows, (k,) each."""
+    return _swept(_score_and_loss, Y, contrast, 3)
 
 
 def _swept(sweep, Y, contrast, n_totals):

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 
 @dataclass(frozen=True)
 class Solution:
@@ -13,10 +11,17 @@ class Solution:
     W: (k, k) unmixing matrix, rows of unit norm, orthogonal.
     n_iter: iterations; for one-by-one solvers the largest of all components.
     movement: (k,) how far each row still moved in its last iteration, | |<new, old>| - 1 |.
-    converged: whether every movement is below the tolerance.
+    converged: whether the solver's own rule is met by every component; at_rest: (k,) by which.
+    gradient: (k,) the largest entry of the relative gradient in each component's row, at the last pass.
+    losses: the loss at each pass, where the solver computes one.
+    sampled: passes over samples of the rows, as a number of passes over all of them.
     """
 
     W: Any
     n_iter: int
-    movement: np.ndarray
+    movement: Any
     converged: bool
+    at_rest: Any
+    gradient: Any
+    losses: tuple[float, ...] = ()
+    sampled: float = 0.0

@@ -19,47 +19,74 @@ def orthonormal(W, xp=np):
     return (vectors / xp.sqrt(eigenvalues)) @ (vectors.T @ W)
 
 
+def rotation_gradient(cross, slope, square, sign=None, xp=np):
+    """The relative gradient of FastICA's and Picard-O's loss over rotations, and its variance; sources are signed.
+
+    cross: E g(y) yᵀ (k, k); slope: E g'(y); square: E g(y)², (k,).  sign: (k,), by default 1 for super-Gaussian
+    sources, E g'(y) > E g(y) y, and -1 for sub-Gaussian.  Returns the skew part of sign * cross, (k, k), 0 at a
+    solution; and the variance (k, k) of one row's contribution to each entry, for independent sources.
+    """
+    diagonal = xp.diagonal(cross)
+    if sign is None:
+        sign = xp.where(slope < diagonal, -1.0, 1.0)
+    signed, diagonal = sign[:, None] * cross, sign * diagonal
+    variance = (square[:, None] + square - 2 * diagonal[:, None] * diagonal) / 4
+    return (signed - signed.T) / 2, variance
+
+
 def parallel(oracle, W, *, max_iter, tol, report=None):
     """Symmetric FastICA: W ← orthonormal(E g(Wz) zᵀ - diag(E g'(Wz)) W).  One pass per iteration.
 
-    oracle: answers `fixed_point`.  W: (k, k) start.  report: called with (n_iter, movement) after each iteration.
+    oracle: answers `fixed_point`.  W: (k, k) start.  tol: a bound for the movement of every row, or "auto": stop when
+    every entry of the relative gradient is below its standard error.  report: called with (n_iter, movement, at
+    rest, n_rows) after each iteration.
     """
     xp = oracle.xp
     W = orthonormal(W, xp)
     for n_iter in range(1, max_iter + 1):
-        cross, slope = oracle.fixed_point(W)
+        cross, slope, square = oracle.fixed_point(W)
         new = orthonormal(cross - slope[:, None] * W, xp)  # Hyvärinen 1999, equation (20), then (45)
         movement = xp.abs(xp.abs((new * W).sum(axis=1)) - 1)
-        W = new
+        if tol == "auto":
+            gradient, variance = rotation_gradient(cross @ W.T, slope, square, xp=xp)
+            at_rest = (xp.abs(gradient) < xp.sqrt(variance / oracle.n_rows) + TINY).all(axis=1)
+        else:
+            at_rest = movement < tol
+        last, W = W, new
         if report:
-            report(n_iter, movement)
-        if movement.max() < tol:
-            return Solution(W, n_iter, movement, True)
-    return Solution(W, max_iter, movement, False)
+            report(n_iter, movement, at_rest, oracle.n_rows)
+        converged = bool(at_rest.all())
+        if converged:
+            break
+    gradient, _ = rotation_gradient(cross @ last.T, slope, square, xp=xp)
+    return Solution(W, n_iter, movement, converged, at_rest, xp.abs(gradient).max(axis=1))
 
 
 def deflation(oracle, W, *, max_iter, tol, report=None):
     """One component after the other, each kept orthogonal to those before (Gram-Schmidt).  One pass per iteration.
 
-    Arguments as for `parallel`; n_iter is the largest over the components.
+    Arguments as for `parallel`, but tol is a number; n_iter is the largest over the components.
     """
     xp = oracle.xp
     found, movement, most = xp.zeros(W.shape), xp.zeros(len(W)), 0
     for j, w in enumerate(W):
         w = w / xp.sqrt((w * w).sum())
         for n_iter in range(1, max_iter + 1):
-            cross, slope = oracle.fixed_point(w[None])
+            cross, slope, _ = oracle.fixed_point(w[None])
             new = cross[0] - slope[0] * w
             new = new - (new @ found[:j].T) @ found[:j]
             new = new / xp.sqrt((new * new).sum())
             movement[j] = xp.abs(xp.abs((new * w).sum()) - 1)
             w = new
             if report:
-                report(n_iter, movement[: j + 1])
+                report(n_iter, movement[: j + 1], movement[: j + 1] < tol, oracle.n_rows)
             if movement[j] < tol:
                 break
         found[j], most = w, max(most, n_iter)
-    return Solution(found, most, movement, bool((movement < tol).all()))
+    at_rest = movement < tol
+    cross, slope, square = oracle.fixed_point(found)  # one pass more, to say how good the answer is
+    gradient, _ = rotation_gradient(cross @ found.T, slope, square, xp=xp)
+    return Solution(found, most, movement, bool(at_rest.all()), at_rest, xp.abs(gradient).max(axis=1))
 
 
 SOLVERS = {"parallel": parallel, "deflation": deflation}

@@ -1,0 +1,226 @@
+"""What FastICA and Picard share: open X, whiten it, solve, store the answer; transform and its inverse."""
+
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from ..device import choose_device, to_host
+from ..oracle import ContrastOracle, MomentOracle, NotFiniteError
+from ..rows import open_rows, project
+from ..solvers.whitening import WHITENERS
+from ._shell import refuse_non_finite, take
+
+
+class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """The part of an ICA estimator between scikit-learn's contract and a solver.
+
+    A subclass declares scikit-learn's parameters, those below among them, and says how to solve.
+    """
+
+    n_components: Any
+    whiten: Any
+    whiten_solver: str
+    fun: Any
+    w_init: Any
+    random_state: Any
+    device: str
+    verbose: int
+    tol: Any
+    max_iter: int
+    _watched: str  # what the solver brings to rest: "movement" or "gradient"
+
+    def _contrast(self):
+        """The contrast that the parameters name."""
+        raise NotImplementedError
+
+    def _solve(self, oracle, start, rng, report):
+        """The Solution from a start (k, k).  rng: RandomState, drawn from after the start.  report: for the solver."""
+        raise NotImplementedError
+
+    def _what_is_left(self, solution):
+        """The sentence for a solution that did not converge: how far it is, and what to do."""
+        raise NotImplementedError
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Fit the model to X, array of shape (n_samples, n_features) of any kind.  y is ignored."""
+        self._fit_transform(X)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit_transform(self, X, y=None):
+        """Fit the model to X (n_samples, n_features); return the sources (n_samples, n_components).  y is ignored."""
+        return self._fit_transform(X, compute_sources=True)
+
+    def _fit_transform(self, X, compute_sources=False):
+        """Fit; return the sources, or None without compute_sources."""
+        given = take(self, X, reset=True, min_rows=2, finite=not self.whiten)
+        contrast = self._contrast()
+        k = self._requested_components(given.shape)
+        device = self._device(given.array, work=40 * given.shape[0] * k * k)
+        with device.active():
+            rows = open_rows(given.array, dtype=given.dtype, device=device)
+            spectrum = self._spectrum(rows, given.array, k) if self.whiten else None
+            white = rows.projected(spectrum.mean, spectrum.whitening) if spectrum else rows
+            rng = check_random_state(self.random_state)
+            start = device.put(self._start(white.n_features, given.dtype, rng))
+            oracle = ContrastOracle(white, contrast, white=bool(self.whiten))
+            solution = self._solve(oracle, start, rng, _progress(self) if self.verbose else None)
+            to_sources = self._store(solution, spectrum, rows)
+            sources = white.map(rotate, to_sources.astype(given.dtype), out=white.scratch) if compute_sources else None
+        self.n_passes_ = white.n_passes + solution.sampled if solution.sampled else white.n_passes
+        self.device_ = str(device)
+        return None if sources is None else given.back(sources)
+
+    def _requested_components(self, shape):
+        """n_components as far as the shape of X allows."""
+        most = min(shape)
+        if not self.whiten and self.n_components is not None:
+            warnings.warn("Ignoring n_components with whiten=False.", stacklevel=5)
+        elif (self.n_components or 0) > most:
+            warnings.warn(f"n_components is too large: it will be set to {most}", stacklevel=5)
+        return min(self.n_components or most, most) if self.whiten else shape[1]
+
+    def _device(self, array, work):
+        numpy_only = "a contrast function is called with arrays of the kind that X has." if callable(self.fun) else None
+        return choose_device(self.device, array, work=work, refusal=numpy_only)
+
+    def _spectrum(self, rows, array, k):
+        """The spectrum of the rows, cut to k components or the rank; warns when the rank is smaller."""
+        try:
+            spectrum = WHITENERS[self.whiten_solver](MomentOracle(rows), eps=float(np.finfo(rows.dtype).eps))
+        except NotFiniteError:
+            refuse_non_finite(self, array)
+            raise
+        if spectrum.rank == 0:
+            raise ValueError("X has no variance: every row is the same, so there is nothing to separate.")
+        complaint = ""
+        if self.whiten_solver == "eigh" and spectrum.rank < rows.n_features:
+            complaint = (
+                "There are some small singular values, using whiten_solver = 'svd' might lead to more accurate "
+                "results. "
+            )
+        if spectrum.rank < k:
+            complaint += (
+                f"X has numerical rank {spectrum.rank} once centered, so {spectrum.rank} components are kept instead "
+                f"of {k}: the other directions hold rounding noise. Set n_components={spectrum.rank} to say so."
+            )
+        if complaint:
+            warnings.warn(complaint.rstrip(), stacklevel=5)
+        return spectrum.cut(min(k, spectrum.rank))
+
+    def _start(self, k, dtype, rng):
+        """The starting point (k, k), drawn or given, rounded to the dtype of X as scikit-learn rounds it."""
+        if self.w_init is None:
+            return rng.normal(size=(k, k)).astype(dtype).astype(np.float64)
+        start = np.asarray(to_host(self.w_init), dtype=np.float64)
+        if start.shape != (k, k):
+            raise ValueError(f"w_init has invalid shape -- should be {(k, k)}")
+        if not np.isfinite(start).all():
+            raise ValueError("w_init contains NaN or infinity.")
+        return start
+
+    def _store(self, solution, spectrum, rows):
+        """Set the fitted attributes; return the matrix (k, k) that takes whitened rows to sources."""
+        dtype, n_features, W = rows.dtype, rows.n_features, solution.W
+        if spectrum is None:
+            components, to_sources = W, W
+        else:
+            # scikit-learn's whitening makes rows of variance 1 / n
+            shrink = rows.n_rows**-0.5
+            K = spectrum.whitening * shrink
+            components = W @ K
+            if self.whiten == "unit-variance":
+                rounded = components.astype(dtype).astype(np.float64)
+                W = W / rows.xp.sqrt(spectrum.variances(rounded))[:, None]
+                components = W @ K
+            to_sources = W * shrink
+            self.mean_ = to_host(spectrum.mean).astype(dtype)
+            self.whitening_ = to_host(K).astype(dtype)
+        components = to_host(components)
+        self.components_ = components.astype(dtype)
+        self.mixing_ = np.linalg.pinv(components).astype(dtype)
+        self._unmixing = to_host(W).astype(dtype)
+        self.n_iter_ = solution.n_iter
+        self.movement_ = to_host(solution.movement)
+        self.at_rest_ = to_host(solution.at_rest)
+        self.gradient_norm_ = float(solution.gradient.max())
+        self.losses_ = np.array(solution.losses)
+        self.rank_ = n_features if spectrum is None else spectrum.rank
+        self.converged_ = solution.converged
+        if not solution.converged:
+            warnings.warn(self._what_is_left(solution), ConvergenceWarning, stacklevel=6)
+        return to_sources
+
+    def transform(self, X, copy=True):
+        """Recover the sources of X: (X - mean_) @ components_.T.
+
+        X : array of shape (n_samples, n_features), of any kind that `fit` takes.
+        copy : ignored; X is never written to.
+        Returns an array (n_samples, n_components) of the kind of X.
+        """
+        check_is_fitted(self)
+        given = take(self, X, reset=False)
+        return self._apply(given, self.components_, before=self.mean_ if self.whiten else 0.0)
+
+    def inverse_transform(self, X, copy=True):
+        """Mix sources back: X @ mixing_.T + mean_.
+
+        X : array of shape (n_samples, n_components).
+        copy : ignored; X is never written to.
+        Returns an array (n_samples, n_features) of the kind of X.
+        """
+        check_is_fitted(self)
+        given = take(self, X, reset=None)
+        if given.shape[1] != self.mixing_.shape[1]:
+            raise ValueError(
+                f"X has {given.shape[1]} columns, but this {type(self).__name__} has {self.mixing_.shape[1]} "
+                "components."
+            )
+        return self._apply(given, self.mixing_, after=self.mean_ if self.whiten else 0.0)
+
+    def _apply(self, given, matrix, before=0.0, after=0.0):
+        """(X - before) @ matrixᵀ + after, chunk by chunk, on the device that X asks for."""
+        dtype = np.result_type(given.dtype, matrix.dtype)
+        device = self._device(given.array, work=2 * given.shape[0] * matrix.size)
+        with device.active():
+            rows = open_rows(given.array, dtype=dtype, device=device)
+            ready = tuple(device.put(np.asarray(part, dtype=dtype)) for part in (before, matrix, -after))
+            return given.back(rows.map(project, ready))
+
+    @property
+    def _n_features_out(self):
+        return self.components_.shape[0]
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def rotate(Z, W):
+    """Z @ Wᵀ: the sources of whitened rows."""
+    return Z @ W.T
+
+
+def _progress(estimator):
+    """A reporter for a solver: prints iteration, components at rest, what moves most, seconds."""
+    began, name = time.perf_counter(), type(estimator).__name__
+
+    def report(n_iter, sizes, at_rest, n_rows):
+        resting = int(at_rest.sum())
+        if estimator.verbose > 1 or n_iter % 10 == 0 or resting == len(sizes) or n_iter == estimator.max_iter:
+            print(
+                f"[{name}] {n_rows} rows, iteration {n_iter}: {resting} of {len(sizes)} components at rest, largest "
+                f"{estimator._watched} {float(sizes.max()):.1e} (tol {estimator.tol}), "
+                f"{time.perf_counter() - began:.1f} s",
+                flush=True,
+            )
+
+    return report

@@ -1,0 +1,263 @@
+"""FastICA, scikit-learn's on the outside."""
+
+from numbers import Real
+
+from sklearn.decomposition import FastICA as SklearnFastICA
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
+
+from ..contrasts import as_contrast
+from ..solvers.fixed_point import SOLVERS
+from ..solvers.growth import run
+from ..solvers.quasi_newton import picard
+from ._separation import Separation
+
+ALGORITHMS = {**SOLVERS, "picard": picard}
+
+
+class FastICA(Separation, SklearnFastICA):
+    """FastICA: fast independent component analysis, on the CPU or a GPU.
+
+    scikit-learn's `FastICA` with the same parameters, attributes, starting point and path, and two parameters more.
+    X ≈ S @ mixing_.T + mean_ with sources S as independent as can be; S = (X - mean_) @ components_.T.
+
+    Parameters
+    ----------
+    n_components : int, default=None
+        Number of components; None for all.  Fewer are kept, with a warning, when X has a smaller rank.
+    algorithm : {'parallel', 'deflation', 'picard'}, default='parallel'
+        All components at once, or one after the other; or the same solutions by Picard-O, which converges where the
+        fixed-point iteration oscillates (see `Picard`).
+    whiten : {'unit-variance', 'arbitrary-variance', False}, default='unit-variance'
+        Whiten X, and rescale the sources to variance 1 or not; False: X is white already.
+    fun : {'logcosh', 'exp', 'cube'}, callable or contrast, default='logcosh'
+        The derivative g of the contrast G.  A callable gets (x, **fun_args), x a block (n_components, n_block), and
+        returns g(x) and the mean of g'(x) over the last axis; see also `gpuica.check_contrast`.
+    fun_args : dict, default=None
+        For 'logcosh' {'alpha': α}, α in [1, 2]; for a callable its keyword arguments.
+    max_iter : int, default=200
+        Largest number of iterations (for 'deflation' of each component).
+    tol : float or 'auto', default=1e-4
+        Stop when no row of W moves more than this: max | |<new, old>| - 1 | < tol; for 'picard' when the relative
+        gradient is below sqrt(tol), about the same.  'auto' (not for 'deflation'): stop when every entry of the
+        relative gradient is below its standard error, beyond which the data have nothing to say.
+    w_init : array-like of shape (n_components, n_components), default=None
+        Start; None draws it from a normal distribution.
+    whiten_solver : {'svd', 'eigh'}, default='svd'
+        'svd': full accuracy for data of any condition.  'eigh': a little cheaper, blind to directions whose standard
+        deviation is below 1e-7 of the largest.
+    random_state : int, RandomState or None, default=None
+        Draws w_init, on the host, so that every device starts alike.
+    device : {'auto', 'cpu', 'cuda', 'cuda:N'}, default='auto'
+        Where to compute.  'auto': a device array stays where it is; a host array goes to a GPU when there is one and
+        the work is worth the transfer.
+    verbose : int, default=0
+        1: a line for every tenth iteration and the last; 2: for every iteration.
+    growth : None, 'auto' or float > 1, default=None
+        Start on a small random sample and enlarge it by this factor up to all rows; 'auto': by 3 where X is large.
+        Saves most of the passes over large data; not for 'deflation'.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        Filters: sources are (X - mean_) @ components_.T.  NumPy arrays, all of them, whatever X is.
+    mixing_ : ndarray of shape (n_features, n_components)
+        Pseudo-inverse of components_.  Its columns are the sources' patterns in the data: the "dictionary".
+    mean_ : ndarray of shape (n_features,)
+        Mean of X; only with whitening.
+    whitening_ : ndarray of shape (n_components, n_features)
+        The whitening matrix, scaled as scikit-learn's: (X - mean_) @ whitening_.T has variance 1 / n_samples.
+    n_iter_ : int
+        Iterations ('deflation': the largest of all components).
+    converged_ : bool
+        Whether every component came to rest.
+    at_rest_ : ndarray of shape (n_components,)
+        Which components did.
+    movement_ : ndarray of shape (n_components,)
+        How far each component still moved in its last iteration; compare with tol.
+    gradient_norm_ : float
+        Largest entry of the relative gradient at the last pass: 0 at a perfect answer.
+    losses_ : ndarray
+        Loss at each pass over all rows, for 'picard'; empty otherwise.
+    n_passes_ : int or float
+        How often the data, raw or whitened, were read; samples count by their share.
+    rank_ : int
+        Numerical rank of X.
+    device_ : str
+        Where the fit ran.
+    n_features_in_, feature_names_in_
+        As in scikit-learn.
+
+    Notes
+    -----
+    X may be a NumPy, CuPy or memory-mapped array, a torch tensor, a DataFrame or a list.  `transform` gives back an
+    array of the same kind on the same device.  float32, float16 and bfloat16 are worked on in float32 with totals in
+    float64, everything else in float64.  X is read by chunks; beside it a fit needs one whitened copy.
+
+    References
+    ----------
+    A. Hyvärinen and E. Oja, Independent Component Analysis: Algorithms and Applications, Neural Networks 13, 2000.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from gpuica import FastICA
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> FastICA(n_components=7, random_state=0).fit_transform(X).shape
+    (1797, 7)
+    """
+
+    _parameter_constraints: dict = {
+        **SklearnFastICA._parameter_constraints,
+        "fun": [*SklearnFastICA._parameter_constraints["fun"], HasMethods("at")],
+        "algorithm": [StrOptions(set(ALGORITHMS))],
+        "tol": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+        "device": [str],
+        "verbose": ["verbose"],
+        "growth": [StrOptions({"auto"}), None, Interval(Real, 1, None, closed="neither")],
+    }
+    _watched = "movement"
+
+    def __init__(
+        self,
+        n_components=None,
+        *,
+        algorithm="parallel",
+        whiten="unit-variance",
+        fun="logcosh",
+        fun_args=None,
+        max_iter=200,
+        tol=1e-4,
+        w_init=None,
+        whiten_solver="svd",
+        random_state=None,
+        device="auto",
+        verbose=0,
+        growth=None,
+    ):
+        SklearnFastICA.__init__(
+            self,
+            n_components,
+            algorithm=algorithm,
+            whiten=whiten,
+            fun=fun,
+            fun_args=fun_args,
+            max_iter=max_iter,
+            tol=tol,
+            w_init=w_init,
+            whiten_solver=whiten_solver,
+            random_state=random_state,
+        )
+        self.device = device
+        self.verbose = verbose
+        self.growth = growth
+
+    def _contrast(self):
+        return as_contrast(self.fun, self.fun_args)
+
+    def _solve(self, oracle, start, rng, report):
+        if self.algorithm == "deflation" and (self.tol == "auto" or self.growth is not None):
+            raise ValueError("tol='auto' and growth= need algorithm='parallel' or 'picard', not 'deflation'.")
+        if self.algorithm == "picard" and not hasattr(oracle.contrast, "loss"):
+            raise ValueError("algorithm='picard' needs a contrast whose G is known: a name, or an object with `loss`.")
+        tol = self.tol**0.5 if self.algorithm == "picard" and self.tol != "auto" else self.tol
+        return run(
+            ALGORITHMS[self.algorithm],
+            oracle,
+            start,
+            growth=self.growth,
+            rng=rng,
+            max_iter=self.max_iter,
+            tol=tol,
+            report=report,
+        )
+
+    def _what_is_left(self, solution):
+        """scikit-learn's sentence, then how far the fit is and what to do."""
+        moving = int((~solution.at_rest).sum())
+        return (
+            "FastICA did not converge. Consider increasing tolerance or the maximum number of iterations. "
+            f"After {solution.n_iter} iterations {moving} of {len(solution.movement)} components still moved, the "
+            f"worst by {float(solution.movement.max()):.1e} (tol {self.tol}; see movement_). If they oscillate, more "
+            "iterations do not help: try algorithm='picard', or fewer components."
+        )
+
+
+@validate_params(
+    {
+        "X": ["array-like"],
+        "return_X_mean": ["boolean"],
+        "compute_sources": ["boolean"],
+        "return_n_iter": ["boolean"],
+    },
+    prefer_skip_nested_validation=False,
+)
+def fastica(
+    X,
+    n_components=None,
+    *,
+    algorithm="parallel",
+    whiten="unit-variance",
+    fun="logcosh",
+    fun_args=None,
+    max_iter=200,
+    tol=1e-04,
+    w_init=None,
+    whiten_solver="svd",
+    random_state=None,
+    return_X_mean=False,
+    compute_sources=True,
+    return_n_iter=False,
+    device="auto",
+    verbose=0,
+    growth=None,
+):
+    """Fast independent component analysis, as a function; scikit-learn's `fastica`.
+
+    X : array of shape (n_samples, n_features).  Parameters are those of `FastICA`, and:
+    return_X_mean, return_n_iter : bool, default=False
+        Append the mean, the number of iterations to the result.
+    compute_sources : bool, default=True
+        False: None in place of the sources.
+
+    Returns
+    -------
+    K : ndarray of shape (n_components, n_features)
+        Whitening matrix, or None with whiten=False.
+    W : ndarray of shape (n_components, n_components)
+        Unmixing matrix: sources are (X - mean) @ K.T @ W.T.
+    S : array of shape (n_samples, n_components), of the kind of X, or None.
+    X_mean : ndarray of shape (n_features,), if asked for.
+    n_iter : int, if asked for.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from gpuica import fastica
+    >>> X, _ = load_digits(return_X_y=True)
+    >>> K, W, S = fastica(X, n_components=7, random_state=0)
+    >>> K.shape, W.shape, S.shape
+    ((7, 64), (7, 7), (1797, 7))
+    """
+    estimator = FastICA(
+        n_components=n_components,
+        algorithm=algorithm,
+        whiten=whiten,
+        fun=fun,
+        fun_args=fun_args,
+        max_iter=max_iter,
+        tol=tol,
+        w_init=w_init,
+        whiten_solver=whiten_solver,
+        random_state=random_state,
+        device=device,
+        verbose=verbose,
+        growth=growth,
+    )
+    estimator._validate_params()
+    S = estimator._fit_transform(X, compute_sources=compute_sources)
+    returned = [estimator.whitening_ if whiten else None, estimator._unmixing, S]
+    if return_X_mean:
+        returned.append(estimator.mean_ if whiten else None)
+    if return_n_iter:
+        returned.append(estimator.n_iter_)
+    return returned

@@ -1,0 +1,266 @@
+"""Picard: zero gradient, python-picard's answers and counts, growth, and what must not break it."""
+
+import numpy as np
+import pytest
+from sklearn.decomposition import FastICA as SklearnFastICA
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from gpuica import Cube, FastICA, Picard, picard
+from gpuica.contrasts import as_contrast
+from gpuica.oracle import ContrastOracle
+from gpuica.rows.memory import MemoryRows
+from gpuica.solvers import growth, quasi_newton
+from gpuica.solvers.fixed_point import rotation_gradient
+
+from . import naive
+from .problems import amari, mixture, white
+
+FAMILY = [(True, True), (True, False), (False, True), (False, False)]  # (ortho, extended)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+@parametrize_with_checks([Picard(), Picard(ortho=False, whiten="arbitrary-variance")])
+def test_scikit_learn_contract(estimator, check):
+    check(estimator)
+
+
+def laplace(n, k, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.laplace(size=(n, k)) @ rng.normal(size=(k, k)).T
+    X -= X.mean(0)
+    eigenvalues, vectors = np.linalg.eigh(X.T @ X / n)
+    return X @ vectors / np.sqrt(eigenvalues)
+
+
+def solve(Z, W, *, ortho, extended, tol=1e-9, max_iter=200, **options):
+    oracle = ContrastOracle(MemoryRows(Z), as_contrast("logcosh"))
+    return quasi_newton.picard(oracle, W, ortho=ortho, extended=extended, tol=tol, max_iter=max_iter, **options)
+
+
+def relative_gradient(Z, W, *, ortho, extended):
+    """By the textbook's loops: skew part of E ψ(y) yᵀ, or E ψ(y) yᵀ - 1."""
+    _, cross, slope, _ = (part / len(Z) for part in naive.likelihood(Z, W, "logcosh"))
+    Y = Z @ W.T
+    power = (Y**2).mean(0)
+    sign = np.sign(slope * power - np.diag(cross)) if extended else np.ones(len(W))
+    M = sign[:, None] * cross
+    if ortho:
+        return (M - M.T) / 2
+    return M + (Y.T @ Y / len(Z) if extended else 0) - np.eye(len(W))
+
+
+@pytest.mark.parametrize(("ortho", "extended"), FAMILY)
+def test_the_gradient_is_zero_at_a_solution(ortho, extended, rng):
+    Z = white(1500, 4) if extended else laplace(1500, 4)
+    found = solve(Z, np.linalg.qr(rng.normal(size=(4, 4)))[0], ortho=ortho, extended=extended)
+    assert found.converged
+    assert np.abs(relative_gradient(Z, found.W, ortho=ortho, extended=extended)).max() < 1e-8
+    np.testing.assert_allclose(
+        found.gradient, np.abs(relative_gradient(Z, found.W, ortho=ortho, extended=extended)).max(1), atol=1e-11
+    )
+    if ortho:
+        np.testing.assert_allclose(found.W @ found.W.T, np.eye(4), atol=1e-12)
+    assert (np.diff(found.losses) < 1e-12).all() or extended  # signs may change the loss that is minimised
+
+
+@pytest.mark.parametrize(("ortho", "mean"), [(True, 17), (False, 23)])
+def test_iterations_on_laplace_sources(ortho, mean):
+    """The counts of python-picard's own tests: N=10, T=1000, tol 1e-7."""
+    counts = []
+    for seed in range(30):
+        start = np.linalg.qr(np.random.default_rng(seed).normal(size=(10, 10)))[0]
+        found = solve(laplace(1000, 10, seed), start, ortho=ortho, extended=ortho, tol=1e-7)
+        assert found.converged
+        counts.append(found.n_iter)
+    assert np.mean(counts) < mean
+
+
+@pytest.mark.parametrize(("ortho", "extended"), FAMILY)
+@pytest.mark.parametrize("problem", ["laplace", "mixed"])
+def test_agrees_with_python_picard(problem, ortho, extended):
+    reference = pytest.importorskip("picard").picard
+    if problem == "mixed" and not extended:
+        pytest.skip("sub-Gaussian sources need extended=True")
+    X = laplace(2000, 6) if problem == "laplace" else mixture(2000, 6)[0]
+    options = {"ortho": ortho, "extended": extended, "random_state": 0, "tol": 1e-8}
+    K, W, Y, mean, _ = picard(X.T, return_X_mean=True, return_n_iter=True, **options)
+    _, W2, Y2, mean2, _ = reference(X.T, return_X_mean=True, return_n_iter=True, **options)
+    np.testing.assert_allclose(mean, mean2, atol=1e-12)
+    np.testing.assert_allclose(Y, W @ K @ (X - X.mean(0)).T, atol=1e-8)
+
+    def loss(sources, unmixing):
+        sign = np.sign(
+            (1 - np.tanh(sources) ** 2).mean(1) * (sources**2).mean(1) - (np.tanh(sources) * sources).mean(1)
+        )
+        total = ((sign if extended else 1) * np.log(np.cosh(sources)).mean(1)).sum()
+        if not ortho:
+            total += (0.5 * (sources**2).mean(1).sum() if extended else 0) - np.linalg.slogdet(unmixing)[1]
+        return total
+
+    assert abs(loss(Y, W) - loss(Y2, W2)) < 1e-8 * abs(loss(Y2, W2))
+    match = np.abs(np.corrcoef(Y, Y2)[: len(Y), len(Y) :])
+    np.testing.assert_allclose(match.max(0), 1, atol=1e-6)
+
+
+def test_fastica_by_picard_finds_fasticas_solution():
+    X, A = mixture(5000, 8)
+    theirs = SklearnFastICA(random_state=0, tol=1e-10).fit(X)
+    ours = FastICA(random_state=0, algorithm="picard", tol=1e-16).fit(X)
+    match = np.abs(np.corrcoef(ours.transform(X).T, theirs.transform(X).T)[:8, 8:])
+    np.testing.assert_allclose(match.max(0), 1, atol=1e-7)
+    assert amari(ours.components_ @ A) < 0.03
+    assert ours.gradient_norm_ < 1e-8
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "estimator", [Picard(), Picard(ortho=False, extended=True), FastICA(tol="auto"), FastICA(algorithm="picard")]
+)
+def test_known_mixtures(estimator, dtype):
+    X, A = mixture(20_000, 10, dtype=dtype)
+    ica = estimator.set_params(random_state=0).fit(X)
+    assert ica.converged_
+    assert ica.at_rest_.all()
+    assert amari(ica.components_ @ A) < 0.01
+
+
+def test_the_standard_error_is_that_of_repeated_samples():
+    """Over many samples of independent sources the gradient's entries scatter as rotation_gradient says."""
+    rng = np.random.default_rng(0)
+    n, gradients, variances = 500, [], []
+    for _ in range(400):
+        Y = np.stack([rng.laplace(size=n) / 2**0.5, rng.uniform(-(3**0.5), 3**0.5, size=n), rng.normal(size=n)]).T
+        g = np.tanh(Y)
+        sign = np.array([1.0, -1.0, 1.0])
+        gradient, variance = rotation_gradient(g.T @ Y / n, (1 - g**2).mean(0), (g**2).mean(0), sign)
+        gradients.append(gradient)
+        variances.append(variance / n)
+    upper = np.triu_indices(3, 1)
+    ratio = np.var(gradients, axis=0)[upper] / np.mean(variances, axis=0)[upper]
+    np.testing.assert_allclose(ratio, 1, atol=0.25)  # a variance of 400 draws is known to 7 %
+
+
+@pytest.mark.parametrize("ortho", [True, False])
+def test_auto_stops_at_the_standard_error(ortho):
+    Z = laplace(4000, 5)
+    start = np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))[0]
+    found = solve(Z, start, ortho=ortho, extended=ortho, tol="auto")
+    assert found.converged
+    gradient = relative_gradient(Z, found.W, ortho=ortho, extended=ortho)
+    T, Y = np.tanh(Z @ found.W.T), Z @ found.W.T
+    products = T[:, :, None] * Y[:, None, :]
+    entries = (products - products.swapaxes(1, 2)) / 2 if ortho else products
+    error = entries.std(0) / len(Z) ** 0.5
+    off = ~np.eye(5, dtype=bool)
+    assert (np.abs(gradient[off]) < 1.2 * error[off]).all()
+    assert found.n_iter < solve(Z, start, ortho=ortho, extended=ortho, tol=1e-7).n_iter
+
+
+# ---- growth ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("estimator", [Picard(), FastICA(algorithm="picard", tol=1e-8), FastICA(tol=1e-8)])
+def test_growth_gives_the_same_answer_for_fewer_passes(estimator):
+    X, A = mixture(120_000, 8, dtype=np.float32)
+    whole = estimator.set_params(random_state=0, growth=None).fit(X)
+    passes, distance = whole.n_passes_, amari(whole.components_ @ A)
+    grown = estimator.set_params(growth=3.0).fit(X)
+    assert grown.converged_
+    assert grown.n_passes_ < passes
+    assert amari(grown.components_ @ A) < 1.1 * distance
+
+
+def test_growth_counts_samples_by_their_share():
+    X, _ = mixture(47_111, 4)
+    ica = Picard(random_state=0, growth=3.0).fit(X)
+    assert 2 < ica.n_passes_ < 30
+    assert ica.n_passes_ != int(ica.n_passes_)
+
+
+def test_auto_grows_large_data_only(monkeypatch):
+    calls = []
+    monkeypatch.setattr(
+        growth,
+        "grow",
+        lambda solver, oracle, W, **options: (
+            calls.append(1) or solver(oracle, W, **{name: options[name] for name in ("max_iter", "tol")})
+        ),
+    )
+    Picard(random_state=0).fit(mixture(5000, 3)[0])
+    assert not calls
+    Picard(random_state=0).fit(mixture(50_000, 3)[0])
+    assert calls
+
+
+def test_growth_repeats_for_the_same_random_state():
+    X, _ = mixture(60_000, 5)
+    one, two = (Picard(random_state=3, growth=2.0).fit(X).components_ for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+
+
+# ---- what must not break it ------------------------------------------------------------------------------------------
+def test_gaussian_data_end():
+    X = np.random.default_rng(0).normal(size=(20_000, 6))
+    ica = Picard(random_state=0).fit(X)
+    assert np.isfinite(ica.components_).all()
+
+
+def test_rank_one_and_two_identical_columns():
+    x = np.random.default_rng(0).laplace(size=(500, 1))
+    with pytest.warns(UserWarning, match="numerical rank 1"):
+        assert Picard(random_state=0).fit(x @ [[1.0, 2.0, 3.0]]).components_.shape == (1, 3)
+    X, _ = mixture(3000, 3)
+    with pytest.warns(UserWarning, match="numerical rank 3"):
+        assert Picard(random_state=0).fit(np.hstack([X, X[:, :1]])).converged_
+
+
+def test_one_enormous_row():
+    X, _ = mixture(5000, 4)
+    X[17] *= 1e6
+    ica = Picard(random_state=0).fit(X)
+    assert np.isfinite(ica.components_).all()
+
+
+@pytest.mark.parametrize("ortho", [True, False])
+def test_what_does_not_converge_says_so(ortho):
+    X, _ = mixture(2000, 5)
+    with pytest.warns(ConvergenceWarning, match=r"Picard did not converge\. Final gradient norm.*max_iter.*tol='auto'"):
+        ica = Picard(random_state=0, max_iter=2, tol=1e-12, ortho=ortho).fit(X)
+    assert not ica.converged_
+
+
+def test_parameters_that_do_not_go_together():
+    X, _ = mixture(200, 3)
+    for params in ({"tol": "auto"}, {"growth": 2.0}):
+        with pytest.raises(ValueError, match="not 'deflation'"):
+            FastICA(algorithm="deflation", **params).fit(X)
+    with pytest.raises(ValueError, match="contrast whose G is known"):
+        FastICA(algorithm="picard", fun=lambda x: (x**3, (3 * x**2).mean(-1))).fit(X)
+    with pytest.raises(ValueError, match="whiten=True centers X"):
+        picard(X.T, centering=False)
+    with pytest.raises(ValueError, match="'growth' parameter"):
+        Picard(growth=1.0).fit(X)
+
+
+@pytest.mark.parametrize("fun", ["exp", "cube", Cube()])
+def test_other_contrasts(fun):
+    X, A = mixture(20_000, 4)
+    ica = Picard(random_state=0, fun=fun, max_iter=300).fit(X)
+    assert ica.converged_
+    assert amari(ica.components_ @ A) < 0.03
+
+
+def test_fastica_first_and_a_given_start():
+    X, A = mixture(5000, 4)
+    assert amari(Picard(random_state=0, fastica_it=5).fit(X).components_ @ A) < 0.03
+    assert amari(Picard(w_init=np.eye(4)).fit(X).components_ @ A) < 0.03
+
+
+def test_white_data_and_the_function_without_whitening():
+    Z = white(3000, 4)
+    K, W, Y = picard(Z.T, whiten=False, random_state=0)
+    assert K is None
+    np.testing.assert_allclose(Y, W @ Z.T, atol=1e-9)
+    W3, Y3, mean = picard(Z.T + 5, whiten=False, ortho=False, random_state=0, return_X_mean=True)[1:]
+    np.testing.assert_allclose(mean, 5, atol=1e-9)
+    np.testing.assert_allclose(Y3, W3 @ Z.T, atol=1e-8)
