@@ -10,9 +10,10 @@ import pytest
 
 FILES = ["sklearn.decomposition.tests.test_fastica"]
 
+# our own pytest settings (warnings as errors) are not scikit-learn's
+OPTIONS = ["-q", "-c", os.devnull, "-p", "tests.sklearn_plugin", "-p", "no:cacheprovider", "--pyargs"]
+
 if __name__ == "__main__":
     os.environ.setdefault("SKLEARN_RUN_FLOAT32_TESTS", "1")
     os.environ.setdefault("SKLEARN_TESTS_GLOBAL_RANDOM_SEED", "0-9")
-    sys.exit(
-        pytest.main(["-q", "-p", "tests.sklearn_plugin", "-p", "no:cacheprovider", "--pyargs", *FILES, *sys.argv[1:]])
-    )
+    sys.exit(pytest.main([*OPTIONS, *FILES, *sys.argv[1:]]))
