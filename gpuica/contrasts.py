@@ -68,25 +68,31 @@ class LogCosh:
 
 @dataclass(frozen=True)
 class Exp:
-    """G(u) = -exp(-u²/2),  g(u) = u exp(-u²/2),  g'(u) = (1 - u²) exp(-u²/2).
+    """G(u) = -exp(-αu²/2) / α,  g(u) = u exp(-αu²/2),  g'(u) = (1 - αu²) exp(-αu²/2),  with α > 0.
 
-    For very peaked sources, or where outliers must count for nothing.  Hyvärinen 1999, equation (2.14).
+    For very peaked sources, or where outliers must count for nothing.  Hyvärinen 1999, equation (2.14).  FastICA's "exp"
+    has α = 1, Picard's 0.1, as in scikit-learn and python-picard.
     """
 
-    params = ()
+    alpha: float = 1.0
+
+    @property
+    def params(self):
+        return (float(self.alpha),)
 
     def loss(self, u, xp=np):
-        return -xp.exp(-0.5 * u * u)
+        return -xp.exp(-0.5 * self.alpha * u * u) / self.alpha
 
     def at(self, u, xp=np):
-        square = u * u
+        square = self.alpha * u * u
         e = xp.exp(-0.5 * square)
         return u * e, (1 - square) * e
 
     @staticmethod
-    def at_point(u):
-        e = exp(real(-0.5) * u * u)
-        return -e, u * e, (real(1) - u * u) * e
+    def at_point(u, alpha):
+        square = alpha * u * u
+        e = exp(real(-0.5) * square)
+        return -e * (real(1) / alpha), u * e, (real(1) - square) * e
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpuica import LogCosh, check_contrast
+from gpuica import Exp, LogCosh, check_contrast
 from gpuica.contrasts import CONTRASTS, Custom, as_contrast
 
 from . import naive
@@ -24,6 +24,12 @@ def test_a_contrast_is_its_formula(name):
 def test_logcosh_takes_alpha():
     contrast = LogCosh(1.7)
     np.testing.assert_allclose(contrast.loss(U), [naive.G["logcosh"](u, 1.7) for u in U], rtol=1e-12, atol=1e-14)
+    check_contrast(contrast)
+
+
+def test_exp_takes_alpha():
+    contrast = Exp(0.1)
+    np.testing.assert_allclose(contrast.at(U)[0], [u * np.exp(-0.05 * u * u) for u in U], rtol=1e-12)
     check_contrast(contrast)
 
 

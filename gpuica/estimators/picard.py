@@ -5,7 +5,7 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
-from ..contrasts import as_contrast, check_contrast
+from ..contrasts import Exp, as_contrast, check_contrast
 from ..solvers.fixed_point import SOLVERS, orthonormal
 from ..solvers.growth import run
 from ..solvers.quasi_newton import picard as minimise
@@ -31,7 +31,7 @@ class Picard(Separation):
     whiten : {'unit-variance', 'arbitrary-variance', False}, default='unit-variance'
         As for `FastICA`.
     fun : {'tanh', 'exp', 'cube'} or contrast, default='tanh'
-        The score g; a contrast must know its G (`loss`).
+        The score g; 'exp' is u exp(-0.05 u²), as in python-picard.  A contrast must know its G (`loss`).
     fun_args : dict, default=None
         For 'tanh' {'alpha': α}, α in [1, 2].
     max_iter : int, default=500
@@ -146,7 +146,11 @@ class Picard(Separation):
         self.verbose = verbose
 
     def _contrast(self):
-        return as_contrast("logcosh" if isinstance(self.fun, str) and self.fun == "tanh" else self.fun, self.fun_args)
+        if not isinstance(self.fun, str):
+            return self.fun
+        return (
+            Exp(0.1) if self.fun == "exp" else as_contrast({"tanh": "logcosh"}.get(self.fun, self.fun), self.fun_args)
+        )
 
     def _solve(self, oracle, start, rng, report):
         if self.w_init is None:
