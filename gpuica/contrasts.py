@@ -70,8 +70,8 @@ class LogCosh:
 class Exp:
     """G(u) = -exp(-αu²/2) / α,  g(u) = u exp(-αu²/2),  g'(u) = (1 - αu²) exp(-αu²/2),  with α > 0.
 
-    For very peaked sources, or where outliers must count for nothing.  Hyvärinen 1999, equation (2.14).  FastICA's "exp"
-    has α = 1, Picard's 0.1, as in scikit-learn and python-picard.
+    For very peaked sources, or where outliers must count for nothing.  Hyvärinen 1999, equation (2.14).  FastICA's
+    "exp" has α = 1, Picard's 0.1, as in scikit-learn and python-picard.
     """
 
     alpha: float = 1.0
