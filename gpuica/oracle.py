@@ -1,5 +1,6 @@
 """A solver's questions, answered by sums over rows.  Solvers never see rows; answers are means, in float64."""
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,7 +74,28 @@ class ContrastOracle:
 
     def likelihood(self, W):
         """E G(y) (k,), E g(y) yᵀ (k, k), E g'(y) (k,) and E g(y)² (k,), with y = W z.  One pass."""
-        return Likelihood(*self._mean(sums.likelihood, W))
+        loss, cross, slope, square = self._mean(sums.likelihood, W)
+        return Likelihood(loss, cross @ W.T, slope, square)
+
+    def fixed_point_of_all(self, Ws):
+        """[fixed_point(W) for W in Ws], in one pass."""
+        return self._of_all(sums.fixed_point, Ws)
+
+    def likelihood_of_all(self, Ws):
+        """[likelihood(W) for W in Ws], in one pass."""
+        answers = self._of_all(sums.likelihood, Ws)
+        return [Likelihood(loss, cross @ W.T, *rest) for W, (loss, cross, *rest) in zip(Ws, answers, strict=True)]
+
+    def _of_all(self, contribution, Ws):
+        ends = list(itertools.accumulate(map(len, Ws), initial=0))
+        W = self.xp.concatenate(Ws).astype(self.rows.dtype)
+        means = [total / self.n_rows for total in self.rows.sum(sums.stacked, W, contribution, self.contrast)]
+        return [tuple(mean[a:b] for mean in means) for a, b in itertools.pairwise(ends)]
+
+    def gaussian_loss(self):
+        """E G(u) of a standard normal u, by Gauss-Hermite quadrature."""
+        nodes, weights = np.polynomial.hermite_e.hermegauss(100)
+        return float((self.contrast.loss(nodes) * weights).sum() / weights.sum())
 
     def covariance(self):
         """E z zᵀ (d, d).  One pass, unless the rows are known to be white."""

@@ -7,6 +7,16 @@ arrays that add up over chunks.  Top-level functions, so that they can be sent t
 import numpy as np
 
 from . import kernels
+from .device import array_device
+
+STACK = 256  # rows of a stack of unmixing matrices that are worked on at once: their scores stay in the cache
+
+
+def stacked(Z, W, contribution, contrast):
+    """contribution(Z, W, contrast) for W (m, d) of any height, STACK rows of W at a time."""
+    parts = [contribution(Z, W[i : i + STACK], contrast) for i in range(0, len(W), STACK)]
+    xp = array_device(Z).xp
+    return tuple(xp.concatenate(part) for part in zip(*parts, strict=True))
 
 
 def fixed_point(Z, W, contrast):
@@ -17,10 +27,10 @@ def fixed_point(Z, W, contrast):
 
 
 def likelihood(Z, W, contrast):
-    """Σ G(y) (k,), Σ g(y) yᵀ (k, k), Σ g'(y) (k,) and Σ g(y)² (k,), with y = W z.  Z: (n, d), W: (k, d)."""
+    """Σ G(y) (k,), Σ g(y) zᵀ (k, d), Σ g'(y) (k,) and Σ g(y)² (k,), with y = W z.  Z: (n, d), W: (k, d)."""
     Y = Z @ W.T
     loss, slope, square = kernels.score_and_loss(Y, contrast)
-    return loss, (Y.T @ Z) @ W.T, slope, square
+    return loss, Y.T @ Z, slope, square
 
 
 def moments(X, shift):

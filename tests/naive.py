@@ -34,13 +34,13 @@ def fixed_point(Z, W, fun):
 
 
 def likelihood(Z, W, fun):
-    """Σ G(y), Σ g(y) yᵀ, Σ g'(y) and Σ g(y)², one row at a time."""
+    """Σ G(y), Σ g(y) zᵀ, Σ g'(y) and Σ g(y)², one row at a time."""
     k = len(W)
-    loss, cross, total, square = np.zeros(k), np.zeros((k, k)), np.zeros(k), np.zeros(k)
+    loss, cross, total, square = np.zeros(k), np.zeros(W.shape), np.zeros(k), np.zeros(k)
     for z in np.asarray(Z, dtype=float):
         y = np.asarray(W, dtype=float) @ z
         loss += [G[fun](u) for u in y]
-        cross += np.outer([g[fun](u) for u in y], y)
+        cross += np.outer([g[fun](u) for u in y], z)
         total += [slope[fun](u) for u in y]
         square += [g[fun](u) ** 2 for u in y]
     return loss, cross, total, square

@@ -17,7 +17,7 @@ ALLOWED = {
     "estimators": {"estimators", "rows", "oracle", "solvers", "contrasts", "device"},
     "metrics": {"rows", "oracle", "solvers", "contrasts", "device"},
     "oracle": {"sums"},
-    "sums": {"kernels"},
+    "sums": {"kernels", "device"},
     "kernels": {"kernels", "device"},
     "rows": {"rows", "device"},
     "solvers": {"solvers"},

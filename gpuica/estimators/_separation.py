@@ -33,14 +33,15 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     verbose: int
     tol: Any
     max_iter: int
+    n_init: int
     _watched: str  # what the solver brings to rest: "movement" or "gradient"
 
     def _contrast(self):
         """The contrast that the parameters name."""
         raise NotImplementedError
 
-    def _solve(self, oracle, start, rng, report):
-        """The Solution from a start (k, k).  rng: RandomState, drawn from after the start.  report: for the solver."""
+    def _solve(self, oracle, starts, rng, report):
+        """The best Solution from starts (k, k).  rng: a RandomState, to be drawn from.  report: for the solver."""
         raise NotImplementedError
 
     def _what_is_left(self, solution):
@@ -69,9 +70,9 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             spectrum = self._spectrum(rows, given.array, k) if self.whiten else None
             white = rows.projected(spectrum.mean, spectrum.whitening) if spectrum else rows
             rng = check_random_state(self.random_state)
-            start = device.put(self._start(white.n_features, given.dtype, rng))
+            starts = [device.put(self._start(white.n_features, given.dtype, rng)) for _ in range(self.n_init)]
             oracle = ContrastOracle(white, contrast, white=bool(self.whiten))
-            solution = self._solve(oracle, start, rng, _progress(self) if self.verbose else None)
+            solution = self._solve(oracle, starts, rng, _progress(self) if self.verbose else None)
             to_sources = self._store(solution, spectrum, rows)
             sources = white.map(rotate, to_sources.astype(given.dtype), out=white.scratch) if compute_sources else None
         self.n_passes_ = white.n_passes + solution.sampled if solution.sampled else white.n_passes
@@ -120,6 +121,8 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         if self.w_init is None:
             return rng.normal(size=(k, k)).astype(dtype).astype(np.float64)
         start = np.asarray(to_host(self.w_init), dtype=np.float64)
+        if self.n_init > 1:
+            raise ValueError("w_init is one starting point: use n_init=1, or w_init=None.")
         if start.shape != (k, k):
             raise ValueError(f"w_init has invalid shape -- should be {(k, k)}")
         if not np.isfinite(start).all():

@@ -1,6 +1,6 @@
 """FastICA, scikit-learn's on the outside."""
 
-from numbers import Real
+from numbers import Integral, Real
 
 from sklearn.decomposition import FastICA as SklearnFastICA
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
@@ -55,6 +55,9 @@ class FastICA(Separation, SklearnFastICA):
     growth : None, 'auto' or float > 1, default=None
         Start on a small random sample and enlarge it by this factor up to all rows; 'auto': by 3 where X is large.
         Saves most of the passes over large data; not for 'deflation'.
+    n_init : int, default=1
+        Starting points, run at once; the answer farthest from Gaussian is kept.  With growth only the best of the
+        samples goes on to all rows.
 
     Attributes
     ----------
@@ -114,6 +117,7 @@ class FastICA(Separation, SklearnFastICA):
         "device": [str],
         "verbose": ["verbose"],
         "growth": [StrOptions({"auto"}), None, Interval(Real, 1, None, closed="neither")],
+        "n_init": [Interval(Integral, 1, None, closed="left")],
     }
     _watched = "movement"
 
@@ -133,6 +137,7 @@ class FastICA(Separation, SklearnFastICA):
         device="auto",
         verbose=0,
         growth=None,
+        n_init=1,
     ):
         SklearnFastICA.__init__(
             self,
@@ -150,11 +155,14 @@ class FastICA(Separation, SklearnFastICA):
         self.device = device
         self.verbose = verbose
         self.growth = growth
+        self.n_init = n_init
 
     def _contrast(self):
         return as_contrast(self.fun, self.fun_args)
 
-    def _solve(self, oracle, start, rng, report):
+    def _solve(self, oracle, starts, rng, report):
+        if self.n_init > 1 and not hasattr(oracle.contrast, "loss"):
+            raise ValueError("n_init > 1 compares answers by G, which a callable fun does not give.")
         if self.algorithm == "deflation" and (self.tol == "auto" or self.growth is not None):
             raise ValueError("tol='auto' and growth= need algorithm='parallel' or 'picard', not 'deflation'.")
         if self.algorithm == "picard" and not hasattr(oracle.contrast, "loss"):
@@ -163,7 +171,7 @@ class FastICA(Separation, SklearnFastICA):
         return run(
             ALGORITHMS[self.algorithm],
             oracle,
-            start,
+            starts,
             growth=self.growth,
             rng=rng,
             max_iter=self.max_iter,
@@ -210,6 +218,7 @@ def fastica(
     device="auto",
     verbose=0,
     growth=None,
+    n_init=1,
 ):
     """Fast independent component analysis, as a function; scikit-learn's `fastica`.
 
@@ -252,6 +261,7 @@ def fastica(
         device=device,
         verbose=verbose,
         growth=growth,
+        n_init=n_init,
     )
     estimator._validate_params()
     S = estimator._fit_transform(X, compute_sources=compute_sources)

@@ -1,5 +1,6 @@
 """Picard and Infomax: ICA that converges, with scikit-learn's contract."""
 
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -9,6 +10,7 @@ from ..contrasts import Exp, as_contrast, check_contrast
 from ..solvers.fixed_point import SOLVERS, orthonormal
 from ..solvers.growth import run
 from ..solvers.quasi_newton import picard as minimise
+from ..solvers.restarts import solve_all
 from ._separation import Separation
 from .fastica import FastICA
 
@@ -56,7 +58,7 @@ class Picard(Separation):
     growth : 'auto', None or float > 1, default='auto'
         Start on a random sample of max(10000, 30 n_components) rows, enlarge it by this factor up to all rows.
         'auto': by 3, where X has four times as many rows.
-    device, verbose
+    n_init, device, verbose
         As for `FastICA`.
 
     Attributes
@@ -91,8 +93,8 @@ class Picard(Separation):
     _parameter_constraints: dict = {
         name: FastICA._parameter_constraints[name]
         for name in (
-            "n_components whiten fun_args max_iter w_init whiten_solver random_state tol device verbose growth".split()
-        )
+            "n_components whiten whiten_solver fun_args w_init max_iter tol random_state growth n_init device verbose"
+        ).split()
     } | {
         "ortho": ["boolean"],
         "extended": ["boolean", None],
@@ -123,6 +125,7 @@ class Picard(Separation):
         whiten_solver="svd",
         random_state=None,
         growth="auto",
+        n_init=1,
         device="auto",
         verbose=0,
     ):
@@ -142,6 +145,7 @@ class Picard(Separation):
         self.whiten_solver = whiten_solver
         self.random_state = random_state
         self.growth = growth
+        self.n_init = n_init
         self.device = device
         self.verbose = verbose
 
@@ -152,15 +156,16 @@ class Picard(Separation):
             Exp(0.1) if self.fun == "exp" else as_contrast({"tanh": "logcosh"}.get(self.fun, self.fun), self.fun_args)
         )
 
-    def _solve(self, oracle, start, rng, report):
+    def _solve(self, oracle, starts, rng, report):
         if self.w_init is None:
-            start = orthonormal(start, oracle.xp)
+            starts = [orthonormal(start, oracle.xp) for start in starts]
         if self.fastica_it:
-            start = SOLVERS["parallel"](oracle, start, max_iter=self.fastica_it, tol=0.0, report=report).W
+            first = partial(SOLVERS["parallel"], max_iter=self.fastica_it, tol=0.0, report=report)
+            starts = [solution.W for solution in solve_all(first, oracle, starts)]
         return run(
             minimise,
             oracle,
-            start,
+            starts,
             growth=self.growth,
             rng=rng,
             max_iter=self.max_iter,

@@ -6,6 +6,11 @@ last stage stopped.  Hyvärinen, IEEE Trans. Neural Networks 10(3), 1999, recomm
 """
 
 from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from .restarts import solve_all
 
 FACTOR = 3.0
 STAGE = 40  # iterations of a stage: a sample too small for its k would never settle
@@ -21,30 +26,35 @@ def worth_growing(n_rows, k):
     return n_rows >= 4 * first_sample(k)
 
 
-def run(solver, oracle, W, *, growth, rng, **options):
-    """solver(oracle, W, **options) on all rows, or on growing samples.
+def run(solver, oracle, starts, *, growth, rng, max_iter, tol, report=None, **options):
+    """The best of solver(oracle, W, ...) over the starts, on all rows or on growing samples.
 
-    growth: None, a factor > 1, or "auto", by 3 where that is worth it.
+    starts: list of W (k, k).  growth: None, a factor > 1, or "auto", FACTOR where that is worth it.  rng: draws the
+    samples.  max_iter, tol: of the last stage, on all rows; earlier stages stop when the gradient is below its standard
+    error, and only the best start goes from them to the last.  n_iter of the solution counts the iterations of all its
+    stages.
     """
     if growth == "auto":
-        growth = FACTOR if worth_growing(oracle.n_rows, len(W)) else None
-    if growth is None:
-        return solver(oracle, W, **options)
-    return grow(solver, oracle, W, factor=growth, rng=rng, **options)
-
-
-def grow(solver, oracle, W, *, factor, rng, max_iter, tol, report=None, **options):
-    """Run solver(oracle, W, ...) on samples first_sample(k), times factor, ... and then on all rows.
-
-    factor: > 1.  rng: draws the samples.  max_iter, tol: of the last stage, on all rows; other stages stop when the
-    gradient is below its standard error.  n_iter of the solution counts the iterations of all stages.
-    """
-    n, sampled, n_iter = first_sample(len(W)), 0.0, 0
-    while n * factor <= oracle.n_rows:
+        growth = FACTOR if worth_growing(oracle.n_rows, len(starts[0])) else None
+    n, sampled, n_iter = first_sample(len(starts[0])), 0.0, 0
+    while growth and n * growth <= oracle.n_rows:
         sample = oracle.sample(int(n), rng)
-        stage = solver(sample, W, max_iter=min(STAGE, max_iter), tol="auto", report=report, **options)
-        W, n_iter = stage.W, n_iter + stage.n_iter
+        stage = partial(solver, max_iter=min(STAGE, max_iter), tol="auto", report=report, **options)
+        found = solve_all(stage, sample, starts)
+        n *= growth
+        best = choose(sample, found)
+        n_iter += found[best].n_iter
+        starts = [solution.W for solution in found] if n * growth <= oracle.n_rows else [found[best].W]
         sampled += sample.n_passes * sample.n_rows / oracle.n_rows
-        n *= factor
-    final = solver(oracle, W, max_iter=max_iter, tol=tol, report=report, **options)
-    return replace(final, n_iter=n_iter + final.n_iter, sampled=sampled)
+    final = solve_all(partial(solver, max_iter=max_iter, tol=tol, report=report, **options), oracle, starts)
+    best = choose(oracle, final)
+    return replace(final[best], n_iter=n_iter + final[best].n_iter, sampled=sampled)
+
+
+def choose(oracle, solutions):
+    """The index of the solution whose sources are farthest from Gaussian: largest Σ |E G(y_i) - E G(Gaussian)|."""
+    if len(solutions) == 1:
+        return 0
+    gaussian = oracle.gaussian_loss()
+    answers = oracle.likelihood_of_all([solution.W for solution in solutions])
+    return int(np.argmax([float(abs(answer.loss - gaussian).sum()) for answer in answers]))

@@ -1,0 +1,116 @@
+"""Many starting points in step: the answers of each alone, for the passes of one."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from gpuica import FastICA, Picard
+from gpuica.contrasts import as_contrast
+from gpuica.oracle import ContrastOracle
+from gpuica.rows.memory import MemoryRows
+from gpuica.solvers.fixed_point import deflation, parallel
+from gpuica.solvers.growth import choose
+from gpuica.solvers.quasi_newton import picard
+from gpuica.solvers.restarts import solve_all
+
+from .problems import amari, mixture, white
+
+
+def oracle(Z):
+    return ContrastOracle(MemoryRows(Z), as_contrast("logcosh"))
+
+
+@pytest.mark.parametrize("solver", [parallel, picard, deflation])
+def test_each_takes_the_path_it_takes_alone(solver, rng):
+    Z = white(1500, 5)
+    starts = [rng.normal(size=(5, 5)) for _ in range(7)]
+
+    def solve(which, W):
+        return solver(which, W, max_iter=300, tol=1e-8)
+
+    together, apart = oracle(Z), oracle(Z)
+    found = solve_all(solve, together, starts)
+    alone = [solve(apart, W) for W in starts]
+    for one, other in zip(found, alone, strict=True):
+        np.testing.assert_allclose(one.W, other.W, atol=1e-6)
+        assert one.n_iter == other.n_iter
+    slowest = max(n.n_iter for n in alone) * (5 if solver is deflation else 1)
+    assert together.n_passes <= 1.5 * slowest + 3 < apart.n_passes
+
+
+def test_a_stack_is_worked_on_in_blocks_without_changing_the_answer(rng, monkeypatch):
+    from gpuica import sums
+
+    Z, Ws = white(800, 6), [rng.normal(size=(6, 6)) for _ in range(5)]
+    expected = [oracle(Z).likelihood(W) for W in Ws]
+    for stack in (1, 7, 256):
+        monkeypatch.setattr(sums, "STACK", stack)
+        for found, right in zip(oracle(Z).likelihood_of_all(Ws), expected, strict=True):
+            for mine, its in zip(found, right, strict=True):
+                np.testing.assert_allclose(mine, its, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_in_one_stops_all_and_is_raised(error, rng):
+    def solve(which, W):
+        for i in range(100):
+            which.fixed_point(W)
+            if i == 3 and W[0, 0] == 1:
+                raise error("number three")
+
+    with pytest.raises(error, match="number three"):
+        solve_all(solve, oracle(white(200, 3)), [np.eye(3), 2 * np.eye(3), 3 * np.eye(3)])
+    assert threading.active_count() < 3
+
+
+def test_an_error_in_a_pass_is_raised(monkeypatch):
+    def broken(self, Ws):
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(ContrastOracle, "fixed_point_of_all", broken)
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        solve_all(lambda which, W: which.fixed_point(W), oracle(white(200, 3)), [np.eye(3), np.eye(3)])
+
+
+def test_the_best_is_kept():
+    """A bad local answer exists for mixtures of near-Gaussian sources; n_init must not be worse than any single start."""
+    rng = np.random.default_rng(0)
+    X = rng.laplace(size=(400, 12)) @ rng.normal(size=(12, 12))
+    run = FastICA(random_state=0, n_init=6, algorithm="picard", tol=1e-6).fit(X)
+    draws = np.random.RandomState(0)
+    starts = [draws.normal(size=(12, 12)) for _ in range(6)]
+    singles = [FastICA(w_init=start, algorithm="picard", tol=1e-6).fit(X) for start in starts]
+
+    def far_from_gaussian(ica):
+        Y = ica.transform(X)
+        return np.abs(np.log(np.cosh(Y)).mean(0) - 0.374567).sum()
+
+    assert far_from_gaussian(run) >= max(map(far_from_gaussian, singles)) - 1e-4
+
+
+def test_choose_prefers_the_separated(rng):
+    Z = white(3000, 4)
+    good = parallel(oracle(Z), rng.normal(size=(4, 4)), max_iter=200, tol=1e-8)
+    bad = parallel(oracle(Z), rng.normal(size=(4, 4)), max_iter=1, tol=2.0)
+    assert choose(oracle(Z), [bad, good, bad]) == 1
+
+
+@pytest.mark.parametrize(
+    "estimator", [Picard(n_init=4), FastICA(n_init=4), Picard(n_init=3, ortho=False, extended=True)]
+)
+def test_estimators_with_restarts(estimator):
+    X, A = mixture(50_000, 6, dtype=np.float32)
+    ica = estimator.set_params(random_state=0).fit(X)
+    assert ica.converged_
+    assert amari(ica.components_ @ A) < 0.01
+
+
+def test_restarts_that_cannot_be():
+    X, _ = mixture(100, 3)
+    with pytest.raises(ValueError, match="'n_init' parameter"):
+        FastICA(n_init=0).fit(X)
+    with pytest.raises(ValueError, match="w_init is one starting point"):
+        FastICA(n_init=2, w_init=np.eye(3)).fit(X)
+    with pytest.raises(ValueError, match="n_init > 1 compares answers by G"):
+        FastICA(n_init=2, fun=lambda x: (x**3, (3 * x**2).mean(-1))).fit(X)
