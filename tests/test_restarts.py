@@ -74,7 +74,7 @@ def test_an_error_in_a_pass_is_raised(monkeypatch):
 
 
 def test_the_best_is_kept():
-    """A bad local answer exists for mixtures of near-Gaussian sources; n_init must not be worse than any single start."""
+    """With few rows starts end in different answers; n_init must not be worse than any single one of them."""
     rng = np.random.default_rng(0)
     X = rng.laplace(size=(400, 12)) @ rng.normal(size=(12, 12))
     run = FastICA(random_state=0, n_init=6, algorithm="picard", tol=1e-6).fit(X)

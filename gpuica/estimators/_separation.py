@@ -40,8 +40,8 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         """The contrast that the parameters name."""
         raise NotImplementedError
 
-    def _solve(self, oracle, starts, rng, report):
-        """The best Solution from starts (k, k).  rng: a RandomState, to be drawn from.  report: for the solver."""
+    def _solve(self, oracle, starts, rng, report, keep="best"):
+        """The best Solution from starts (k, k), or keep="all".  rng: to be drawn from.  report: for the solver."""
         raise NotImplementedError
 
     def _what_is_left(self, solution):
@@ -59,25 +59,52 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         """Fit the model to X (n_samples, n_features); return the sources (n_samples, n_components).  y is ignored."""
         return self._fit_transform(X, compute_sources=True)
 
+    def fit_runs(self, X, n_runs):
+        """The components of n_runs fits from different starts, (n_runs, k, n_features), and the covariance of X.
+
+        The runs share every pass over X; none is kept in the estimator.  For `gpuica.stability.stability`.
+        """
+        self._validate_params()
+        given, device = self._taken(X)
+        with device.active():
+            rows, spectrum, white = self._whitened(given, device)
+            rng = check_random_state(self.random_state)
+            starts = [device.put(self._start(white.n_features, given.dtype, rng)) for _ in range(n_runs)]
+            oracle = ContrastOracle(white, self._contrast(), white=bool(self.whiten))
+            solutions = self._solve(oracle, starts, rng, None, keep="all")
+            K = spectrum.whitening if spectrum else rows.xp.eye(rows.n_features)
+            covariance = MomentOracle(rows).moments()[1]
+            return np.stack([to_host(solution.W @ K) for solution in solutions]), to_host(covariance)
+
     def _fit_transform(self, X, compute_sources=False):
         """Fit; return the sources, or None without compute_sources."""
-        given = take(self, X, reset=True, min_rows=2, finite=not self.whiten)
-        contrast = self._contrast()
-        k = self._requested_components(given.shape)
-        device = self._device(given.array, work=40 * given.shape[0] * k * k)
+        given, device = self._taken(X)
         with device.active():
-            rows = open_rows(given.array, dtype=given.dtype, device=device)
-            spectrum = self._spectrum(rows, given.array, k) if self.whiten else None
-            white = rows.projected(spectrum.mean, spectrum.whitening) if spectrum else rows
+            rows, spectrum, white = self._whitened(given, device)
             rng = check_random_state(self.random_state)
             starts = [device.put(self._start(white.n_features, given.dtype, rng)) for _ in range(self.n_init)]
-            oracle = ContrastOracle(white, contrast, white=bool(self.whiten))
+            oracle = ContrastOracle(white, self._contrast(), white=bool(self.whiten))
             solution = self._solve(oracle, starts, rng, _progress(self) if self.verbose else None)
             to_sources = self._store(solution, spectrum, rows)
             sources = white.map(rotate, to_sources.astype(given.dtype), out=white.scratch) if compute_sources else None
         self.n_passes_ = white.n_passes + solution.sampled if solution.sampled else white.n_passes
         self.device_ = str(device)
         return None if sources is None else given.back(sources)
+
+    def _taken(self, X):
+        """X as `Given`, checked, and the device to work on."""
+        given = take(self, X, reset=True, min_rows=2, finite=not self.whiten)
+        self._contrast()  # complain of the parameters before the data are read
+        return given, self._device(given.array, work=40 * given.shape[0] * min(given.shape) ** 2)
+
+    def _whitened(self, given, device):
+        """Rows of X, their spectrum (None without whitening), and the whitened rows."""
+        rows = open_rows(given.array, dtype=given.dtype, device=device)
+        k = self._requested_components(given.shape)
+        if not self.whiten:
+            return rows, None, rows
+        spectrum = self._spectrum(rows, given.array, k)
+        return rows, spectrum, rows.projected(spectrum.mean, spectrum.whitening)
 
     def _requested_components(self, shape):
         """n_components as far as the shape of X allows."""

@@ -7,7 +7,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, va
 
 from ..contrasts import as_contrast
 from ..solvers.fixed_point import SOLVERS
-from ..solvers.growth import run
+from ..solvers.growth import run, run_all
 from ..solvers.quasi_newton import picard
 from ._separation import Separation
 
@@ -160,7 +160,7 @@ class FastICA(Separation, SklearnFastICA):
     def _contrast(self):
         return as_contrast(self.fun, self.fun_args)
 
-    def _solve(self, oracle, starts, rng, report):
+    def _solve(self, oracle, starts, rng, report, keep="best"):
         if self.n_init > 1 and not hasattr(oracle.contrast, "loss"):
             raise ValueError("n_init > 1 compares answers by G, which a callable fun does not give.")
         if self.algorithm == "deflation" and (self.tol == "auto" or self.growth is not None):
@@ -168,7 +168,7 @@ class FastICA(Separation, SklearnFastICA):
         if self.algorithm == "picard" and not hasattr(oracle.contrast, "loss"):
             raise ValueError("algorithm='picard' needs a contrast whose G is known: a name, or an object with `loss`.")
         tol = self.tol**0.5 if self.algorithm == "picard" and self.tol != "auto" else self.tol
-        return run(
+        return {"best": run, "all": run_all}[keep](
             ALGORITHMS[self.algorithm],
             oracle,
             starts,

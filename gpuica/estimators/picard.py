@@ -8,7 +8,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from ..contrasts import Exp, as_contrast, check_contrast
 from ..solvers.fixed_point import SOLVERS, orthonormal
-from ..solvers.growth import run
+from ..solvers.growth import run, run_all
 from ..solvers.quasi_newton import picard as minimise
 from ..solvers.restarts import solve_all
 from ._separation import Separation
@@ -156,13 +156,13 @@ class Picard(Separation):
             Exp(0.1) if self.fun == "exp" else as_contrast({"tanh": "logcosh"}.get(self.fun, self.fun), self.fun_args)
         )
 
-    def _solve(self, oracle, starts, rng, report):
+    def _solve(self, oracle, starts, rng, report, keep="best"):
         if self.w_init is None:
             starts = [orthonormal(start, oracle.xp) for start in starts]
         if self.fastica_it:
             first = partial(SOLVERS["parallel"], max_iter=self.fastica_it, tol=0.0, report=report)
             starts = [solution.W for solution in solve_all(first, oracle, starts)]
-        return run(
+        return {"best": run, "all": run_all}[keep](
             minimise,
             oracle,
             starts,

@@ -26,29 +26,39 @@ def worth_growing(n_rows, k):
     return n_rows >= 4 * first_sample(k)
 
 
-def run(solver, oracle, starts, *, growth, rng, max_iter, tol, report=None, **options):
-    """The best of solver(oracle, W, ...) over the starts, on all rows or on growing samples.
+def run(solver, oracle, starts, **options):
+    """The best Solution of `run_all`: only the best start goes from the samples to all rows."""
+    solutions = run_all(solver, oracle, starts, survivors=1, **options)
+    return solutions[choose(oracle, solutions)]
+
+
+def run_all(solver, oracle, starts, *, growth, rng, max_iter, tol, survivors=None, report=None, **options):
+    """The Solutions of solver(oracle, W, ...) for the starts, on all rows or on growing samples.
 
     starts: list of W (k, k).  growth: None, a factor > 1, or "auto", FACTOR where that is worth it.  rng: draws the
     samples.  max_iter, tol: of the last stage, on all rows; earlier stages stop when the gradient is below its standard
-    error, and only the best start goes from them to the last.  n_iter of the solution counts the iterations of all its
-    stages.
+    error.  survivors: 1, the best start alone goes from the samples to all rows, or None, all do.  n_iter of a solution
+    counts the iterations of all its stages, `sampled` the passes over samples.
     """
     if growth == "auto":
         growth = FACTOR if worth_growing(oracle.n_rows, len(starts[0])) else None
-    n, sampled, n_iter = first_sample(len(starts[0])), 0.0, 0
+    n, sampled, n_iter = first_sample(len(starts[0])), 0.0, [0] * len(starts)
     while growth and n * growth <= oracle.n_rows:
         sample = oracle.sample(int(n), rng)
         stage = partial(solver, max_iter=min(STAGE, max_iter), tol="auto", report=report, **options)
         found = solve_all(stage, sample, starts)
         n *= growth
-        best = choose(sample, found)
-        n_iter += found[best].n_iter
-        starts = [solution.W for solution in found] if n * growth <= oracle.n_rows else [found[best].W]
+        if survivors and n * growth > oracle.n_rows:
+            best = choose(sample, found)
+            found, n_iter = [found[best]], [n_iter[best]]
+        starts = [solution.W for solution in found]
+        n_iter = [before + solution.n_iter for before, solution in zip(n_iter, found, strict=True)]
         sampled += sample.n_passes * sample.n_rows / oracle.n_rows
     final = solve_all(partial(solver, max_iter=max_iter, tol=tol, report=report, **options), oracle, starts)
-    best = choose(oracle, final)
-    return replace(final[best], n_iter=n_iter + final[best].n_iter, sampled=sampled)
+    return [
+        replace(solution, n_iter=before + solution.n_iter, sampled=sampled)
+        for before, solution in zip(n_iter, final, strict=True)
+    ]
 
 
 def choose(oracle, solutions):
