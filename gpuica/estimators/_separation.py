@@ -10,9 +10,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from ..device import choose_device, to_host
+from ..device import choose_device, logger, to_host
 from ..oracle import ContrastOracle, MomentOracle, NotFiniteError
-from ..rows import open_rows, project
+from ..rows import of_norm_one, open_rows, project
 from ..solvers.whitening import WHITENERS
 from ._shell import refuse_non_finite, take
 
@@ -34,11 +34,19 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     tol: Any
     max_iter: int
     n_init: int
+    normalize_rows: bool
+    stop_percentile: float
+    sort: Any
     _watched: str  # what the solver brings to rest: "movement" or "gradient"
 
     def _contrast(self):
         """The contrast that the parameters name."""
         raise NotImplementedError
+
+    def _check(self, contrast):
+        """Raise ValueError for parameters that do not go together."""
+        if self.n_init > 1 and self.w_init is not None:
+            raise ValueError("w_init is one starting point: use n_init=1, or w_init=None.")
 
     def _solve(self, oracle, starts, rng, report, keep="best"):
         """The best Solution from starts (k, k), or keep="all".  rng: to be drawn from.  report: for the solver."""
@@ -85,6 +93,8 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             starts = [device.put(self._start(white.n_features, given.dtype, rng)) for _ in range(self.n_init)]
             oracle = ContrastOracle(white, self._contrast(), white=bool(self.whiten))
             solution = self._solve(oracle, starts, rng, _progress(self) if self.verbose else None)
+            if self.sort is not None:
+                solution = self._sorted(solution, oracle, spectrum)
             to_sources = self._store(solution, spectrum, rows)
             sources = white.map(rotate, to_sources.astype(given.dtype), out=white.scratch) if compute_sources else None
         self.n_passes_ = white.n_passes + solution.sampled if solution.sampled else white.n_passes
@@ -94,17 +104,21 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def _taken(self, X):
         """X as `Given`, checked, and the device to work on."""
         given = take(self, X, reset=True, min_rows=2, finite=not self.whiten)
-        self._contrast()  # complain of the parameters before the data are read
+        self._check(self._contrast())  # complain of the parameters before the data are read
         return given, self._device(given.array, work=40 * given.shape[0] * min(given.shape) ** 2)
 
     def _whitened(self, given, device):
         """Rows of X, their spectrum (None without whitening), and the whitened rows."""
-        rows = open_rows(given.array, dtype=given.dtype, device=device)
+        rows = open_rows(given.array, dtype=given.dtype, device=device, prepare=self._prepare)
         k = self._requested_components(given.shape)
         if not self.whiten:
             return rows, None, rows
         spectrum = self._spectrum(rows, given.array, k)
         return rows, spectrum, rows.projected(spectrum.mean, spectrum.whitening)
+
+    @property
+    def _prepare(self):
+        return of_norm_one if self.normalize_rows else None
 
     def _requested_components(self, shape):
         """n_components as far as the shape of X allows."""
@@ -134,6 +148,12 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
                 "There are some small singular values, using whiten_solver = 'svd' might lead to more accurate "
                 "results. "
             )
+        if rows.n_rows < min(k, spectrum.rank) ** 2:
+            logger.warning(
+                "%s: %d rows are few for %d components: the unmixing matrix has %d entries. Expect components that "
+                "other rows or other starts do not confirm; see gpuica.stability.",
+                *(type(self).__name__, rows.n_rows, min(k, spectrum.rank), min(k, spectrum.rank) ** 2),
+            )
         if spectrum.rank < k:
             complaint += (
                 f"X has numerical rank {spectrum.rank} once centered, so {spectrum.rank} components are kept instead "
@@ -148,13 +168,22 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         if self.w_init is None:
             return rng.normal(size=(k, k)).astype(dtype).astype(np.float64)
         start = np.asarray(to_host(self.w_init), dtype=np.float64)
-        if self.n_init > 1:
-            raise ValueError("w_init is one starting point: use n_init=1, or w_init=None.")
         if start.shape != (k, k):
             raise ValueError(f"w_init has invalid shape -- should be {(k, k)}")
         if not np.isfinite(start).all():
             raise ValueError("w_init contains NaN or infinity.")
         return start
+
+    def _sorted(self, solution, oracle, spectrum):
+        """The solution with its components in the order that `sort` asks for."""
+        if self.sort == "objective":
+            size = abs(oracle.likelihood(solution.W).loss - oracle.gaussian_loss())
+        else:  # a source of variance 1 adds the squared norm of its column of the mixing matrix
+            mixing = oracle.xp.linalg.inv(solution.W)
+            if spectrum:
+                mixing = spectrum.deviations[: spectrum.kept, None] * mixing
+            size = (mixing**2).sum(axis=0)
+        return solution.reordered(oracle.xp.argsort(-size))
 
     def _store(self, solution, spectrum, rows):
         """Set the fitted attributes; return the matrix (k, k) that takes whitened rows to sources."""
@@ -197,7 +226,7 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         """
         check_is_fitted(self)
         given = take(self, X, reset=False)
-        return self._apply(given, self.components_, before=self.mean_ if self.whiten else 0.0)
+        return self._apply(given, self.components_, before=self.mean_ if self.whiten else 0.0, prepare=self._prepare)
 
     def inverse_transform(self, X, copy=True):
         """Mix sources back: X @ mixing_.T + mean_.
@@ -215,12 +244,12 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             )
         return self._apply(given, self.mixing_, after=self.mean_ if self.whiten else 0.0)
 
-    def _apply(self, given, matrix, before=0.0, after=0.0):
+    def _apply(self, given, matrix, before=0.0, after=0.0, prepare=None):
         """(X - before) @ matrixᵀ + after, chunk by chunk, on the device that X asks for."""
         dtype = np.result_type(given.dtype, matrix.dtype)
         device = self._device(given.array, work=2 * given.shape[0] * matrix.size)
         with device.active():
-            rows = open_rows(given.array, dtype=dtype, device=device)
+            rows = open_rows(given.array, dtype=dtype, device=device, prepare=prepare)
             ready = tuple(device.put(np.asarray(part, dtype=dtype)) for part in (before, matrix, -after))
             return given.back(rows.map(project, ready))
 

@@ -58,6 +58,14 @@ class FastICA(Separation, SklearnFastICA):
     n_init : int, default=1
         Starting points, run at once; the answer farthest from Gaussian is kept.  With growth only the best of the
         samples goes on to all rows.
+    normalize_rows : bool, default=False
+        Divide every row of X by its norm first, in `transform` too: language models have a few tokens of enormous norm
+        that would rule every contrast.
+    stop_percentile : float in (0, 100], default=100
+        Stop when so many per cent of the components are at rest; 100 is scikit-learn's rule, the worst component's.
+    sort : None, 'objective' or 'variance', default=None
+        Order of the components: as the start finds them (scikit-learn's); the farthest from Gaussian first; or the one
+        that explains most variance of X first.
 
     Attributes
     ----------
@@ -118,6 +126,9 @@ class FastICA(Separation, SklearnFastICA):
         "verbose": ["verbose"],
         "growth": [StrOptions({"auto"}), None, Interval(Real, 1, None, closed="neither")],
         "n_init": [Interval(Integral, 1, None, closed="left")],
+        "normalize_rows": ["boolean"],
+        "stop_percentile": [Interval(Real, 0, 100, closed="right")],
+        "sort": [StrOptions({"objective", "variance"}), None],
     }
     _watched = "movement"
 
@@ -138,6 +149,9 @@ class FastICA(Separation, SklearnFastICA):
         verbose=0,
         growth=None,
         n_init=1,
+        normalize_rows=False,
+        stop_percentile=100,
+        sort=None,
     ):
         SklearnFastICA.__init__(
             self,
@@ -156,17 +170,31 @@ class FastICA(Separation, SklearnFastICA):
         self.verbose = verbose
         self.growth = growth
         self.n_init = n_init
+        self.normalize_rows = normalize_rows
+        self.stop_percentile = stop_percentile
+        self.sort = sort
 
     def _contrast(self):
         return as_contrast(self.fun, self.fun_args)
 
+    def _check(self, contrast):
+        super()._check(contrast)
+        if self.algorithm == "deflation" and (
+            self.tol == "auto" or self.growth is not None or self.stop_percentile < 100
+        ):
+            raise ValueError(
+                "tol='auto', growth= and stop_percentile= need algorithm='parallel' or 'picard', not 'deflation'."
+            )
+        needs_loss = {
+            "algorithm='picard'": self.algorithm == "picard",
+            "sort='objective'": self.sort == "objective",
+            "n_init > 1": self.n_init > 1,
+        }
+        for what, asked in needs_loss.items():
+            if asked and not hasattr(contrast, "loss"):
+                raise ValueError(f"{what} needs a contrast whose G is known: a name, or an object with `loss`.")
+
     def _solve(self, oracle, starts, rng, report, keep="best"):
-        if self.n_init > 1 and not hasattr(oracle.contrast, "loss"):
-            raise ValueError("n_init > 1 compares answers by G, which a callable fun does not give.")
-        if self.algorithm == "deflation" and (self.tol == "auto" or self.growth is not None):
-            raise ValueError("tol='auto' and growth= need algorithm='parallel' or 'picard', not 'deflation'.")
-        if self.algorithm == "picard" and not hasattr(oracle.contrast, "loss"):
-            raise ValueError("algorithm='picard' needs a contrast whose G is known: a name, or an object with `loss`.")
         tol = self.tol**0.5 if self.algorithm == "picard" and self.tol != "auto" else self.tol
         return {"best": run, "all": run_all}[keep](
             ALGORITHMS[self.algorithm],
@@ -177,6 +205,7 @@ class FastICA(Separation, SklearnFastICA):
             max_iter=self.max_iter,
             tol=tol,
             report=report,
+            **({} if self.algorithm == "deflation" else {"share": self.stop_percentile / 100}),
         )
 
     def _what_is_left(self, solution):

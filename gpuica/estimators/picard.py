@@ -58,7 +58,7 @@ class Picard(Separation):
     growth : 'auto', None or float > 1, default='auto'
         Start on a random sample of max(10000, 30 n_components) rows, enlarge it by this factor up to all rows.
         'auto': by 3, where X has four times as many rows.
-    n_init, device, verbose
+    n_init, normalize_rows, stop_percentile, sort, device, verbose
         As for `FastICA`.
 
     Attributes
@@ -93,7 +93,8 @@ class Picard(Separation):
     _parameter_constraints: dict = {
         name: FastICA._parameter_constraints[name]
         for name in (
-            "n_components whiten whiten_solver fun_args w_init max_iter tol random_state growth n_init device verbose"
+            "n_components whiten whiten_solver fun_args w_init max_iter tol random_state growth n_init normalize_rows "
+            "stop_percentile sort device verbose"
         ).split()
     } | {
         "ortho": ["boolean"],
@@ -126,6 +127,9 @@ class Picard(Separation):
         random_state=None,
         growth="auto",
         n_init=1,
+        normalize_rows=False,
+        stop_percentile=100,
+        sort=None,
         device="auto",
         verbose=0,
     ):
@@ -146,6 +150,9 @@ class Picard(Separation):
         self.random_state = random_state
         self.growth = growth
         self.n_init = n_init
+        self.normalize_rows = normalize_rows
+        self.stop_percentile = stop_percentile
+        self.sort = sort
         self.device = device
         self.verbose = verbose
 
@@ -171,6 +178,7 @@ class Picard(Separation):
             max_iter=self.max_iter,
             tol=self.tol,
             report=report,
+            share=self.stop_percentile / 100,
             ortho=self.ortho,
             extended=self.ortho if self.extended is None else self.extended,
             memory=self.m,

@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from ..device import array_device
+
 
 class Rows(ABC):
     """n_rows rows of n_features numbers, worked on in `dtype` (float32 or float64) with the array library `xp`.
@@ -97,12 +99,22 @@ def _on_projection(chunk, ready, function, *params):
     return function(project(chunk, ready), *params)
 
 
-def open_rows(X, *, dtype, device, chunk_rows=None):
+def of_norm_one(chunk):
+    """Every row divided by its Euclidean norm; rows of zeros stay."""
+    xp = array_device(chunk).xp
+    largest = xp.abs(chunk).max(axis=1, keepdims=True)  # first by the largest entry, so that no square overflows
+    chunk = chunk / xp.where(largest > 0, largest, 1)
+    norm = xp.sqrt((chunk * chunk).sum(axis=1, keepdims=True))
+    return chunk / xp.where(norm > 0, norm, 1)
+
+
+def open_rows(X, *, dtype, device, chunk_rows=None, prepare=None):
     """The Rows that hold X.
 
     X: (n_rows, n_features), an array of any library whose slices are arrays.  dtype: float32 or float64 to work in.
-    device: a `Device`.  chunk_rows: rows of a chunk; by default what stays in a cache.
+    device: a `Device`.  chunk_rows: rows of a chunk; by default what stays in a cache.  prepare: a function of a chunk
+    that gives the chunk to be seen instead, `of_norm_one` say.
     """
     from .memory import MemoryRows
 
-    return MemoryRows(X, dtype=dtype, device=device, chunk_rows=chunk_rows)
+    return MemoryRows(X, dtype=dtype, device=device, chunk_rows=chunk_rows, prepare=prepare)

@@ -17,9 +17,12 @@ RESIDENT = 1 << 26  # numbers of a device chunk: large enough that launches do n
 class MemoryRows(Rows):
     """An array, cut into chunks of rows.  Host chunks are shared out to threads."""
 
-    def __init__(self, array, *, dtype=None, device=CPU, chunk_rows=None):
-        """array: (n_rows, n_features), whatever gives an array when sliced.  It is read, never copied whole."""
-        self.array, self.device = array, device
+    def __init__(self, array, *, dtype=None, device=CPU, chunk_rows=None, prepare=None):
+        """array: (n_rows, n_features), whatever gives an array when sliced.  It is read, never copied whole.
+
+        prepare: a function of a chunk that gives the chunk to be seen instead, or None.
+        """
+        self.array, self.device, self.prepare = array, device, prepare
         self.n_rows, self.n_features = array.shape
         self.dtype = np.dtype(dtype or array.dtype)
         self.chunk_rows = chunk_rows or default_chunk_rows(self.n_features, device)
@@ -54,7 +57,9 @@ class MemoryRows(Rows):
         for start in range(0, self.n_rows, size):
             stop = min(start + size, self.n_rows)
             rows = self.array[start:stop] if order is None else self.array[np.sort(order[start:stop])]
-            yield MemoryRows(rows, dtype=self.dtype, device=self.device, chunk_rows=self.chunk_rows)
+            yield MemoryRows(
+                rows, dtype=self.dtype, device=self.device, chunk_rows=self.chunk_rows, prepare=self.prepare
+            )
 
     def projected(self, mean, components):
         size = self.n_rows * len(components) * self.dtype.itemsize
@@ -69,6 +74,8 @@ class MemoryRows(Rows):
         """Chunk i on the device, in the working dtype; a view where nothing need be changed."""
         part = self.device.put(self.array[i * self.chunk_rows : (i + 1) * self.chunk_rows])
         part = part.astype(self.dtype, copy=False)
+        if self.prepare:
+            return self.prepare(part)
         # BLAS takes rows or columns in sequence; anything else it would copy, in every product
         return part if part.itemsize in part.strides else self.xp.ascontiguousarray(part)
 

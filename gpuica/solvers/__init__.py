@@ -1,6 +1,6 @@
 """Algorithms as plain functions of an oracle: one algorithm, one function; none of them sees rows or devices."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 
@@ -25,3 +25,8 @@ class Solution:
     gradient: Any
     losses: tuple[float, ...] = ()
     sampled: float = 0.0
+
+    def reordered(self, order):
+        """The same with its components in another order (k,)."""
+        parts = {name: getattr(self, name)[order] for name in ("W", "movement", "at_rest", "gradient")}
+        return replace(self, **parts)

@@ -34,11 +34,12 @@ def rotation_gradient(cross, slope, square, sign=None, xp=np):
     return (signed - signed.T) / 2, variance
 
 
-def parallel(oracle, W, *, max_iter, tol, report=None):
+def parallel(oracle, W, *, max_iter, tol, share=1.0, report=None):
     """Symmetric FastICA: W ← orthonormal(E g(Wz) zᵀ - diag(E g'(Wz)) W).  One pass per iteration.
 
     oracle: answers `fixed_point`.  W: (k, k) start.  tol: a bound for the movement of every row, or "auto": stop when
-    every entry of the relative gradient is below its standard error.  report: called with (n_iter, movement, at
+    every entry of the relative gradient is below its standard error.  share: of the components that must be at rest.
+    report: called with (n_iter, movement, at
     rest, n_rows) after each iteration.
     """
     xp = oracle.xp
@@ -55,7 +56,7 @@ def parallel(oracle, W, *, max_iter, tol, report=None):
         last, W = W, new
         if report:
             report(n_iter, movement, at_rest, oracle.n_rows)
-        converged = bool(at_rest.all())
+        converged = float(at_rest.mean()) >= share
         if converged:
             break
     gradient, _ = rotation_gradient(cross @ last.T, slope, square, xp=xp)

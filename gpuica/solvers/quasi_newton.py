@@ -99,12 +99,26 @@ class Matrices:
         return W + D @ W
 
 
-def picard(oracle, W, *, ortho=True, extended=True, max_iter, tol, memory=7, ls_tries=10, lambda_min=0.01, report=None):
+def picard(
+    oracle,
+    W,
+    *,
+    max_iter,
+    tol,
+    share=1.0,
+    ortho=True,
+    extended=True,
+    memory=7,
+    ls_tries=10,
+    lambda_min=0.01,
+    report=None,
+):
     """Minimise the loss by L-BFGS from W (k, k).  About one pass per iteration.
 
     oracle: answers `likelihood` (and `covariance` without ortho).  tol: a bound for the largest entry of the relative
     gradient, or "auto": every entry below its own standard error, sqrt(Var / n), beyond which there is nothing to learn
-    from n rows.  memory: pairs that L-BFGS keeps.  ls_tries: halvings of a step.  lambda_min: floor of the curvature.
+    from n rows.  share: of the components whose entries must be.  memory: pairs that L-BFGS keeps.  ls_tries: halvings
+    of a step.  lambda_min: floor of the curvature.
     report: called with (n_iter, largest gradient of each component, at rest, n_rows) at each iteration.
     """
     xp = oracle.xp
@@ -120,7 +134,7 @@ def picard(oracle, W, *, ortho=True, extended=True, max_iter, tol, memory=7, ls_
         losses.append(loss)
         limit = xp.sqrt(variance / oracle.n_rows) + TINY if tol == "auto" else tol
         at_rest = (xp.abs(gradient) < limit).all(axis=1)
-        converged = bool(at_rest.all())
+        converged = float(at_rest.mean()) >= share
         if report:
             report(n_iter, xp.abs(gradient).max(axis=1), at_rest, oracle.n_rows)
         if converged or n_iter == max_iter:

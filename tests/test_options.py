@@ -1,0 +1,101 @@
+"""Options beyond scikit-learn's: rows of norm one, stopping on a percentile, order of components, too few rows."""
+
+import logging
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.preprocessing import normalize
+
+from gpuica import FastICA, Picard
+
+from .problems import mixture
+
+BOTH = [FastICA(random_state=0), Picard(random_state=0)]
+
+
+@pytest.mark.parametrize("estimator", BOTH)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_normalize_rows_is_scikit_learns_normalize(estimator, dtype):
+    X = (mixture(3000, 5)[0] * np.exp(np.random.default_rng(0).normal(size=(3000, 1)) * 3)).astype(dtype)
+    X[7] = 0
+    ours = estimator.set_params(normalize_rows=True)
+    sources = ours.fit_transform(X)
+    same = estimator.__class__(random_state=0)
+    expected = same.fit_transform(normalize(X))
+    tolerance = 1e-9 if dtype is np.float64 else 1e-3
+    np.testing.assert_allclose(ours.components_, same.components_, atol=tolerance * np.abs(same.components_).max())
+    np.testing.assert_allclose(sources, expected, atol=10 * tolerance)
+    np.testing.assert_allclose(ours.transform(X), expected, atol=10 * tolerance)
+    estimator.set_params(normalize_rows=False)
+
+
+def test_normalize_rows_does_not_overflow():
+    X = mixture(500, 3)[0].astype(np.float32)
+    small = FastICA(random_state=0, normalize_rows=True).fit(X)
+    large = FastICA(random_state=0, normalize_rows=True).fit(X * np.float32(1e30))
+    np.testing.assert_allclose(large.components_, small.components_, rtol=1e-3)
+
+
+@pytest.mark.parametrize("estimator", [FastICA, Picard])
+def test_stop_percentile(estimator):
+    rng = np.random.default_rng(0)
+    X = np.hstack([rng.laplace(size=(4000, 16)), rng.normal(size=(4000, 4))])  # 4 directions that settle late, if ever
+    options = {"random_state": 0, "max_iter": 60, "tol": 1e-5}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        worst = estimator(**options).fit(X)
+    some = estimator(**options, stop_percentile=70).fit(X)
+    assert some.converged_
+    assert some.n_iter_ <= worst.n_iter_
+    assert some.at_rest_.mean() >= 0.7
+    if estimator is FastICA:  # Picard's components come to rest together
+        assert some.n_iter_ < worst.n_iter_
+        assert some.at_rest_.mean() < 1
+
+
+@pytest.mark.parametrize("whiten", ["unit-variance", "arbitrary-variance"])
+@pytest.mark.parametrize("estimator", BOTH)
+def test_sort(estimator, whiten):
+    X, _ = mixture(5000, 6)
+    plain = estimator.set_params(whiten=whiten, sort=None).fit(X)
+    columns = {tuple(np.round(np.abs(row), 6)) for row in plain.components_}
+    by_objective = estimator.set_params(sort="objective").fit(X)
+    assert {tuple(np.round(np.abs(row), 6)) for row in by_objective.components_} == columns
+    Y = by_objective.transform(X)
+    Y = Y / Y.std(0)
+    assert (np.diff(np.abs(np.log(np.cosh(Y)).mean(0) - 0.374567)) <= 1e-6).all()
+    by_variance = estimator.set_params(sort="variance").fit(X)
+    pairs = zip(by_variance.transform(X).T, by_variance.mixing_.T, strict=True)
+    parts = [np.outer(source, pattern).var(0).sum() for source, pattern in pairs]
+    assert (np.diff(parts) <= 1e-9 * parts[0]).all()
+    np.testing.assert_allclose(sum(parts), X.var(0).sum(), rtol=1e-6)
+    estimator.set_params(sort=None, whiten="unit-variance")
+
+
+def test_sources_follow_the_order():
+    X, _ = mixture(2000, 4)
+    ica = FastICA(random_state=0, sort="variance")
+    np.testing.assert_allclose(ica.fit_transform(X), ica.transform(X), atol=1e-9)
+
+
+def test_few_rows_are_told(caplog):
+    X = np.random.default_rng(0).laplace(size=(50, 10))
+    with caplog.at_level(logging.WARNING, logger="gpuica"):
+        FastICA(random_state=0, tol=1).fit(X)
+    assert "50 rows are few for 10 components" in caplog.text
+    caplog.clear()
+    FastICA(random_state=0, tol=1).fit(np.random.default_rng(0).laplace(size=(500, 10)))
+    assert not caplog.text
+
+
+def test_what_does_not_go_together():
+    X, _ = mixture(100, 3)
+    with pytest.raises(ValueError, match="stop_percentile= need"):
+        FastICA(algorithm="deflation", stop_percentile=90).fit(X)
+    with pytest.raises(ValueError, match="sort='objective' needs a contrast whose G"):
+        FastICA(sort="objective", fun=lambda x: (x**3, (3 * x**2).mean(-1))).fit(X)
+    for params in ({"stop_percentile": 0}, {"sort": "size"}, {"normalize_rows": "yes"}):
+        with pytest.raises(ValueError, match="parameter"):
+            FastICA(**params).fit(X)
