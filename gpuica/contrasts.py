@@ -121,7 +121,8 @@ class Cube:
 class Custom:
     """A callable in scikit-learn's form: function(x, **kwargs) -> (g(x), mean of g'(x) along the last axis).
 
-    It is called on blocks of samples, x of shape (n_components, n_block), so it must work element by element.
+    It is called on blocks of samples, x of shape (n_components, n_block), so it must work element by element; `at` takes
+    u as the sums have it, (n_block, n_components).
     Its G is not known, so solvers that need the loss refuse it.
     """
 
@@ -131,22 +132,23 @@ class Custom:
     params = ()
 
     def at(self, u, xp=np):
-        answer = self.function(u.copy(), **dict(self.kwargs))
+        x = u.T.copy()  # the function may overwrite its argument
+        answer = self.function(x, **dict(self.kwargs))
         if not (isinstance(answer, tuple | list) and len(answer) == 2):
             raise ValueError(
                 f"the contrast function {_name(self.function)} must return a tuple (g(x), mean of g'(x) over the last "
                 f"axis), but returned {type(answer).__name__}."
             )
         g, slope = (xp.asarray(part) for part in answer)
-        if g.shape != u.shape or slope.shape not in (u.shape, u.shape[:-1]):
+        if g.shape != x.shape or slope.shape not in (x.shape, x.shape[:-1]):
             raise ValueError(
-                f"the contrast function {_name(self.function)} was given x of shape {u.shape} and must return g(x) of "
-                f"that shape and g'(x) averaged over its last axis, of shape {u.shape[:-1]}; "
+                f"the contrast function {_name(self.function)} was given x of shape {x.shape} and must return g(x) of "
+                f"that shape and g'(x) averaged over its last axis, of shape {x.shape[:-1]}; "
                 f"it returned shapes {g.shape} and {slope.shape}."
             )
-        if slope.shape != u.shape:
-            slope = xp.broadcast_to(slope[..., None], u.shape)
-        return g, slope
+        if slope.shape != x.shape:
+            slope = xp.broadcast_to(slope[..., None], x.shape)
+        return g.T, slope.T
 
 
 CONTRASTS: dict[str, type] = {"logcosh": LogCosh, "exp": Exp, "cube": Cube}
@@ -181,8 +183,8 @@ def check_contrast(contrast, points=None):
     u = np.linspace(-4, 4, 41) if points is None else np.asarray(points, dtype=np.float64)
 
     def at(v):  # one row per point, so that a callable's own average over the last axis is g' itself
-        g, slope = contrast.at(v[:, None].copy())
-        return np.asarray(g)[:, 0], np.asarray(slope)[:, 0]
+        g, slope = contrast.at(v[None, :])
+        return np.asarray(g)[0], np.asarray(slope)[0]
 
     step = 1e-5
     g, slope = at(u)

@@ -41,12 +41,12 @@ def moments(X, shift):
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity show in the totals, where they are refused
         D = X.astype(np.float64)
         D -= shift
-        return D.sum(axis=0), D.T @ D
+        return kernels.column_sums(D), D.T @ D
 
 
 def total(X):
     """Σ x (d,), in float64."""
-    return (X.sum(axis=0, dtype=np.float64),)
+    return (kernels.column_sums(X.astype(np.float64, copy=False)),)
 
 
 def centered(X, mean):
@@ -57,7 +57,7 @@ def centered(X, mean):
 def projected_moments(X, mean, components):
     """Σ z (k,) and Σ z zᵀ (k, k) of z = components (x - mean), in float64.  components: (k, d)."""
     Z = (X.astype(np.float64, copy=False) - mean) @ components.T
-    return Z.sum(axis=0), Z.T @ Z
+    return kernels.column_sums(Z), Z.T @ Z
 
 
 def non_finite(X):

@@ -9,15 +9,20 @@ from ..device import CPU, array_device
 WORTH_COMPILING = 50_000
 
 
+def column_sums(A):
+    """Σ over the rows of A (n, k), (k,).  As a product: NumPy's own sum is ten times slower for few columns."""
+    return array_device(A).xp.ones(len(A), dtype=A.dtype) @ A
+
+
 def score(Y, contrast):
     """Replace Y (n, k) by g(Y); return Σ g'(y) and Σ g(y)² over the rows, (k,) each."""
     if _compiled(Y, contrast):
         from . import cpu
 
         return cpu.score(Y, contrast)
-    g, slope = contrast.at(Y.T, array_device(Y).xp)
-    Y[...] = g.T
-    return slope.sum(axis=-1), (Y * Y).sum(axis=0)
+    g, slope = contrast.at(Y, array_device(Y).xp)
+    Y[...] = g
+    return column_sums(slope), column_sums(Y * Y)
 
 
 def score_and_loss(Y, contrast):
@@ -26,7 +31,7 @@ def score_and_loss(Y, contrast):
         from . import cpu
 
         return cpu.score_and_loss(Y, contrast)
-    loss = contrast.loss(Y, array_device(Y).xp).sum(axis=0)
+    loss = column_sums(contrast.loss(Y, array_device(Y).xp))
     return loss, *score(Y, contrast)
 
 

@@ -34,6 +34,8 @@ class MemoryRows(Rows):
 
     def sum(self, contribution, *params):
         self.n_passes += 1
+        if self.n_rows <= self.chunk_rows:
+            return tuple(part.astype(np.float64, copy=False) for part in contribution(self._chunk(0), *params))
         totals = OrderedTotals()
         self._each_chunk(lambda i, chunk: totals.add(i, contribution(chunk, *params)), totals.wait_for_room)
         return totals.sums
@@ -43,6 +45,8 @@ class MemoryRows(Rows):
         first = None
         if out is None:  # the first chunk tells the shape
             first = function(self._chunk(0), *params)
+            if self.n_rows <= self.chunk_rows:
+                return first
             out = self.xp.empty((self.n_rows, *first.shape[1:]), first.dtype)
 
         def place(i, chunk):

@@ -56,7 +56,7 @@ def by_svd(oracle, *, eps):
     rms = xp.sqrt(mean**2 + variance)
     varies = variance > (eps * rms) ** 2
     scale = xp.sqrt(xp.where(varies, variance, 0))  # a constant feature counts for nothing
-    unscale = xp.where(varies, 1 / xp.where(varies, scale, 1), 0)
+    unscale = xp.where(varies, 1 / (scale + ~varies), 0)
     eigenvalues, vectors = xp.linalg.eigh(covariance * unscale[:, None] * unscale)
     floor = oracle.n_features * DOUBLE * float(eigenvalues[-1])
     roots = xp.sqrt(xp.maximum(eigenvalues, floor))
@@ -103,8 +103,10 @@ def _spectrum(xp, mean, directions, deviations, rms, eps, blind=0.0):
     noise = ((10 + d**0.5) * eps + d * DOUBLE) * xp.sqrt(((rms[:, None] * directions) ** 2).sum(axis=0))
     exists = deviations > xp.maximum(noise, blind)
     rank = int(exists.sum())
-    order = xp.concatenate([xp.nonzero(exists)[0], xp.nonzero(~exists)[0]])  # noise of a large feature comes last too
-    return Spectrum(mean, directions[:, order], deviations[order], rank, kept=rank)
+    if rank < len(deviations):  # noise of a large feature comes last too
+        order = xp.concatenate([xp.nonzero(exists)[0], xp.nonzero(~exists)[0]])
+        directions, deviations = directions[:, order], deviations[order]
+    return Spectrum(mean, directions, deviations, rank, kept=rank)
 
 
 WHITENERS = {"svd": by_svd, "eigh": by_eigh}
