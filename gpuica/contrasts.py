@@ -121,8 +121,8 @@ class Cube:
 class Custom:
     """A callable in scikit-learn's form: function(x, **kwargs) -> (g(x), mean of g'(x) along the last axis).
 
-    It is called on blocks of samples, x of shape (n_components, n_block), so it must work element by element; `at` takes
-    u as the sums have it, (n_block, n_components).
+    It is called on blocks of samples, x of shape (n_components, n_block), so it must work element by element; `at`
+    takes u as the sums have it, (n_block, n_components).
     Its G is not known, so solvers that need the loss refuse it.
     """
 
