@@ -42,7 +42,7 @@ def say(result):
     amari = "" if result["amari"] is None else f"Amari {result['amari']:.5f}  "
     gradient = "dependent sources" if result["gradient"] is None else f"gradient {result['gradient']:.1e}"
     print(
-        f"{who} {result['seconds']:8.3f} s  {result['n_iter']:4} iterations"
+        f"{who} {result['seconds']:8.3g} s  {result['n_iter']:4} iterations"
         f"{'  ' if result['converged'] else '! '}{amari}{gradient}",
         flush=True,
     )

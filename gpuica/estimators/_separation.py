@@ -191,6 +191,7 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         dtype, n_features, W = rows.dtype, rows.n_features, solution.W
         if spectrum is None:
             components, to_sources = W, W
+            mixing = inverse(to_host(W))
         else:
             # scikit-learn's whitening makes rows of variance 1 / n
             shrink = rows.n_rows**-0.5
@@ -203,9 +204,9 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             to_sources = W * shrink
             self.mean_ = to_host(spectrum.mean).astype(dtype)
             self.whitening_ = to_host(K).astype(dtype)
-        components = to_host(components)
-        self.components_ = components.astype(dtype)
-        self.mixing_ = np.linalg.pinv(components).astype(dtype)
+            mixing = to_host(spectrum.unwhitening) @ inverse(to_host(to_sources))
+        self.components_ = to_host(components).astype(dtype)
+        self.mixing_ = mixing.astype(dtype)
         self._unmixing = to_host(W).astype(dtype)
         self.n_iter_ = solution.n_iter
         self.movement_ = to_host(solution.movement)
@@ -273,6 +274,14 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 def rotate(Z, W):
     """Z @ Wᵀ: the sources of whitened rows."""
     return Z @ W.T
+
+
+def inverse(W):
+    """W^-1 of a square matrix, or its pseudo-inverse where it has none."""
+    try:
+        return np.linalg.inv(W)
+    except np.linalg.LinAlgError:
+        return np.linalg.pinv(W)
 
 
 def _progress(estimator):

@@ -38,6 +38,11 @@ class Spectrum:
         """(kept, d): rows u / deviation, so that whitening @ (x - mean) is white."""
         return (self.directions[:, : self.kept] / self.deviations[: self.kept]).T
 
+    @property
+    def unwhitening(self):
+        """(d, kept): the pseudo-inverse of `whitening`, columns u * deviation."""
+        return self.directions[:, : self.kept] * self.deviations[: self.kept]
+
     def variances(self, components):
         """(k,) variances of components @ x; components: (k, d)."""
         return (((components @ self.directions) * self.deviations) ** 2).sum(axis=1)
