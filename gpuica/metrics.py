@@ -60,8 +60,8 @@ def relative_gradient(S, fun="logcosh"):
     """
     rows, scale = _standard(S)
     xp = rows.xp
-    _, cross, slope, square = ContrastOracle(rows, as_contrast(fun)).likelihood(xp.diag(scale))
-    return float(xp.abs(rotation_gradient(cross, slope, square, xp=xp)[0]).max())
+    _, cross, slope, _ = ContrastOracle(rows, as_contrast(fun)).likelihood(xp.diag(scale))
+    return float(xp.abs(rotation_gradient(cross, slope, xp=xp)).max())
 
 
 def negentropy(S):

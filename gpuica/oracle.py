@@ -64,7 +64,8 @@ class ContrastOracle:
 
     def __init__(self, rows, contrast, *, white=True):
         """white: whether the rows have mean 0 and covariance 1."""
-        self.rows, self.contrast, self.white = rows, contrast, white
+        self.rows, self.contrast = rows, contrast
+        self._covariance = rows.xp.eye(rows.n_features) if white else None
         self.xp, self.n_rows = rows.xp, rows.n_rows
         self.rounding = 32 * float(np.finfo(rows.dtype).eps)  # relative error of a mean loss, generously
 
@@ -98,10 +99,14 @@ class ContrastOracle:
         return float((self.contrast.loss(nodes) * weights).sum() / weights.sum())
 
     def covariance(self):
-        """E z zᵀ (d, d).  One pass, unless the rows are known to be white."""
-        if self.white:
-            return self.xp.eye(self.rows.n_features)
-        return self.rows.sum(sums.moments, self.xp.zeros(self.rows.n_features))[1] / self.n_rows
+        """E z zᵀ (d, d).  One pass the first time, unless the rows are known to be white."""
+        if self._covariance is None:
+            self._covariance = self.rows.sum(sums.moments, self.xp.zeros(self.rows.n_features))[1] / self.n_rows
+        return self._covariance
+
+    def power(self, W):
+        """E y² (k,), with y = W z."""
+        return ((W @ self.covariance()) * W).sum(axis=1)
 
     @property
     def n_passes(self):
@@ -109,8 +114,8 @@ class ContrastOracle:
         return self.rows.n_passes
 
     def sample(self, n, rng):
-        """The same oracle on n rows drawn at random."""
-        return ContrastOracle(next(self.rows.batches(n, rng)), self.contrast, white=self.white)
+        """The same questions about n rows drawn at random, which are white only nearly."""
+        return ContrastOracle(next(self.rows.batches(n, rng)), self.contrast, white=False)
 
     def _mean(self, contribution, W):
         W = self.xp.asarray(W, dtype=self.rows.dtype)

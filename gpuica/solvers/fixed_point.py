@@ -19,19 +19,27 @@ def orthonormal(W, xp=np):
     return (vectors / xp.sqrt(eigenvalues)) @ (vectors.T @ W)
 
 
-def rotation_gradient(cross, slope, square, sign=None, xp=np):
-    """The relative gradient of FastICA's and Picard-O's loss over rotations, and its variance; sources are signed.
+def rotation_gradient(cross, slope, sign=None, xp=np):
+    """The relative gradient (k, k) of FastICA's and Picard-O's loss over rotations: the skew part of sign * cross.
 
-    cross: E g(y) yᵀ (k, k); slope: E g'(y); square: E g(y)², (k,).  sign: (k,), by default 1 for super-Gaussian
-    sources, E g'(y) > E g(y) y, and -1 for sub-Gaussian.  Returns the skew part of sign * cross, (k, k), 0 at a
-    solution; and the variance (k, k) of one row's contribution to each entry, for independent sources.
+    cross: E g(y) yᵀ (k, k); slope: E g'(y) (k,).  sign: (k,), by default 1 for super-Gaussian sources,
+    E g'(y) > E g(y) y, and -1 for sub-Gaussian.  0 at a solution.
     """
-    diagonal = xp.diagonal(cross)
     if sign is None:
-        sign = xp.where(slope < diagonal, -1.0, 1.0)
-    signed, diagonal = sign[:, None] * cross, sign * diagonal
-    variance = (square[:, None] + square - 2 * diagonal[:, None] * diagonal) / 4
-    return (signed - signed.T) / 2, variance
+        sign = xp.where(slope < xp.diagonal(cross), -1.0, 1.0)
+    signed = sign[:, None] * cross
+    return (signed - signed.T) / 2
+
+
+def rotation_error(cross, square, power, sign, n_rows, xp=np):
+    """The standard error (k, k) of the entries of `rotation_gradient`, for independent sources.
+
+    square: E g(y)²; power: E y², (k,).  Var(s_i g(y_i) y_j - s_j g(y_j) y_i) / 4n.
+    """
+    diagonal = sign * xp.diagonal(cross)
+    products = square[:, None] * power
+    variance = (products + products.T - 2 * diagonal[:, None] * diagonal) / 4
+    return xp.sqrt(xp.maximum(variance, TINY) / n_rows)
 
 
 def parallel(oracle, W, *, max_iter, tol, share=1.0, report=None):
@@ -49,8 +57,10 @@ def parallel(oracle, W, *, max_iter, tol, share=1.0, report=None):
         new = orthonormal(cross - slope[:, None] * W, xp)  # Hyvärinen 1999, equation (20), then (45)
         movement = xp.abs(xp.abs((new * W).sum(axis=1)) - 1)
         if tol == "auto":
-            gradient, variance = rotation_gradient(cross @ W.T, slope, square, xp=xp)
-            at_rest = (xp.abs(gradient) < xp.sqrt(variance / oracle.n_rows) + TINY).all(axis=1)
+            M = cross @ W.T
+            sign = xp.where(slope < xp.diagonal(M), -1.0, 1.0)
+            error = rotation_error(M, square, oracle.power(W), sign, oracle.n_rows, xp)
+            at_rest = (xp.abs(rotation_gradient(M, slope, sign, xp)) < error).all(axis=1)
         else:
             at_rest = movement < tol
         last, W = W, new
@@ -59,7 +69,7 @@ def parallel(oracle, W, *, max_iter, tol, share=1.0, report=None):
         converged = float(at_rest.mean()) >= share
         if converged:
             break
-    gradient, _ = rotation_gradient(cross @ last.T, slope, square, xp=xp)
+    gradient = rotation_gradient(cross @ last.T, slope, xp=xp)
     return Solution(W, n_iter, movement, converged, at_rest, xp.abs(gradient).max(axis=1))
 
 
@@ -85,8 +95,8 @@ def deflation(oracle, W, *, max_iter, tol, report=None):
                 break
         found[j], most = w, max(most, n_iter)
     at_rest = movement < tol
-    cross, slope, square = oracle.fixed_point(found)  # one pass more, to say how good the answer is
-    gradient, _ = rotation_gradient(cross @ found.T, slope, square, xp=xp)
+    cross, slope, _ = oracle.fixed_point(found)  # one pass more, to say how good the answer is
+    gradient = rotation_gradient(cross @ found.T, slope, xp=xp)
     return Solution(found, most, movement, bool(at_rest.all()), at_rest, xp.abs(gradient).max(axis=1))
 
 

@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 
 from . import Solution
-from .fixed_point import TINY, orthonormal, rotation_gradient
+from .fixed_point import orthonormal, rotation_error, rotation_gradient
 
 
 class Rotations:
     """Picard-O: W stays orthonormal and z is white.  Loss Σ s_i E G(y_i); gradient the skew part of s M."""
 
     def __init__(self, oracle, *, extended, floor):
-        self.xp, self.extended, self.floor = oracle.xp, extended, floor
+        self.oracle, self.xp, self.extended, self.floor = oracle, oracle.xp, extended, floor
 
     def start(self, W):
         return orthonormal(W, self.xp)
@@ -40,8 +40,11 @@ class Rotations:
         return (sign * at.loss).sum()
 
     def gradient(self, W, at, sign):
-        """The relative gradient (k, k), and the variance of one row's contribution to each entry."""
-        return rotation_gradient(at.cross, at.slope, at.square, sign, self.xp)
+        return rotation_gradient(at.cross, at.slope, sign, self.xp)
+
+    def error(self, W, at, sign):
+        """The standard error of each entry of the gradient, (k, k)."""
+        return rotation_error(at.cross, at.square, self.oracle.power(W), sign, self.oracle.n_rows, self.xp)
 
     def newton(self, q, W, at, sign):
         """The approximate Hessian's inverse times q: on rotations (κ_i + κ_j) / 2 for the pair i, j."""
@@ -59,35 +62,34 @@ class Matrices:
     """Picard: any invertible W.  Loss -log|det W| + Σ s_i E G(y_i), and Σ E y_i²/2 when extended; ψ = s g (+ y)."""
 
     def __init__(self, oracle, *, extended, floor):
-        self.xp, self.extended, self.floor = oracle.xp, extended, floor
-        self.covariance = oracle.covariance()
+        self.oracle, self.xp, self.extended, self.floor = oracle, oracle.xp, extended, floor
 
     def start(self, W):
         return W
 
-    def _power(self, W):
-        return ((W @ self.covariance) * W).sum(axis=1)
-
     def signs(self, W, at):
-        excess = at.slope * self._power(W) - self.xp.diagonal(at.cross)
+        excess = at.slope * self.oracle.power(W) - self.xp.diagonal(at.cross)
         return self.xp.where(excess < 0, -1.0, 1.0) if self.extended else self.xp.ones(len(W))
 
     def loss(self, W, at, sign):
         loss = (sign * at.loss).sum() - self.xp.linalg.slogdet(W)[1]
-        return loss + self._power(W).sum() / 2 if self.extended else loss
+        return loss + self.oracle.power(W).sum() / 2 if self.extended else loss
 
     def gradient(self, W, at, sign):
-        """The relative gradient E ψ(y) yᵀ - 1 (k, k), and the variance of one row's contribution to each entry."""
-        gradient, power, square = sign[:, None] * at.cross - self.xp.eye(len(W)), self._power(W), at.square
+        gradient = sign[:, None] * at.cross - self.xp.eye(len(W))
+        return gradient + W @ self.oracle.covariance() @ W.T if self.extended else gradient
+
+    def error(self, W, at, sign):
+        """The standard error of each entry of the gradient, (k, k), for independent sources: Var(ψ(y_i) y_j) / n."""
+        power, square = self.oracle.power(W), at.square
         if self.extended:
-            gradient = gradient + W @ self.covariance @ W.T
             square = square + 2 * sign * self.xp.diagonal(at.cross) + power
-        return gradient, square[:, None] * power
+        return self.xp.sqrt(square[:, None] * power / self.oracle.n_rows)
 
     def newton(self, q, W, at, sign):
         """The approximate Hessian's inverse times q: the block [h_ij 1; 1 h_ji] for the pair i, j."""
         curvature = sign * at.slope + 1 if self.extended else at.slope
-        h = curvature[:, None] * self._power(W)
+        h = curvature[:, None] * self.oracle.power(W)
         smallest = (h + h.T - self.xp.sqrt((h - h.T) ** 2 + 4)) / 2
         off_diagonal = 1 - self.xp.eye(len(W))
         h = h + off_diagonal * self.xp.maximum(self.floor - smallest, 0)
@@ -127,12 +129,12 @@ def picard(
     at = oracle.likelihood(W)
     pairs: deque[Any] = deque(maxlen=memory)
     sign = space.signs(W, at)
-    (gradient, variance), losses = space.gradient(W, at, sign), []
+    gradient, losses = space.gradient(W, at, sign), []
     movement = xp.zeros(len(W))
     for n_iter in range(max_iter + 1):
         loss = float(space.loss(W, at, sign))
         losses.append(loss)
-        limit = xp.sqrt(variance / oracle.n_rows) + TINY if tol == "auto" else tol
+        limit = space.error(W, at, sign) if tol == "auto" else tol
         at_rest = (xp.abs(gradient) < limit).all(axis=1)
         converged = float(at_rest.mean()) >= share
         if report:
@@ -147,7 +149,7 @@ def picard(
             found = _search(oracle, space, W, sign, loss, noise, gradient, -gradient, ls_tries)
         if found is None:  # no step along the gradient lowers the loss: what is left is rounding
             break
-        new, at, new_gradient, variance, step = found
+        new, at, new_gradient, step = found
         movement = 1 - xp.abs((new * W).sum(axis=1)) / xp.sqrt((new * new).sum(axis=1) * (W * W).sum(axis=1))
         W = new
         new_sign = space.signs(W, at)
@@ -156,7 +158,7 @@ def picard(
         if bool((new_sign != sign).any()):
             pairs.clear()
             sign = new_sign
-            new_gradient, variance = space.gradient(W, at, sign)
+            new_gradient = space.gradient(W, at, sign)
         elif curvature > 0:
             pairs.append((step, change, 1 / curvature))
         gradient = new_gradient
@@ -164,7 +166,7 @@ def picard(
 
 
 def _search(oracle, space, W, sign, loss, noise, gradient, direction, tries):
-    """Halve the step until it is accepted; (W, likelihood, gradient, its variance, step), or None."""
+    """Halve the step until it is accepted; (W, likelihood, gradient, step), or None."""
     descent = float((gradient * direction).sum())
     size = 1.0
     for _ in range(tries):
@@ -172,10 +174,10 @@ def _search(oracle, space, W, sign, loss, noise, gradient, direction, tries):
         at = oracle.likelihood(new)
         new_loss = float(space.loss(new, at, sign))
         if np.isfinite(new_loss) and new_loss < loss + noise:
-            new_gradient, variance = space.gradient(new, at, sign)
+            new_gradient = space.gradient(new, at, sign)
             slope = float((new_gradient * direction).sum())
             if new_loss < loss - noise or abs(slope) <= 0.8 * abs(descent):
-                return new, at, new_gradient, variance, size * direction
+                return new, at, new_gradient, size * direction
         size /= 2
     return None
 
