@@ -38,8 +38,8 @@ class FastICA(Separation, SklearnFastICA):
         Largest number of iterations (for 'deflation' of each component).
     tol : float or 'auto', default=1e-4
         Stop when no row of W moves more than this: max | |<new, old>| - 1 | < tol; for 'picard' when the relative
-        gradient is below sqrt(tol), about the same.  'auto' (not for 'deflation'): stop when every entry of the
-        relative gradient is below its standard error, beyond which the data have nothing to say.
+        gradient is below sqrt(tol), about the same.  'auto' (not for 'deflation'): stop when each component's
+        relative gradient is below half its standard error, beyond which the data have little to say.
     w_init : array-like of shape (n_components, n_components), default=None
         Start; None draws it from a normal distribution.
     whiten_solver : {'svd', 'eigh'}, default='svd'
@@ -53,7 +53,7 @@ class FastICA(Separation, SklearnFastICA):
     verbose : int, default=0
         1: a line for every tenth iteration and the last; 2: for every iteration.
     growth : None, 'auto' or float > 1, default=None
-        Start on a small random sample and enlarge it by this factor up to all rows; 'auto': by 3 where X is large.
+        Start on a small random sample and enlarge it by this factor up to all rows; 'auto': by 2 where X is large.
         Saves most of the passes over large data; not for 'deflation'.
     n_init : int, default=1
         Starting points, run at once; the answer farthest from Gaussian is kept.  With growth only the best of the

@@ -39,8 +39,9 @@ class Picard(Separation):
     max_iter : int, default=500
         Largest number of iterations (on all rows).
     tol : float or 'auto', default='auto'
-        Bound for the largest entry of the relative gradient.  'auto': every entry below its own standard error,
-        sqrt(Var / n_samples), which the same sums give: optimising further would fit noise.
+        Bound for the largest entry of the relative gradient.  'auto': each component's entries below
+        half their standard error sqrt(Var / n_samples), in root mean square, which the same sums give: optimising
+        further would mostly fit noise.
     m : int, default=7
         Pairs that L-BFGS keeps.
     ls_tries : int, default=10
@@ -57,7 +58,7 @@ class Picard(Separation):
         Draws w_init and the samples.
     growth : 'auto', None or float > 1, default='auto'
         Start on a random sample of max(10000, 30 n_components) rows, enlarge it by this factor up to all rows.
-        'auto': by 3, where X has four times as many rows.
+        'auto': by 2, where X has four times as many rows.
     n_init, normalize_rows, stop_percentile, sort, device, verbose
         As for `FastICA`.
 
@@ -66,7 +67,7 @@ class Picard(Separation):
     components_, mixing_, mean_, whitening_, n_iter_, n_passes_, rank_, device_, n_features_in_, feature_names_in_
         As for `FastICA`.
     converged_ : bool
-        Whether every entry of the gradient is below tol.
+        Whether the gradient is as small as tol asks, for every component.
     at_rest_ : ndarray of shape (n_components,)
         Which components' entries are.
     gradient_norm_ : float

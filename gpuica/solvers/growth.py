@@ -12,8 +12,8 @@ import numpy as np
 
 from .restarts import solve_all
 
-FACTOR = 3.0
-STAGE = 40  # iterations of a stage: a sample too small for its k would never settle
+FACTOR = 2.0
+STAGE = 20  # iterations of a stage: a sample too small for its k would never settle
 
 
 def first_sample(k):

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from . import Solution
-from .fixed_point import orthonormal, rotation_error, rotation_gradient
+from .fixed_point import orthonormal, rotation_error, rotation_gradient, within_error
 
 
 class Rotations:
@@ -117,10 +117,10 @@ def picard(
 ):
     """Minimise the loss by L-BFGS from W (k, k).  About one pass per iteration.
 
-    oracle: answers `likelihood` (and `covariance` without ortho).  tol: a bound for the largest entry of the relative
-    gradient, or "auto": every entry below its own standard error, sqrt(Var / n), beyond which there is nothing to learn
-    from n rows.  share: of the components whose entries must be.  memory: pairs that L-BFGS keeps.  ls_tries: halvings
-    of a step.  lambda_min: floor of the curvature.
+    oracle: answers `likelihood` (and `covariance`, `power`).  tol: a bound for the largest entry of the relative
+    gradient, or "auto": every component's entries within half their standard error, sqrt(Var / n), in root mean square,
+    beyond which there is little to learn from n rows.  share: of the components that must be at rest.  memory: pairs
+    that L-BFGS keeps.  ls_tries: halvings of a step.  lambda_min: floor of the curvature.
     report: called with (n_iter, largest gradient of each component, at rest, n_rows) at each iteration.
     """
     xp = oracle.xp
@@ -134,8 +134,10 @@ def picard(
     for n_iter in range(max_iter + 1):
         loss = float(space.loss(W, at, sign))
         losses.append(loss)
-        limit = space.error(W, at, sign) if tol == "auto" else tol
-        at_rest = (xp.abs(gradient) < limit).all(axis=1)
+        if tol == "auto":
+            at_rest = within_error(gradient, space.error(W, at, sign))
+        else:
+            at_rest = (xp.abs(gradient) < tol).all(axis=1)
         converged = float(at_rest.mean()) >= share
         if report:
             report(n_iter, xp.abs(gradient).max(axis=1), at_rest, oracle.n_rows)
