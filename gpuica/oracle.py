@@ -1,6 +1,7 @@
 """A solver's questions, answered by sums over rows.  Solvers never see rows; answers are means, in float64."""
 
 import itertools
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,8 +65,9 @@ class ContrastOracle:
 
     def __init__(self, rows, contrast, *, white=True):
         """white: whether the rows have mean 0 and covariance 1."""
-        self.rows, self.contrast = rows, contrast
+        self.rows, self.contrast, self.white = rows, contrast, white
         self._covariance = rows.xp.eye(rows.n_features) if white else None
+        self._lock = threading.Lock()  # solvers in step ask from threads of their own
         self.xp, self.n_rows = rows.xp, rows.n_rows
         self.rounding = 32 * float(np.finfo(rows.dtype).eps)  # relative error of a mean loss, generously
 
@@ -100,13 +102,14 @@ class ContrastOracle:
 
     def covariance(self):
         """E z zᵀ (d, d).  One pass the first time, unless the rows are known to be white."""
-        if self._covariance is None:
-            self._covariance = self.rows.sum(sums.moments, self.xp.zeros(self.rows.n_features))[1] / self.n_rows
-        return self._covariance
+        with self._lock:
+            if self._covariance is None:
+                self._covariance = self.rows.sum(sums.moments, self.xp.zeros(self.rows.n_features))[1] / self.n_rows
+            return self._covariance
 
     def power(self, W):
         """E y² (k,), with y = W z."""
-        return ((W @ self.covariance()) * W).sum(axis=1)
+        return ((W if self.white else W @ self.covariance()) * W).sum(axis=1)
 
     @property
     def n_passes(self):

@@ -58,8 +58,3 @@ def projected_moments(X, mean, components):
     """Σ z (k,) and Σ z zᵀ (k, k) of z = components (x - mean), in float64.  components: (k, d)."""
     Z = (X.astype(np.float64, copy=False) - mean) @ components.T
     return kernels.column_sums(Z), Z.T @ Z
-
-
-def non_finite(X):
-    """The number of entries that are NaN or infinite, (1,)."""
-    return ((X.size - np.isfinite(X).sum()).reshape(1),)

@@ -73,6 +73,13 @@ def test_an_error_in_a_pass_is_raised(monkeypatch):
         solve_all(lambda which, W: which.fixed_point(W), oracle(white(200, 3)), [np.eye(3), np.eye(3)])
 
 
+def test_solvers_in_step_share_the_covariance_of_a_sample(rng):
+    sample = oracle(white(4000, 4)).sample(2000, np.random.RandomState(0))
+    starts = [np.linalg.qr(rng.normal(size=(4, 4)))[0] for _ in range(6)]
+    found = solve_all(lambda which, W: picard(which, W, max_iter=100, tol="auto"), sample, starts)
+    assert sample.n_passes <= 1.5 * max(solution.n_iter for solution in found) + 4  # one of them for the covariance
+
+
 def test_the_best_is_kept():
     """With few rows starts end in different answers; n_init must not be worse than any single one of them."""
     rng = np.random.default_rng(0)

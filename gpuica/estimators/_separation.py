@@ -77,9 +77,7 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         given, device = self._taken(X)
         with device.active():
             rows, spectrum, white = self._whitened(given, device)
-            rng = check_random_state(self.random_state)
-            starts = [device.put(self._start(white.n_features, given.dtype, rng)) for _ in range(n_runs)]
-            oracle = ContrastOracle(white, self._contrast(), white=bool(self.whiten))
+            oracle, starts, rng = self._ready(white, device, n_runs)
             solutions = self._solve(oracle, starts, rng, None, keep="all")
             K = spectrum.whitening if spectrum else rows.xp.eye(rows.n_features)
             covariance = MomentOracle(rows).moments()[1]
@@ -90,9 +88,7 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         given, device = self._taken(X)
         with device.active():
             rows, spectrum, white = self._whitened(given, device)
-            rng = check_random_state(self.random_state)
-            starts = [device.put(self._start(white.n_features, given.dtype, rng)) for _ in range(self.n_init)]
-            oracle = ContrastOracle(white, self._contrast(), white=bool(self.whiten))
+            oracle, starts, rng = self._ready(white, device, self.n_init)
             solution = self._solve(oracle, starts, rng, _progress(self) if self.verbose else None)
             if self.sort is not None:
                 solution = self._sorted(solution, oracle, spectrum)
@@ -106,7 +102,8 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         """X as `Given`, checked, and the device to work on."""
         given = take(self, X, reset=True, min_rows=2, finite=not self.whiten)
         self._check(self._contrast())  # complain of the parameters before the data are read
-        return given, self._device(given.array, work=40 * given.shape[0] * min(given.shape) ** 2)
+        k = min(self.n_components or given.shape[1], *given.shape)
+        return given, self._device(given.array, work=40 * given.shape[0] * k * k)
 
     def _whitened(self, given, device):
         """Rows of X, their spectrum (None without whitening), and the whitened rows."""
@@ -116,6 +113,12 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             return rows, None, rows
         spectrum = self._spectrum(rows, given.array, k)
         return rows, spectrum, rows.projected(spectrum.mean, spectrum.whitening)
+
+    def _ready(self, white, device, n_starts):
+        """The oracle on the whitened rows, n_starts starting points, and the RandomState that drew them."""
+        rng = check_random_state(self.random_state)
+        starts = [device.put(self._start(white.n_features, white.dtype, rng)) for _ in range(n_starts)]
+        return ContrastOracle(white, self._contrast(), white=bool(self.whiten)), starts, rng
 
     @property
     def _prepare(self):
