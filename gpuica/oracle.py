@@ -18,31 +18,50 @@ class MomentOracle:
 
     def __init__(self, rows):
         self.rows, self.xp = rows, rows.xp
-        self.n_rows, self.n_features = rows.n_rows, rows.n_features
+        self.n_rows, self.n_features, self.weight = rows.n_rows, rows.n_features, rows.weight
 
     def moments(self):
         """Mean (d,) and covariance (d, d, divided by n) of the rows.  One pass.
 
-        Summed about the mean of the first rows: sums of squares about 0 lose the digits that a large mean takes.
+        Summed about `middle`: sums of squares about 0 lose the digits that a large mean takes.
         """
-        head = next(self.rows.batches(min(1024, self.n_rows)))
-        shift = head.sum(sums.total)[0] / head.n_rows
+        shift = self.middle()
         total, scatter = self.rows.sum(sums.moments, shift)
         self._check_finite(total, self.xp.diagonal(scatter))
-        drift = total / self.n_rows
-        return shift + drift, scatter / self.n_rows - drift[:, None] * drift[None, :]
+        drift, covariance = self._about_the_mean(total, scatter)
+        return shift + drift, covariance
 
     def projected_moments(self, mean, components):
-        """Mean (k,) and covariance (k, k) of (x - mean) @ componentsᵀ, in float64.  One pass.  components: (k, d)."""
-        total, scatter = self.rows.sum(sums.projected_moments, mean, components)
-        drift = total / self.n_rows
-        return drift, scatter / self.n_rows - drift[:, None] * drift[None, :]
+        """Mean (k,) and second moments (k, k) of (x - mean) @ componentsᵀ, components (k, d), in float64.  One pass."""
+        return self._about_the_mean(*self.rows.sum(sums.projected_moments, mean, components))
 
     def centered(self):
-        """Mean (d,) in float64, and all rows with the mean subtracted (n, d).  Two passes; for data of few rows."""
-        mean = self.rows.sum(sums.total)[0] / self.n_rows
+        """Mean (d,) in float64, and all rows minus it, times √w (n, d).  Two passes; for data of few rows."""
+        mean, weights = self.rows.sum(sums.total)[0] / self.weight, self.rows.weights
         self._check_finite(mean)
-        return mean, self.rows.map(sums.centered, mean)
+        centered = self.rows.map(sums.centered, mean)
+        if weights is not None:
+            centered = centered * weights[:, None] ** 0.5
+        return mean, centered
+
+    def middle(self):
+        """(d,) where most of the first rows that count are: their median, feature by feature.
+
+        A mean would follow a row of enormous norm.
+        """
+        first = self.xp.zeros((0, self.n_features))
+        for head in self.rows.batches(64):
+            if head.weight:
+                rows = head.map(sums.as_float64)
+                first = self.xp.concatenate([first, rows if head.weights is None else rows[head.weights > 0]])
+            if len(first) >= 32:
+                break
+        return self.xp.sort(first, axis=0)[len(first) // 2]
+
+    def _about_the_mean(self, total, scatter):
+        """Mean and second moments about it, from sums about a point near."""
+        drift = total / self.weight
+        return drift, scatter / self.weight - drift[:, None] * drift[None, :]
 
     def _check_finite(self, *totals):
         if not all(bool(self.xp.isfinite(total).all()) for total in totals):
@@ -61,14 +80,17 @@ class Likelihood(NamedTuple):
 
 
 class ContrastOracle:
-    """Answers what ICA asks about whitened rows z and a contrast G, at an unmixing matrix W (k, d)."""
+    """Answers what ICA asks about whitened rows z and a contrast G, at an unmixing matrix W (k, d).
+
+    n_rows is what a pass reads, n_effective what a standard error divides by: they differ where rows have weights.
+    """
 
     def __init__(self, rows, contrast, *, white=True):
-        """white: whether the rows have mean 0 and covariance 1."""
+        """white: whether the rows' second moments E z zᵀ are 1."""
         self.rows, self.contrast, self.white = rows, contrast, white
         self._covariance = rows.xp.eye(rows.n_features) if white else None
         self._lock = threading.Lock()  # solvers in step ask from threads of their own
-        self.xp, self.n_rows = rows.xp, rows.n_rows
+        self.xp, self.n_rows, self.weight, self.n_effective = rows.xp, rows.n_rows, rows.weight, rows.n_effective
         self.rounding = 32 * float(np.finfo(rows.dtype).eps)  # relative error of a mean loss, generously
 
     def fixed_point(self, W):
@@ -92,7 +114,7 @@ class ContrastOracle:
     def _of_all(self, contribution, Ws):
         ends = list(itertools.accumulate(map(len, Ws), initial=0))
         W = self.xp.concatenate(Ws).astype(self.rows.dtype)
-        means = [total / self.n_rows for total in self.rows.sum(sums.stacked, W, contribution, self.contrast)]
+        means = [total / self.weight for total in self.rows.sum(sums.stacked, W, contribution, self.contrast)]
         return [tuple(mean[a:b] for mean in means) for a, b in itertools.pairwise(ends)]
 
     def gaussian_loss(self):
@@ -104,7 +126,7 @@ class ContrastOracle:
         """E z zᵀ (d, d).  One pass the first time, unless the rows are known to be white."""
         with self._lock:
             if self._covariance is None:
-                self._covariance = self.rows.sum(sums.moments, self.xp.zeros(self.rows.n_features))[1] / self.n_rows
+                self._covariance = self.rows.sum(sums.moments, self.xp.zeros(self.rows.n_features))[1] / self.weight
             return self._covariance
 
     def power(self, W):
@@ -122,4 +144,4 @@ class ContrastOracle:
 
     def _mean(self, contribution, W):
         W = self.xp.asarray(W, dtype=self.rows.dtype)
-        return tuple(total / self.rows.n_rows for total in self.rows.sum(contribution, W, self.contrast))
+        return tuple(total / self.weight for total in self.rows.sum(contribution, W, self.contrast))

@@ -76,7 +76,8 @@ class FastICA(Separation, SklearnFastICA):
     mean_ : ndarray of shape (n_features,)
         Mean of X; only with whitening.
     whitening_ : ndarray of shape (n_components, n_features)
-        The whitening matrix, scaled as scikit-learn's: (X - mean_) @ whitening_.T has variance 1 / n_samples.
+        The whitening matrix, scaled as scikit-learn's: (X - mean_) @ whitening_.T has variance 1 / n_samples, n_samples
+        being the sum of the weights where there are any.
     n_iter_ : int
         Iterations ('deflation': the largest of all components).
     converged_ : bool

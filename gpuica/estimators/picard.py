@@ -41,7 +41,7 @@ class Picard(Separation):
     tol : float or 'auto', default='auto'
         Bound for the largest entry of the relative gradient.  'auto': each component's entries below
         half their standard error sqrt(Var / n_samples), in root mean square, which the same sums give: optimising
-        further would mostly fit noise.
+        further would mostly fit noise.  (With sample_weight n_samples is Kish's effective number.)
     m : int, default=7
         Pairs that L-BFGS keeps.
     ls_tries : int, default=10

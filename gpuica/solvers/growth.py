@@ -36,19 +36,20 @@ def run_all(solver, oracle, starts, *, growth, rng, max_iter, tol, survivors=Non
     """The Solutions of solver(oracle, W, ...) for the starts, on all rows or on growing samples.
 
     starts: list of W (k, k).  growth: None, a factor > 1, or "auto", FACTOR where that is worth it.  rng: draws the
-    samples.  max_iter, tol: of the last stage, on all rows; earlier stages stop when the gradient is below its standard
-    error.  survivors: 1, the best start alone goes from the samples to all rows, or None, all do.  n_iter of a solution
-    counts the iterations of all its stages, `sampled` the passes over samples.
+    samples, whose sizes count effective rows, so that none is made of rows of no weight.  max_iter, tol: of the last
+    stage, on all rows; earlier stages stop when the gradient is below its standard error.  survivors: 1, the best start
+    alone goes from the samples to all rows, or None, all do.  n_iter of a solution counts the iterations of all its
+    stages, `sampled` the passes over samples.
     """
     if growth == "auto":
-        growth = FACTOR if worth_growing(oracle.n_rows, len(starts[0])) else None
+        growth = FACTOR if worth_growing(oracle.n_effective, len(starts[0])) else None
     n, sampled, n_iter = first_sample(len(starts[0])), 0.0, [0] * len(starts)
-    while growth and n * growth <= oracle.n_rows:
-        sample = oracle.sample(int(n), rng)
+    while growth and n * growth <= oracle.n_effective:
+        sample = oracle.sample(int(n * (oracle.n_rows / oracle.n_effective)), rng)
         stage = partial(solver, max_iter=min(STAGE, max_iter), tol="auto", report=report, **options)
         found = solve_all(stage, sample, starts)
         n *= growth
-        if survivors and n * growth > oracle.n_rows:
+        if survivors and n * growth > oracle.n_effective:
             best = choose(sample, found)
             found, n_iter = [found[best]], [n_iter[best]]
         starts = [solution.W for solution in found]

@@ -44,7 +44,7 @@ class Rotations:
 
     def error(self, W, at, sign):
         """The standard error of each entry of the gradient, (k, k)."""
-        return rotation_error(at.cross, at.square, self.oracle.power(W), sign, self.oracle.n_rows, self.xp)
+        return rotation_error(at.cross, at.square, self.oracle.power(W), sign, self.oracle.n_effective, self.xp)
 
     def newton(self, q, W, at, sign):
         """The approximate Hessian's inverse times q: on rotations (κ_i + κ_j) / 2 for the pair i, j."""
@@ -84,7 +84,7 @@ class Matrices:
         power, square = self.oracle.power(W), at.square
         if self.extended:
             square = square + 2 * sign * self.xp.diagonal(at.cross) + power
-        return self.xp.sqrt(square[:, None] * power / self.oracle.n_rows)
+        return self.xp.sqrt(square[:, None] * power / self.oracle.n_effective)
 
     def newton(self, q, W, at, sign):
         """The approximate Hessian's inverse times q: the block [h_ij 1; 1 h_ji] for the pair i, j."""
