@@ -14,35 +14,40 @@ class NotFiniteError(ValueError):
 
 
 class MomentOracle:
-    """Answers what whitening asks: the mean and covariance of the rows."""
+    """Answers what whitening asks: a center of the rows, and their second moments about it."""
 
-    def __init__(self, rows):
-        self.rows, self.xp = rows, rows.xp
+    def __init__(self, rows, center=None):
+        """center: (d,) where to take moments about; None: the mean."""
+        self.rows, self.center, self.xp = rows, center, rows.xp
         self.n_rows, self.n_features, self.weight = rows.n_rows, rows.n_features, rows.weight
 
     def moments(self):
-        """Mean (d,) and covariance (d, d, divided by n) of the rows.  One pass.
+        """The center (d,) and the second moments about it (d, d, divided by n) of the rows.  One pass.
 
         Summed about `middle`: sums of squares about 0 lose the digits that a large mean takes.
         """
-        shift = self.middle()
+        shift = self.middle() if self.center is None else self.center
         total, scatter = self.rows.sum(sums.moments, shift)
         self._check_finite(total, self.xp.diagonal(scatter))
-        drift, covariance = self._about_the_mean(total, scatter)
+        drift, covariance = self._about_the_center(total, scatter)
         return shift + drift, covariance
 
     def projected_moments(self, mean, components):
         """Mean (k,) and second moments (k, k) of (x - mean) @ componentsᵀ, components (k, d), in float64.  One pass."""
-        return self._about_the_mean(*self.rows.sum(sums.projected_moments, mean, components))
+        return self._about_the_center(*self.rows.sum(sums.projected_moments, mean, components))
 
     def centered(self):
-        """Mean (d,) in float64, and all rows minus it, times √w (n, d).  Two passes; for data of few rows."""
-        mean, weights = self.rows.sum(sums.total)[0] / self.weight, self.rows.weights
+        """The center (d,) in float64, and all rows minus it, times √w (n, d).  At most two passes; for few rows."""
+        mean, weights = self.mean() if self.center is None else self.center, self.rows.weights
         self._check_finite(mean)
         centered = self.rows.map(sums.centered, mean)
         if weights is not None:
             centered = centered * weights[:, None] ** 0.5
         return mean, centered
+
+    def mean(self):
+        """The mean (d,) in float64.  One pass."""
+        return self.rows.sum(sums.total)[0] / self.weight
 
     def middle(self):
         """(d,) where most of the first rows that count are: their median, feature by feature.
@@ -58,9 +63,14 @@ class MomentOracle:
                 break
         return self.xp.sort(first, axis=0)[len(first) // 2]
 
-    def _about_the_mean(self, total, scatter):
-        """Mean and second moments about it, from sums about a point near."""
-        drift = total / self.weight
+    def pull(self, center):
+        """Where the rows draw a point c (d,): E (x - c) / |x - c| (d,), E 1 / |x - c|, and the share of rows on c
+        itself, which the other two leave out.  One pass."""
+        return tuple(total / self.weight for total in self.rows.sum(sums.pull, center))
+
+    def _about_the_center(self, total, scatter):
+        """Mean and second moments about it, from sums about a point near; about the given center where there is one."""
+        drift = total / self.weight if self.center is None else self.xp.zeros(len(total))
         return drift, scatter / self.weight - drift[:, None] * drift[None, :]
 
     def _check_finite(self, *totals):

@@ -65,6 +65,17 @@ def total(X, weights=None):
     return (kernels.column_sums(X.astype(np.float64, copy=False), weights),)
 
 
+def pull(X, center, weights=None):
+    """Σ (x - c) / r (d,), Σ 1 / r (1,) over rows with r = |x - c| > 0, and Σ 1 (1,) over rows on c; in float64."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        D = X.astype(np.float64) - center
+        r = (D * D).sum(axis=1) ** 0.5
+        w = array_device(X).xp.ones_like(r) if weights is None else weights.astype(np.float64)
+        here = r == 0
+        nearness = ~here * w / (r + here)
+        return nearness @ D, nearness.sum(keepdims=True), (w * here).sum(keepdims=True)
+
+
 def centered(X, mean):
     """x - mean, (n, d), in the dtype of X.  To be mapped over rows, not added up."""
     return (X - mean).astype(X.dtype, copy=False)

@@ -57,7 +57,7 @@ def test_device_arrays_give_the_answer_of_the_cpu(cupy, algorithm, fun, whiten):
     [
         {},
         {"whiten": False},
-        {"normalize_rows": True},
+        {"center": "median", "normalize_rows": True},
         {"algorithm": "deflation", "fun": "cube", "whiten_solver": "eigh"},
         {"fun": cube, "tol": "auto"},
         {"n_init": 2, "tol": 1e-3},

@@ -44,6 +44,7 @@ def test_weighted_contributions_are_the_textbook_sums(n, d, k, fun):
         "moments": (sums.moments(Z, c, w), [naive.moments(z[None], c) for z in Z]),
         "projected": (sums.projected_moments(Z, c, W, w), [naive.moments((W @ (z - c))[None], 0) for z in Z]),
         "total": (sums.total(Z, w), [(z,) for z in Z]),
+        "pull": (sums.pull(Z, c, w), [naive.pull(z, c) for z in Z]),
     }
     one_by_one["stacked"] = sums.stacked(Z, W, sums.likelihood, contrast, w), one_by_one["likelihood"][1]
     for name, (found, rows) in one_by_one.items():
@@ -114,6 +115,7 @@ def test_a_weighted_sum_is_the_sum_over_repeated_rows(n, d, chunk, projected, dt
         (sums.moments, (np.ones(d),)),
         (sums.projected_moments, (np.ones(d), K)),
         (sums.total, ()),
+        (sums.pull, (np.ones(d),)),
     ):
         found, expected = (rows.sum(contribution, *params) for rows in (weighted, repeated))
         for mine, its in zip(found, expected, strict=True):
@@ -198,7 +200,7 @@ def test_the_rank_does_not_depend_on_the_scale_of_weights(n, scale, rng):
 ALL = [
     FastICA(tol=1e-12, max_iter=1000),
     FastICA(tol=1e-12, max_iter=1000, algorithm="deflation", whiten_solver="eigh", fun="cube"),
-    FastICA(tol=1e-12, max_iter=1000, whiten="arbitrary-variance"),
+    FastICA(tol=1e-12, max_iter=1000, center="median", whiten="arbitrary-variance"),
     FastICA(tol=1e-12, max_iter=1000, whiten=False),
     FastICA(tol=1e-12, max_iter=1000, fun=lambda x: (np.tanh(x), (1 - np.tanh(x) ** 2).mean(-1))),
     Picard(tol=1e-8, n_init=2, normalize_rows=True),

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..device import choose_device, logger, to_host
 from ..oracle import ContrastOracle, MomentOracle, NotFiniteError
 from ..rows import of_norm_one, open_rows, project
+from ..solvers.median import geometric_median
 from ..solvers.whitening import WHITENERS
 from ._shell import refuse_non_finite, take
 
@@ -38,6 +39,7 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     normalize_rows: bool
     stop_percentile: float
     sort: Any
+    center: str
     _watched: str  # what the solver brings to rest: "movement" or "gradient"
 
     def _contrast(self):
@@ -48,6 +50,8 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         """Raise ValueError for parameters that do not go together."""
         if self.n_init > 1 and self.w_init is not None:
             raise ValueError("w_init is one starting point: use n_init=1, or w_init=None.")
+        if self.center == "median" and not self.whiten:
+            raise ValueError("center='median' needs whitening: with whiten=False nothing is centered.")
 
     def _solve(self, oracle, starts, rng, report, keep="best"):
         """The best Solution from starts (k, k), or keep="all".  rng: to be drawn from.  report: for the solver."""
@@ -149,7 +153,9 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def _spectrum(self, rows, array, k):
         """The spectrum of the rows, cut to k components or the rank; warns when the rank is smaller."""
         try:
-            spectrum = WHITENERS[self.whiten_solver](MomentOracle(rows), eps=float(np.finfo(rows.dtype).eps))
+            center = geometric_median(MomentOracle(rows)) if self.center == "median" else None
+            oracle = MomentOracle(rows, center)
+            spectrum = WHITENERS[self.whiten_solver](oracle, eps=float(np.finfo(rows.dtype).eps))
         except NotFiniteError:
             refuse_non_finite(self, array)
             raise

@@ -66,6 +66,10 @@ class FastICA(Separation, SklearnFastICA):
     sort : None, 'objective' or 'variance', default=None
         Order of the components: as the start finds them (scikit-learn's); the farthest from Gaussian first; or the one
         that explains most variance of X first.
+    center : {'mean', 'median'}, default='mean'
+        What whitening subtracts: the mean of X, or its geometric median, which a few rows of enormous norm cannot move
+        (about ten passes more).  Second moments, and so variances, are then those about the median; not for
+        whiten=False.
 
     Attributes
     ----------
@@ -74,7 +78,7 @@ class FastICA(Separation, SklearnFastICA):
     mixing_ : ndarray of shape (n_features, n_components)
         Pseudo-inverse of components_.  Its columns are the sources' patterns in the data: the "dictionary".
     mean_ : ndarray of shape (n_features,)
-        Mean of X; only with whitening.
+        Mean of X, or its geometric median for center='median'; only with whitening.
     whitening_ : ndarray of shape (n_components, n_features)
         The whitening matrix, scaled as scikit-learn's: (X - mean_) @ whitening_.T has variance 1 / n_samples, n_samples
         being the sum of the weights where there are any.
@@ -130,6 +134,7 @@ class FastICA(Separation, SklearnFastICA):
         "normalize_rows": ["boolean"],
         "stop_percentile": [Interval(Real, 0, 100, closed="right")],
         "sort": [StrOptions({"objective", "variance"}), None],
+        "center": [StrOptions({"mean", "median"})],
     }
     _watched = "movement"
 
@@ -153,6 +158,7 @@ class FastICA(Separation, SklearnFastICA):
         normalize_rows=False,
         stop_percentile=100,
         sort=None,
+        center="mean",
     ):
         SklearnFastICA.__init__(
             self,
@@ -174,6 +180,7 @@ class FastICA(Separation, SklearnFastICA):
         self.normalize_rows = normalize_rows
         self.stop_percentile = stop_percentile
         self.sort = sort
+        self.center = center
 
     def _contrast(self):
         return as_contrast(self.fun, self.fun_args)

@@ -18,7 +18,7 @@ DOUBLE = float(np.finfo(np.float64).eps)
 class Spectrum:
     """The covariance of the rows as directions and standard deviations.
 
-    mean: (d,).  directions: (d, m), orthonormal columns u, signs
+    mean: (d,), or the center that the covariance is taken about.  directions: (d, m), orthonormal columns u, signs
     fixed by the first feature.  deviations: (m,), standard deviations along them, descending.  rank: how many
     deviations are more than rounding noise.  kept: how many of the directions are wanted.
     """

@@ -1,0 +1,148 @@
+"""A few rows of enormous norm: a center that they do not move, and answers that stay finite."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpuica import FastICA, Picard
+from gpuica.oracle import MomentOracle
+from gpuica.rows.memory import MemoryRows
+from gpuica.solvers.median import geometric_median
+
+from .problems import amari, mixture
+
+
+def median_of(X, weights=None, **options):
+    return geometric_median(MomentOracle(MemoryRows(X, weights=weights)), **options)
+
+
+# ---- the geometric median --------------------------------------------------------------------------------------------
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(1, 60), d=st.integers(1, 4), seed=st.integers(0, 99), lattice=st.booleans())
+def test_the_median_is_where_the_rows_pull_to_all_sides_alike(n, d, seed, lattice):
+    """0 is a subgradient of Σ w |x - m|: unit vectors to the rows sum to no more than the weight of those on m."""
+    rng = np.random.default_rng(seed)
+    X = rng.integers(-2, 3, size=(n, d)).astype(float) if lattice else rng.normal(size=(n, d))
+    w = rng.exponential(size=n)
+    m = median_of(X, w, tol=1e-9, max_iter=20_000)
+    D = X - m
+    r = np.linalg.norm(D, axis=1)
+    on_m = r < 1e-5  # the median may be a row, and is then neared only
+    pull = np.linalg.norm((w[~on_m] / r[~on_m]) @ D[~on_m])
+    assert pull <= w[on_m].sum() + 1e-3 * w.sum()
+
+
+def test_the_median_of_one_feature_is_the_median(rng):
+    x = rng.exponential(size=(1001, 1))
+    assert median_of(x, tol=1e-9, max_iter=2000)[0] == pytest.approx(np.median(x), abs=1e-3)
+
+
+def test_a_row_that_outweighs_the_rest_is_the_median(rng):
+    """Weiszfeld's own step divides by 0 there: Vardi and Zhang's does not, and leaves a row that is not the median."""
+    X = rng.normal(size=(50, 3))
+    w = np.where(np.arange(50) == 7, 100.0, 1.0)
+    np.testing.assert_allclose(median_of(X, w, tol=1e-9, max_iter=5000), X[7], atol=1e-6)
+    start = np.array([[0.0, 0.0], [4.0, 1.0], [4.0, -1.0], [4.0, 0.0], [-12.0, 0.0]])  # their mean is the first row
+    out, near = 8 / 17**0.5 - 1, 2 / 17**0.5 + 1 / 4 + 1 / 12  # the pull beyond what the first row holds, by hand
+    np.testing.assert_allclose(median_of(start, max_iter=1), [out / near, 0], atol=1e-12)
+    np.testing.assert_allclose(median_of(start, max_iter=500), [4 - 3**-0.5, 0], atol=1e-3)
+
+
+def test_rows_that_are_all_the_same():
+    np.testing.assert_array_equal(median_of(np.full((10, 3), 7.0)), 7.0)
+
+
+def test_enormous_rows_do_not_move_the_median(rng):
+    X = rng.normal(size=(10_000, 5)) + 3
+    calm = median_of(X)
+    X[:50] *= 1e6
+    passes = MemoryRows(X)
+    moved = geometric_median(MomentOracle(passes))
+    assert np.linalg.norm(X.mean(0) - 3) > 1e3
+    assert np.linalg.norm(moved - calm) < 0.03  # 50 pulls of length 1 among 10,000
+    assert passes.n_passes < 25
+
+
+@pytest.mark.parametrize("whiten", ["unit-variance", "arbitrary-variance"])
+@pytest.mark.parametrize("whiten_solver", ["svd", "eigh"])
+@pytest.mark.parametrize("shape", [(4000, 5), (12, 20)])
+@pytest.mark.parametrize("estimator", [FastICA, Picard])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore:.*numerical rank")
+def test_center_median(estimator, shape, whiten_solver, whiten, rng):
+    X = rng.exponential(size=shape) ** 2 @ rng.normal(size=(shape[1], shape[1]))
+    ica = estimator(random_state=0, center="median", whiten=whiten, whiten_solver=whiten_solver, max_iter=50)
+    Y = ica.fit_transform(X)
+    np.testing.assert_allclose(ica.mean_, median_of(X), rtol=1e-9)
+    assert np.linalg.norm(ica.mean_ - X.mean(0)) > 0.1
+    np.testing.assert_allclose(ica.transform(X), Y, atol=1e-8)
+    np.testing.assert_allclose(Y, (X - ica.mean_) @ ica.components_.T, atol=1e-8)
+    np.testing.assert_allclose(ica.inverse_transform(Y), X, atol=1e-6)
+    power = 1 if whiten == "unit-variance" else 1 / len(X)
+    np.testing.assert_allclose(Y.T @ Y / len(X), power * np.eye(Y.shape[1]), atol=1e-6)  # about the median
+
+
+def test_small_directions_about_the_median(rng):
+    X = rng.exponential(size=(5000, 3)) * [1, 1e-4, 1e-9] @ np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    Y = Picard(random_state=0, center="median").fit_transform(X)
+    np.testing.assert_allclose(Y.T @ Y / 5000, np.eye(3), atol=1e-4)
+
+
+def test_the_median_costs_its_passes_and_the_mean_none():
+    X, _ = mixture(3000, 4)
+    for center in ("mean", "median"):
+        ica = FastICA(random_state=0, center=center).fit(X)
+        assert (ica.n_passes_ == 2 + ica.n_iter_) == (center == "mean")
+        assert ica.n_passes_ < 2 + ica.n_iter_ + 25
+
+
+def test_center_that_cannot_be():
+    X, _ = mixture(100, 3)
+    for estimator in (FastICA, Picard):
+        with pytest.raises(ValueError, match="center='median' needs whitening: with whiten=False nothing is centered"):
+            estimator(center="median", whiten=False).fit(X)
+        with pytest.raises(ValueError, match="'center' parameter"):
+            estimator(center="mode").fit(X)
+    for bad, sentence in (
+        (np.nan, "Input X contains NaN"),
+        (np.inf, "Input X contains infinity"),
+        (1e200, "too large"),
+    ):
+        X[50, 1] = bad
+        with pytest.raises(ValueError, match=sentence):
+            FastICA(center="median").fit(X)
+
+
+# ---- what must end ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("fun", ["logcosh", "exp", "cube"])
+@pytest.mark.parametrize("estimator", [FastICA(), FastICA(algorithm="deflation"), Picard(), Picard(ortho=False)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("which", "factor"), [(17, 1e6), (slice(None, None, 1000), 1000)])
+@pytest.mark.parametrize("center", ["mean", "median"])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.filterwarnings("ignore:.*numerical rank")
+def test_enormous_rows_end_in_finite_numbers(center, which, factor, dtype, estimator, fun):
+    X = mixture(20_000, 5)[0]
+    X[which] *= factor
+    name = {"logcosh": "tanh"}.get(fun, fun) if isinstance(estimator, Picard) else fun
+    ica = type(estimator)(
+        **{**estimator.get_params(), "fun": name, "random_state": 0, "max_iter": 60, "center": center}
+    )
+    Y = ica.fit_transform(X.astype(dtype))
+    for value in (Y, ica.components_, ica.mixing_, ica.mean_, ica.whitening_, ica.gradient_norm_, ica.losses_):
+        assert np.isfinite(value).all()
+
+
+def test_few_rows_whose_squares_overflow_float32(rng):
+    X = (rng.laplace(size=(10, 30)) * 1e25).astype(np.float32)
+    assert np.isfinite(FastICA(n_components=3, random_state=0, tol=1.0).fit_transform(X)).all()
+
+
+def test_rows_of_weight_0_may_be_enormous():
+    X, A = mixture(20_000, 4)
+    weights = np.arange(20_000) % 100 != 0
+    X[~weights] *= 1e8
+    assert amari(Picard(random_state=0).fit(X, sample_weight=weights).components_ @ A) < 0.02
+    single = Picard(random_state=0).fit(X.astype(np.float32), sample_weight=weights)
+    assert amari(single.components_ @ A) < 0.02
