@@ -14,7 +14,13 @@ class NotFiniteError(ValueError):
 
 
 class MomentOracle:
-    """Answers what whitening asks: a center of the rows, and their second moments about it."""
+    """Answers what whitening asks: a center of the rows, and their second moments about it.
+
+    evenness: after `moments` or `centered`, about (E r)² / E r² of the rows' distances r from the center: 1 where all
+    are equal, near 0 where a few rows are very much farther than the rest.
+    """
+
+    evenness = 1.0
 
     def __init__(self, rows, center=None):
         """center: (d,) where to take moments about; None: the mean."""
@@ -27,8 +33,9 @@ class MomentOracle:
         Summed about `middle`: sums of squares about 0 lose the digits that a large mean takes.
         """
         shift = self.middle() if self.center is None else self.center
-        total, scatter = self.rows.sum(sums.moments, shift)
+        total, scatter, norms = self.rows.sum(sums.moments_and_norms, shift)
         self._check_finite(total, self.xp.diagonal(scatter))
+        self._compare_norms(norms, scatter.trace())
         drift, covariance = self._about_the_center(total, scatter)
         return shift + drift, covariance
 
@@ -41,8 +48,10 @@ class MomentOracle:
         mean, weights = self.mean() if self.center is None else self.center, self.rows.weights
         self._check_finite(mean)
         centered = self.rows.map(sums.centered, mean)
+        norms = sums.norms(centered.astype(np.float64), 0.0, weights)
         if weights is not None:
             centered = centered * weights[:, None] ** 0.5
+        self._compare_norms(norms, (centered.astype(np.float64) ** 2).sum())
         return mean, centered
 
     def mean(self):
@@ -72,6 +81,13 @@ class MomentOracle:
         """Mean and second moments about it, from sums about a point near; about the given center where there is one."""
         drift = total / self.weight if self.center is None else self.xp.zeros(len(total))
         return drift, scatter / self.weight - drift[:, None] * drift[None, :]
+
+    def _compare_norms(self, norms, square):
+        """Set `evenness` from Σ r, Σ r², Σ 1 of some rows (3,), and Σ r² of all."""
+        r, some_square, some = (float(part) for part in norms)
+        square = max(some_square * self.weight, float(square) * some)  # a giant among some rows counts for too many
+        if square:
+            self.evenness = r * r / some * self.weight / square
 
     def _check_finite(self, *totals):
         if not all(bool(self.xp.isfinite(total).all()) for total in totals):

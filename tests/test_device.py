@@ -76,13 +76,18 @@ def test_weights_on_the_device_give_the_answer_of_the_cpu(cupy, arguments, weigh
     assert there.n_passes_ == host.n_passes_
 
 
-def test_weighted_fits_of_few_rows_on_the_device(cupy, rng):
+def test_weighted_fits_of_few_and_of_enormous_rows_on_the_device(cupy, rng, caplog):
     X, w = rng.laplace(size=(30, 50)), rng.exponential(size=30)
     with pytest.warns(UserWarning, match="numerical rank 29"):
         host = FastICA(random_state=0, tol=1).fit(X, sample_weight=w)
     with pytest.warns(UserWarning, match="numerical rank 29"):
         there = FastICA(random_state=0, tol=1).fit(cupy.asarray(X), sample_weight=w)
     np.testing.assert_allclose(there.components_, host.components_, atol=1e-6 * np.abs(host.components_).max())
+    X = mixture(2000, 3)[0]
+    X[77] *= 1e6
+    with caplog.at_level(logging.WARNING, logger="gpuica"):
+        FastICA(random_state=0, tol=1).fit(cupy.asarray(X))
+    assert "a few rows of enormous norm" in caplog.text
 
 
 def test_weighted_metrics_on_the_device(cupy, rng):

@@ -1,9 +1,13 @@
-"""A few rows of enormous norm: a center that they do not move, and answers that stay finite."""
+"""A few rows of enormous norm: a center that they do not move, a sentence that tells of them, and answers that stay
+finite."""
+
+import logging
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_digits
 
 from gpuica import FastICA, Picard
 from gpuica.oracle import MomentOracle
@@ -112,6 +116,108 @@ def test_center_that_cannot_be():
         X[50, 1] = bad
         with pytest.raises(ValueError, match=sentence):
             FastICA(center="median").fit(X)
+
+
+# ---- what is told ----------------------------------------------------------------------------------------------------
+def sparse_source(n, k, rng):
+    """k sources, of which one is active in a row of a thousand."""
+    S = rng.normal(size=(n, k))
+    S[:, 0] = np.where(rng.random(n) < 1e-3, S[:, 0] * 31, 0)
+    return S
+
+
+def patches(rng):
+    """8 x 8 patches of pictures of random edges: contrast differs widely from patch to patch."""
+    steps = rng.normal(size=(200, 1, 1)) * (rng.random(size=(200, 64, 64)) < 0.02) * rng.normal(size=(200, 64, 64))
+    pictures = steps.cumsum(axis=1).cumsum(axis=2)
+    X = np.lib.stride_tricks.sliding_window_view(pictures, (8, 8), axis=(1, 2))[:, ::8, ::8].reshape(-1, 64)
+    return X - X.mean(axis=1, keepdims=True)
+
+
+ORDINARY = {
+    "digits": lambda rng: load_digits().data,
+    "patches": patches,
+    "mixture": lambda rng: mixture(20_000, 6)[0],
+    "far from 0": lambda rng: mixture(5000, 6, mean=1e4)[0],
+    "one Laplace feature": lambda rng: rng.laplace(size=(20_000, 1)),
+    "heavy tails": lambda rng: rng.standard_t(3, size=(20_000, 4)) @ rng.normal(size=(4, 4)),
+    "log-normal norms": lambda rng: rng.normal(size=(20_000, 8)) * np.exp(rng.normal(size=(20_000, 1))),
+    "one sparse source": lambda rng: sparse_source(20_000, 6, rng) @ rng.normal(size=(6, 6)),
+    "half of the rows empty": lambda rng: rng.normal(size=(20_000, 6)) * (np.arange(20_000)[:, None] % 2),
+    "quiet first": lambda rng: rng.normal(size=(20_000, 6)) * np.where(np.arange(20_000) < 4000, 0.01, 1)[:, None],
+    "few rows": lambda rng: rng.laplace(size=(60, 5)),
+    "fewer rows than features": lambda rng: rng.laplace(size=(60, 100)),
+}
+
+
+def enormous(n, d, which, factor):
+    """Rows of normal numbers, some of them factor times as long."""
+    X = np.random.default_rng(0).normal(size=(n, d)) + 1
+    X[which] *= factor
+    return X
+
+
+ENORMOUS = {
+    "one row": (20_000, 32, 12_345, 1e6),
+    "the first row": (200_000, 4, 0, 1e6),
+    "a row that is looked at": (8192, 4, 129 * 7, 1e6),
+    "one of few rows": (300, 5, 123, 1e6),
+    "one of fewer rows than features": (60, 100, 33, 1e3),
+    "one in a thousand": (20_000, 32, slice(500, None, 1000), 1000),
+    "the first token of every text": (32_768, 32, slice(None, None, 128), 100),
+    "a block": (20_000, 32, slice(70, 100), 1e4),
+}
+
+
+def said(caplog, X, estimator=FastICA, sample_weight=None, **params):
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="gpuica"):
+        estimator(random_state=0, n_components=2 if X.shape[1] > 1 else 1, tol=1.0, **params).fit(
+            X, sample_weight=sample_weight
+        )
+    return "a few rows of enormous norm carry most of the variance" in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", ORDINARY)
+def test_ordinary_data_are_not_told_of_enormous_rows(case, dtype, caplog, rng):
+    assert not said(caplog, ORDINARY[case](rng).astype(dtype))
+
+
+@pytest.mark.parametrize("estimator", [FastICA, Picard])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", ENORMOUS)
+def test_enormous_rows_are_told_with_the_remedies(case, dtype, estimator, caplog):
+    X = enormous(*ENORMOUS[case]).astype(dtype)
+    assert said(caplog, X, estimator)
+    for remedy in ("normalize_rows=True", "sample_weight", "center='median'"):
+        assert remedy in caplog.text
+    assert said(caplog, X, estimator, center="median")
+
+
+def test_rows_of_which_few_count(caplog, rng):
+    for seed in range(10):
+        X, w = mixture(8000, 4, seed=seed)[0], rng.random(8000) < 0.01
+        assert not said(caplog, X, sample_weight=w)
+        X[w.argmax()] *= 1e6
+        assert said(caplog, X, sample_weight=w)
+
+
+@pytest.mark.parametrize("which", [0, 937 * 7, 937 * 7 + 1])
+def test_the_norms_of_large_chunks(which):
+    """Of 60,000 rows 64 are looked at; an enormous one must not pass for usual when it is among them."""
+    X = enormous(60_000, 3, which, 1e6)
+    oracle = MomentOracle(MemoryRows(X, chunk_rows=60_000))
+    oracle.moments()
+    assert oracle.evenness < 0.02
+
+
+def test_what_the_remedies_cure(caplog):
+    X = enormous(20_000, 8, slice(500, None, 1000), 1000)
+    assert not said(caplog, X, normalize_rows=True)
+    weights = np.where(np.linalg.norm(X, axis=1) > 100, 0, 1)
+    assert not said(caplog, X, sample_weight=weights)
+    assert said(caplog, enormous(20_000, 8, 77, 100), sample_weight=np.where(np.arange(20_000) == 77, 1e4, 1))
 
 
 # ---- what must end ---------------------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ def test_weighted_contributions_are_the_textbook_sums(n, d, k, fun):
         "moments": (sums.moments(Z, c, w), [naive.moments(z[None], c) for z in Z]),
         "projected": (sums.projected_moments(Z, c, W, w), [naive.moments((W @ (z - c))[None], 0) for z in Z]),
         "total": (sums.total(Z, w), [(z,) for z in Z]),
+        "norms": ((sums.norms(Z, c, w),), [(np.linalg.norm(z - c) ** np.array([1, 2, 0]),) for z in Z]),
         "pull": (sums.pull(Z, c, w), [naive.pull(z, c) for z in Z]),
     }
     one_by_one["stacked"] = sums.stacked(Z, W, sums.likelihood, contrast, w), one_by_one["likelihood"][1]

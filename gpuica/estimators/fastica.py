@@ -60,7 +60,7 @@ class FastICA(Separation, SklearnFastICA):
         samples goes on to all rows.
     normalize_rows : bool, default=False
         Divide every row of X by its norm first, in `transform` too: language models have a few tokens of enormous norm
-        that would rule every contrast.
+        that would rule every contrast.  (A fit that meets such rows says so on the logger "gpuica".)
     stop_percentile : float in (0, 100], default=100
         Stop when so many per cent of the components are at rest; 100 is scikit-learn's rule, the worst component's.
     sort : None, 'objective' or 'variance', default=None
