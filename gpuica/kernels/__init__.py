@@ -35,5 +35,28 @@ def score_and_loss(Y, contrast):
     return loss, *score(Y, contrast)
 
 
+def encode(X, D, gram, coder):
+    """Codes (n, K) of the rows X (n, d) by a coder, and how many rows were not finished.  gram: D Dᵀ, or None."""
+    if coder.kernel is None or array_device(X) != CPU:
+        return coder.encode(X, D, array_device(X).xp)
+    from . import coding
+
+    return coding.encode(X, D, gram, coder)
+
+
+def compress(C):
+    """(non-zeros a row (n,), their columns, their values) of codes C (n, K) on the host."""
+    from . import coding
+
+    return coding.compress(C)
+
+
+def add_code_moments(X, D, counts, indices, values, A, B):
+    """Add Σ c cᵀ to A (K, K) and Σ c xᵀ to B (K, d) for compressed codes; return ‖x - c D‖² of every row (n,)."""
+    from . import coding
+
+    return coding.add_moments(X, D, counts, indices, values, A, B)
+
+
 def _compiled(Y, contrast):
     return Y.size >= WORTH_COMPILING and hasattr(contrast, "at_point") and array_device(Y) == CPU

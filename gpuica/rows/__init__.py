@@ -42,6 +42,14 @@ class Rows(ABC):
         """
 
     @abstractmethod
+    def each(self, consume, function, *params):
+        """consume(function(chunk, *params)) for every chunk, in order, one at a time.  One pass."""
+
+    @abstractmethod
+    def take(self, indices):
+        """The rows of these numbers, (len(indices), n_features), as chunks hold them."""
+
+    @abstractmethod
     def batches(self, size, rng=None):
         """Iterate over all rows once, as Rows of `size` rows each, the last of fewer; in random order with rng."""
 
@@ -71,6 +79,12 @@ class ProjectedRows(Rows):
 
     def map(self, function, *params, out=None):
         return self.rows.map(_on_projection, self.projection, function, *params, out=out)
+
+    def each(self, consume, function, *params):
+        self.rows.each(consume, _on_projection, self.projection, function, *params)
+
+    def take(self, indices):
+        return project(self.rows.take(indices), self.projection)
 
     def batches(self, size, rng=None):
         for batch in self.rows.batches(size, rng):

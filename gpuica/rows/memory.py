@@ -36,9 +36,16 @@ class MemoryRows(Rows):
         self.n_passes += 1
         if self.n_rows <= self.chunk_rows:
             return tuple(part.astype(np.float64, copy=False) for part in contribution(self._chunk(0), *params))
-        totals = OrderedTotals()
-        self._each_chunk(lambda i, chunk: totals.add(i, contribution(chunk, *params)), totals.wait_for_room)
+        totals = Totals()
+        self._in_order(totals.add, contribution, params)
         return totals.sums
+
+    def each(self, consume, function, *params):
+        self.n_passes += 1
+        self._in_order(consume, function, params)
+
+    def take(self, indices):
+        return self._prepared(self.array[indices])
 
     def map(self, function, *params, out=None):
         self.n_passes += 1
@@ -74,10 +81,16 @@ class MemoryRows(Rows):
         rows.scratch, rows.n_passes = stored, self.n_passes
         return rows
 
+    def _in_order(self, consume, function, params):
+        order = InOrder(consume)
+        self._each_chunk(lambda i, chunk: order.add(i, function(chunk, *params)), order.wait_for_room)
+
     def _chunk(self, i):
-        """Chunk i on the device, in the working dtype; a view where nothing need be changed."""
-        part = self.device.put(self.array[i * self.chunk_rows : (i + 1) * self.chunk_rows])
-        part = part.astype(self.dtype, copy=False)
+        return self._prepared(self.array[i * self.chunk_rows : (i + 1) * self.chunk_rows])
+
+    def _prepared(self, part):
+        """The rows on the device, in the working dtype; a view where nothing need be changed."""
+        part = self.device.put(part).astype(self.dtype, copy=False)
         if self.prepare:
             return self.prepare(part)
         # BLAS takes rows or columns in sequence; anything else it would copy, in every product
@@ -129,13 +142,13 @@ def in_turns(n, work, wait_for_room=None):
         raise failures[0]
 
 
-class OrderedTotals:
-    """Adds parts in the order of their numbers, whoever is ready first; float64."""
+class InOrder:
+    """Hands parts on in the order of their numbers, one at a time, whoever is ready first."""
 
     AHEAD = 32  # parts that may wait for an earlier one: bounds the memory
 
-    def __init__(self):
-        self.sums, self.waiting, self.next, self.turn = None, {}, 0, threading.Condition()
+    def __init__(self, consume):
+        self.consume, self.waiting, self.next, self.turn = consume, {}, 0, threading.Condition()
 
     def wait_for_room(self, i, failures):
         """Wait until part i is not too far ahead.  False when the work has failed meanwhile."""
@@ -144,15 +157,21 @@ class OrderedTotals:
                 self.turn.wait(0.1)
         return not failures
 
-    def add(self, i, parts):
+    def add(self, i, part):
         with self.turn:
-            self.waiting[i] = parts
+            self.waiting[i] = part
             while self.next in self.waiting:
-                self._add_next(self.waiting.pop(self.next))
+                self.consume(self.waiting.pop(self.next))
                 self.next += 1
             self.turn.notify_all()
 
-    def _add_next(self, parts):
+
+class Totals:
+    """Adds parts, tuples of arrays, in float64."""
+
+    sums = None
+
+    def add(self, parts):
         if self.sums is None:
             self.sums = tuple(part.astype(np.float64) for part in parts)
         else:
