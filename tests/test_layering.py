@@ -21,7 +21,7 @@ ALLOWED = {
     "sums": {"kernels", "device"},
     "kernels": {"kernels", "device"},
     "rows": {"rows", "device"},
-    "solvers": {"solvers"},
+    "solvers": {"solvers", "kernels"},
     "contrasts": set(),
     "coders": set(),
     "device": set(),

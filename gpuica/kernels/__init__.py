@@ -8,6 +8,9 @@ from ..device import CPU, array_device
 # Below this many numbers NumPy is as fast as the compiled loop, and a small fit then never loads Numba (0.4 s).
 WORTH_COMPILING = 50_000
 
+# The same for a block of atoms, where it is Python's loop over atoms that the compiled one replaces.
+ATOMS_WORTH_COMPILING = 4_000
+
 
 def column_sums(A):
     """Σ over the rows of A (n, k), (k,).  As a product: NumPy's own sum is ten times slower for few columns."""
@@ -56,6 +59,36 @@ def add_code_moments(X, D, counts, indices, values, A, B):
     from . import coding
 
     return coding.add_moments(X, D, counts, indices, values, A, B)
+def constrained(U, D, positive, unit):
+    """U (m, d) with its entries at least 0 if positive, then rows of norm 1 if unit, and else of norm at most 1.
+
+    A row that has no direction to be made a unit vector, because it is 0, is D's row (m, d).
+    """
+    xp = array_device(U).xp
+    if positive:
+        U = xp.maximum(U, 0)
+    norm = xp.sqrt((U * U).sum(axis=1, keepdims=True))
+    if unit:
+        return xp.where(norm > 0, U / xp.where(norm > 0, norm, 1), D)
+    return U / xp.maximum(norm, 1)
+
+
+def descend(D, U, L, used, positive, unit):
+    """Replace the atoms of a block D (b, d), one after the other: u_j = U_j - Σ_{i<j} L_ji (new D_i - old D_i), then
+    `constrained`.  Atoms that are not used, (b,) booleans, stay.
+
+    U: (b, d), overwritten; where each atom would go if the others of the block stayed.  L: (b, b).
+    """
+    if U.size >= ATOMS_WORTH_COMPILING and array_device(U) == CPU:
+        from . import cpu
+
+        cpu.descend(D, U, L, used, positive, unit)
+        return
+    steps = array_device(U).xp.zeros(U.shape, dtype=U.dtype)
+    for j in [j for j, is_used in enumerate(used.tolist()) if is_used]:
+        new = constrained(U[j : j + 1] - L[j : j + 1, :j] @ steps[:j], D[j : j + 1], positive, unit)
+        steps[j : j + 1] = new - D[j : j + 1]
+        D[j : j + 1] = new
 
 
 def _compiled(Y, contrast):
