@@ -23,6 +23,7 @@ class Lasso:
     positive: bool = False
     max_iter: int = 1000
     kernel: ClassVar[str] = "lasso"
+    cpu_only: ClassVar[bool] = False
 
     def encode(self, X, D, xp=np):
         """Codes (n, K) of X (n, d), and how many rows were not finished.  As `Fista` finds them."""
@@ -45,6 +46,7 @@ class Fista:
     max_iter: int = 1000
     tol: float = 1e-6
     kernel: ClassVar[None] = None
+    cpu_only: ClassVar[bool] = False
 
     def encode(self, X, D, xp=np):
         """Codes (n, K) of X (n, d), and how many rows were not finished."""
@@ -92,6 +94,11 @@ class OMP:
     positive: bool = False
     kernel: ClassVar[str] = "omp"
 
+    @property
+    def cpu_only(self):
+        """Whether there is no form for other devices."""
+        return self.positive
+
     def encode(self, X, D, xp=np):
         """Codes (n, K) of X (n, d), and 0."""
         if self.positive:
@@ -129,6 +136,7 @@ class Lars:
 
     n_nonzero: int
     kernel: ClassVar[str] = "lars"
+    cpu_only: ClassVar[bool] = True
     penalty = OMP.penalty
 
     def encode(self, X, D, xp=np):
@@ -147,6 +155,7 @@ class MatchingPursuit:
     target: float = 0.0
     gradient: bool = False
     kernel: ClassVar[str] = "matching_pursuit"
+    cpu_only: ClassVar[bool] = False
     penalty = OMP.penalty
 
     def encode(self, X, D, xp=np):
@@ -179,6 +188,7 @@ class Threshold:
     alpha: float = 1.0
     positive: bool = False
     kernel: ClassVar[None] = None
+    cpu_only: ClassVar[bool] = False
     penalty = Lasso.penalty
 
     def encode(self, X, D, xp=np):
@@ -194,6 +204,7 @@ class TopK:
     n_nonzero: int
     positive: bool = False
     kernel: ClassVar[None] = None
+    cpu_only: ClassVar[bool] = False
     penalty = OMP.penalty
 
     def encode(self, X, D, xp=np):
@@ -212,3 +223,40 @@ class TopK:
 def soft(A, threshold, xp):
     """sign(A) max(|A| - threshold, 0)."""
     return xp.sign(A) * xp.maximum(abs(A) - threshold, 0)
+
+
+LASSO = ("lasso_lars", "lasso_cd", "fista")
+BY_COUNT = ("omp", "nnomp", "lars", "matching_pursuit", "gradient_pursuit", "topk")
+CODERS = (*LASSO, *BY_COUNT, "threshold")
+NO_POSITIVE = ("omp", "lars", "matching_pursuit", "gradient_pursuit")
+
+
+def as_coder(name, shape, *, alpha=None, n_nonzero=None, positive=False, max_iter=1000):
+    """The coder of a name in CODERS, for dictionaries of this shape (K, d).
+
+    alpha: the penalty or threshold, 1 by default; for pursuits the squared residual to be reached, in place of a
+    number of atoms.  n_nonzero: atoms a row, by default a tenth of the features, at least 1.
+    Raises ValueError for positive codes where a coder has none, and for more atoms than there are.
+    """
+    n_atoms, n_features = shape
+    if positive and name in NO_POSITIVE:
+        remedy = " Use 'nnomp'." if name == "omp" else ""
+        raise ValueError(f"Positive constraint not supported for '{name}' coding method.{remedy}")
+    if name in LASSO:
+        kind = Fista if name == "fista" else Lasso
+        return kind(1.0 if alpha is None else float(alpha), positive, max_iter)
+    if name == "threshold":
+        return Threshold(1.0 if alpha is None else float(alpha), positive)
+    if n_nonzero is not None and n_nonzero > n_atoms:
+        raise ValueError(f"n_nonzero_coefs={n_nonzero} is more than the {n_atoms} atoms of the dictionary.")
+    count = int(min(max(n_features / 10, 1), n_atoms)) if n_nonzero is None else int(n_nonzero)
+    if name == "lars":
+        return Lars(count)
+    if name == "topk":
+        return TopK(count, positive)
+    target = 0.0 if alpha is None else float(alpha)
+    if alpha is not None:
+        count = n_atoms
+    if name in ("omp", "nnomp"):
+        return OMP(count, target, positive=name == "nnomp")
+    return MatchingPursuit(count, target, gradient=name == "gradient_pursuit")

@@ -60,6 +60,11 @@ def projected_moments(X, mean, components):
     return kernels.column_sums(Z), Z.T @ Z
 
 
+def gram(D):
+    """D Dᵀ (K, K) of a dictionary D (K, d), or None where coders do better without it."""
+    return D @ D.T if kernels.gram_pays(*D.shape, D.dtype.itemsize) else None
+
+
 def codes(X, D, gram, coder, unfinished):
     """Codes (n, K) of X (n, d) by a coder.  To be mapped over rows.  unfinished: a list that takes a count a chunk."""
     C, left = kernels.encode(X, D, gram, coder)

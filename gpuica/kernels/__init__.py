@@ -47,6 +47,11 @@ def encode(X, D, gram, coder):
     return coding.encode(X, D, gram, coder)
 
 
+def gram_pays(n_atoms, n_features, itemsize):
+    """Whether coders should be given D Dᵀ."""
+    return n_atoms**2 * itemsize <= 1 << 30
+
+
 def compress(C):
     """(non-zeros a row (n,), their columns, their values) of codes C (n, K) on the host."""
     from . import coding
@@ -59,6 +64,8 @@ def add_code_moments(X, D, counts, indices, values, A, B):
     from . import coding
 
     return coding.add_moments(X, D, counts, indices, values, A, B)
+
+
 def constrained(U, D, positive, unit):
     """U (m, d) with its entries at least 0 if positive, then rows of norm 1 if unit, and else of norm at most 1.
 

@@ -50,6 +50,10 @@ class Rows(ABC):
         """The rows of these numbers, (len(indices), n_features), as chunks hold them."""
 
     @abstractmethod
+    def only(self, indices):
+        """The rows of these numbers, as Rows that are held in memory."""
+
+    @abstractmethod
     def batches(self, size, rng=None):
         """Iterate over all rows once, as Rows of `size` rows each, the last of fewer; in random order with rng."""
 
@@ -85,6 +89,9 @@ class ProjectedRows(Rows):
 
     def take(self, indices):
         return project(self.rows.take(indices), self.projection)
+
+    def only(self, indices):
+        return ProjectedRows(self.rows.only(indices), self.projection)
 
     def batches(self, size, rng=None):
         for batch in self.rows.batches(size, rng):
@@ -122,13 +129,14 @@ def of_norm_one(chunk):
     return chunk / xp.where(norm > 0, norm, 1)
 
 
-def open_rows(X, *, dtype, device, chunk_rows=None, prepare=None):
+def open_rows(X, *, dtype, device, chunk_rows=None, prepare=None, work=None):
     """The Rows that hold X.
 
     X: (n_rows, n_features), an array of any library whose slices are arrays.  dtype: float32 or float64 to work in.
     device: a `Device`.  chunk_rows: rows of a chunk; by default what stays in a cache.  prepare: a function of a chunk
-    that gives the chunk to be seen instead, `of_norm_one` say.
+    that gives the chunk to be seen instead, `of_norm_one` say.  work: operations that a pass costs for a row, by default
+    those of ICA.
     """
     from .memory import MemoryRows
 
-    return MemoryRows(X, dtype=dtype, device=device, chunk_rows=chunk_rows, prepare=prepare)
+    return MemoryRows(X, dtype=dtype, device=device, chunk_rows=chunk_rows, prepare=prepare, work=work)

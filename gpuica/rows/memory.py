@@ -17,12 +17,14 @@ RESIDENT = 1 << 26  # numbers of a device chunk: large enough that launches do n
 class MemoryRows(Rows):
     """An array, cut into chunks of rows.  Host chunks are shared out to threads."""
 
-    def __init__(self, array, *, dtype=None, device=CPU, chunk_rows=None, prepare=None):
+    def __init__(self, array, *, dtype=None, device=CPU, chunk_rows=None, prepare=None, work=None):
         """array: (n_rows, n_features), whatever gives an array when sliced.  It is read, never copied whole.
 
-        prepare: a function of a chunk that gives the chunk to be seen instead, or None.
+        prepare: a function of a chunk that gives the chunk to be seen instead, or None.  work: operations that a pass
+        costs for a row, by default those of ICA.
         """
         self.array, self.device, self.prepare = array, device, prepare
+        self.work = work or array.shape[1] * (array.shape[1] + 128)
         self.n_rows, self.n_features = array.shape
         self.dtype = np.dtype(dtype or array.dtype)
         self.chunk_rows = chunk_rows or default_chunk_rows(self.n_features, device)
@@ -47,6 +49,9 @@ class MemoryRows(Rows):
     def take(self, indices):
         return self._prepared(self.array[indices])
 
+    def only(self, indices):
+        return MemoryRows(self.take(indices), device=self.device, chunk_rows=self.chunk_rows, work=self.work)
+
     def map(self, function, *params, out=None):
         self.n_passes += 1
         first = None
@@ -69,7 +74,12 @@ class MemoryRows(Rows):
             stop = min(start + size, self.n_rows)
             rows = self.array[start:stop] if order is None else self.array[np.sort(order[start:stop])]
             yield MemoryRows(
-                rows, dtype=self.dtype, device=self.device, chunk_rows=self.chunk_rows, prepare=self.prepare
+                rows,
+                dtype=self.dtype,
+                device=self.device,
+                chunk_rows=self.chunk_rows,
+                prepare=self.prepare,
+                work=self.work,
             )
 
     def projected(self, mean, components):
@@ -99,8 +109,7 @@ class MemoryRows(Rows):
     def _each_chunk(self, work, wait_for_room=None):
         """Call work(i, chunk) for every chunk i; host threads take turns when there is enough to do."""
         n_chunks = -(-self.n_rows // self.chunk_rows)
-        work_in_pass = self.n_rows * self.n_features * (self.n_features + 128)
-        if self.device != CPU or n_chunks == 1 or work_in_pass < WORTH_THREADS:
+        if self.device != CPU or n_chunks == 1 or self.n_rows * self.work < WORTH_THREADS:
             for i in range(n_chunks):
                 work(i, self._chunk(i))
         else:
