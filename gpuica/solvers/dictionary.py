@@ -40,10 +40,10 @@ def alternate(oracle, D, *, max_iter, tol, update, renew, report):
             found.A[unused], found.B[unused] = 0, 0
             found.A[:, unused] = 0
             D = renew(D, unused, found.worst, oracle)
-            n_replaced += int(unused.sum())
+            n_replaced += int(unused.sum()) * renew.replaces
         costs.append(found.cost_at(D, coded_with))
         n_unfinished = found.n_unfinished
-        converged = n_iter > 1 and costs[-2] - costs[-1] < tol * costs[-1]
+        converged = n_iter > 1 and (costs[-2] - costs[-1] < tol * costs[-1] or costs[-1] == 0)
         report(n_iter, D, costs)
         if converged:
             break
@@ -83,7 +83,7 @@ def one_batch(oracle, D, statistics, step, *, update, renew):
         D = renew(D, unused, found.worst, oracle)
         if renew.forgets:
             statistics.forget(unused)
-    return D, found.cost / oracle.n_rows, int(unused.sum()), found.n_unfinished
+    return D, found.cost / oracle.n_rows, int(unused.sum()) * renew.replaces, found.n_unfinished
 
 
 def online(oracle, D, statistics, batches, *, update, renew, stop, report):
@@ -109,7 +109,7 @@ def online(oracle, D, statistics, batches, *, update, renew, stop, report):
 class Resample:
     """An unused atom becomes a row drawn at random, with noise of a hundredth of its spread: scikit-learn's policy."""
 
-    forgets = False
+    replaces, forgets = True, False
 
     def __init__(self, rng, positive):
         """rng: a numpy RandomState."""
@@ -143,6 +143,8 @@ class Worst(Resample):
 
 class Keep(Resample):
     """Unused atoms stay as they are."""
+
+    replaces = False
 
     def __call__(self, D, unused, worst, oracle):
         return D
