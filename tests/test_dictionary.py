@@ -90,13 +90,13 @@ def test_partial_fit_is_the_batches_of_fit(rng):
 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_finds_a_known_dictionary(learner, rng):
-    X, D, _ = coded_signal(rng, n=3000)
+    X, D, _ = coded_signal(rng, n=4000, d=16)
     settings = (
         {"batch_size": 200, "tol": 0, "max_no_improvement": None}
         if learner is MiniBatchDictionaryLearning
         else {"tol": 1e-4}
     )
-    model = learner(20, alpha=0.05, max_iter=40, fit_algorithm="cd", init="data", random_state=0, **settings)
+    model = learner(20, alpha=0.2, max_iter=40, fit_algorithm="cd", init="data", random_state=0, **settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(X)
