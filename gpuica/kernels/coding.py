@@ -4,10 +4,11 @@ import numpy as np
 from numba import njit
 
 from .lasso import lasso
+from .orthogonal import orthogonal
 from .pursuit import lars, matching_pursuit, omp
 from .support import OPTIONS
 
-CODERS = {"lasso": lasso, "omp": omp, "lars": lars, "matching_pursuit": matching_pursuit}
+CODERS = {"lasso": lasso, "omp": omp, "orthogonal": orthogonal, "lars": lars, "matching_pursuit": matching_pursuit}
 
 
 def encode(X, D, gram, coder):

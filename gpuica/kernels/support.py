@@ -106,6 +106,13 @@ def refine(x, D, act, c, target, M, g, step, residual, m):
 
 
 @njit(**OPTIONS)
+def copy(source, to):
+    """to = source, whose length counts.  A loop: assignment to a slice takes six times as long for 256 numbers."""
+    for j in range(len(source)):
+        to[j] = source[j]
+
+
+@njit(**OPTIONS)
 def subtract_atoms(h, G, act, c, m):
     """h -= c G_act, four rows of G at a time: one store of h for four products."""
     real = h.dtype.type
@@ -117,6 +124,27 @@ def subtract_atoms(h, G, act, c, m):
         row, value = G[act[i]], real(c[i])
         for j in range(len(h)):
             h[j] -= value * row[j]
+
+
+@njit(**OPTIONS)
+def subtract_rows(h, P, j, m):
+    """h -= Σ P_i[j] P_i over the first m rows of P, four at a time."""
+    whole = m - m % 4
+    for i in range(0, whole, 4):
+        _subtract_four(h, P[i], P[i + 1], P[i + 2], P[i + 3], P[i, j], P[i + 1, j], P[i + 2, j], P[i + 3, j])
+    if m - whole >= 2:
+        _subtract_two(h, P[whole], P[whole + 1], P[whole, j], P[whole + 1, j])
+        whole += 2
+    if m > whole:
+        row, value = P[whole], P[whole, j]
+        for i in range(len(h)):
+            h[i] -= value * row[i]
+
+
+@njit(**OPTIONS)
+def _subtract_two(h, g0, g1, c0, c1):
+    for j in range(len(h)):
+        h[j] -= c0 * g0[j] + c1 * g1[j]
 
 
 @njit(**OPTIONS)
@@ -138,6 +166,16 @@ def largest(h, bits, mask):
         top = max(top, bits[j] & mask)
     bits[last] = top
     return h[last]
+
+
+@njit(**OPTIONS)
+def where_largest(bits, mask):
+    """Where what `largest` found is; the first such place."""
+    last = len(bits) - 1
+    top, back = bits[last], 0
+    for j in range(last):
+        back = max(back, last - j if bits[j] & mask == top else 0)
+    return last - back
 
 
 @njit(**OPTIONS)
