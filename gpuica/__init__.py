@@ -2,7 +2,26 @@
 
 from ._version import __version__
 from .contrasts import Cube, Exp, LogCosh, check_contrast
+from .estimators.coding import SparseCoder, sparse_encode
+from .estimators.dictionary import DictionaryLearning, dict_learning
 from .estimators.fastica import FastICA, fastica
+from .estimators.minibatch import MiniBatchDictionaryLearning, dict_learning_online
 from .estimators.picard import Picard, picard
 
-__all__ = ["Cube", "Exp", "FastICA", "LogCosh", "Picard", "__version__", "check_contrast", "fastica", "picard"]
+__all__ = [
+    "Cube",
+    "DictionaryLearning",
+    "Exp",
+    "FastICA",
+    "LogCosh",
+    "MiniBatchDictionaryLearning",
+    "Picard",
+    "SparseCoder",
+    "__version__",
+    "check_contrast",
+    "dict_learning",
+    "dict_learning_online",
+    "fastica",
+    "picard",
+    "sparse_encode",
+]

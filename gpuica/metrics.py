@@ -1,19 +1,21 @@
-"""How good a separation is: against the truth where it is known, and by the data alone where it is not.
+"""How good a separation or a dictionary is: against the truth where it is known, else by the data alone.
 
 Data-sized arguments are read by chunks, so they may be memory-mapped, and may live on a GPU.  sample_weight: (n,), as
 how many rows each row counts; every mean and variance is then the weighted one.
 """
 
 import numpy as np
+from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
 from .contrasts import LogCosh, as_contrast
-from .device import array_device, to_host
+from .device import CPU, array_device, to_host
 from .oracle import ContrastOracle, MomentOracle
-from .rows import check_weights, open_rows
+from .rows import check_weights, of_norm_one, open_rows
 from .solvers.fixed_point import rotation_gradient
 
 GAUSSIAN_LOGCOSH = 0.37456720749145711  # E log cosh of a standard normal variable
+CHUNK = 1 << 22  # numbers of a chunk of codes or cosines
 
 
 def amari_distance(components, A):
@@ -112,6 +114,123 @@ def mutual_information_reduction(X, components, bins=None):
     before = sum(_entropy(X[:, j].astype(np.float64), bins) for j in range(X.shape[1]))
     after = sum(_entropy(X @ row, bins) for row in components)
     return float(before - after + np.linalg.slogdet(components)[1])
+
+
+# ---- codes C (n, k), dense or scipy's sparse, of a dictionary D (k, d): rows x ~ c D ---------------------------------
+def l0(C):
+    """Mean number of non-zero codes of a row."""
+    return float(firing_frequencies(C).sum())
+
+
+def l1(C):
+    """Mean Σ_j |c_j| of a row."""
+    C = _codes(C)
+    return sum(float(abs(part).sum(dtype=np.float64)) for part in _parts(C)) / C.shape[0]
+
+
+def firing_frequencies(C):
+    """(k,) the share of rows in which each atom's code is not 0."""
+    C = _codes(C)
+    return to_host(sum(_uses(part) for part in _parts(C))) / C.shape[0]
+
+
+def dead_atoms(C, threshold=0.0):
+    """Indices of atoms used in at most this share of the rows: by default in none."""
+    return np.flatnonzero(firing_frequencies(C) <= threshold)
+
+
+def dense_atoms(C, threshold=0.1):
+    """Indices of atoms used in more than this share of the rows: not sparse, often a mean or a bias."""
+    return np.flatnonzero(firing_frequencies(C) > threshold)
+
+
+def explained_variance(X, C, D):
+    """1 - `fvu`."""
+    return 1 - fvu(X, C, D)
+
+
+def fvu(X, C, D):
+    """Fraction of variance unexplained, Σ ‖x - c D‖² / Σ ‖x - mean‖²: 0 for perfect codes, 1 for a code that is always
+    the mean of X (n, d); larger where codes are worse than that.
+    """
+    X, C, device = _columns(X), _codes(C), array_device(X)
+    D = device.put(_columns(D)).astype(np.float64)
+    if C.shape != (X.shape[0], D.shape[0]) or X.shape[1] != D.shape[1]:
+        raise ValueError(f"X (n, d), C (n, k) and D (k, d) do not fit together: {X.shape}, {C.shape}, {D.shape}.")
+    residual = square = 0.0
+    shift = device.put(X[:1024]).astype(np.float64).mean(axis=0)  # squares about 0 lose the digits that a mean takes
+    total = device.xp.zeros(X.shape[1])
+    for rows in _slices(len(X), sum(D.shape)):
+        x, c = device.put(X[rows]).astype(np.float64), C[rows]
+        if not (sparse.issparse(c) and device == CPU):
+            c = device.put(c.toarray() if sparse.issparse(c) else c)
+        residual += ((x - c @ D) ** 2).sum()
+        x -= shift
+        total += x.sum(axis=0)
+        square += (x * x).sum()
+    variance = float(square - (total * total).sum() / len(X))
+    if not variance > 0:
+        raise ValueError("X has no variance to explain: all its rows are the same.")
+    return float(residual) / variance
+
+
+def coherence(D):
+    """The largest |cosine| of two different atoms of D (k, d); atoms of zeros have cosine 0.  0 for k = 1."""
+    D = _directions(D)
+    largest = 0.0
+    for rows in _slices(len(D), len(D)):
+        cosines = abs(D[rows] @ D[rows.start :].T)  # each pair once
+        itself = array_device(D).xp.arange(len(cosines))
+        cosines[itself, itself] = 0
+        largest = max(largest, float(cosines.max()))
+    return largest
+
+
+def mmcs(D, E):
+    """Mean over the atoms of D (k, d) of the largest |cosine| with an atom of E (l, d): 1 if E has them all.
+
+    Not symmetric: atoms of E that D has not do not count.
+    """
+    D, E = _directions(D), _directions(E)
+    E = array_device(D).put(E)
+    return sum(float(abs(D[rows] @ E.T).max(axis=1).sum()) for rows in _slices(len(D), len(E))) / len(D)
+
+
+def mcc(D, E):
+    """Mean |cosine| of atoms of D (k, d) and E (l, d) matched one to one for the largest sum; k x l numbers in memory.
+
+    Song et al., "Mechanistic interpretability should prioritize feature consistency in SAEs", arXiv 2505.20254, 2025.
+    """
+    D, E = to_host(_directions(D)), to_host(_directions(E))
+    return float(match(D @ E.T)[0].mean())
+
+
+def _codes(C):
+    """C as a matrix whose rows can be sliced."""
+    return C.tocsr() if sparse.issparse(C) else _columns(C)
+
+
+def _parts(C):
+    """Chunks of rows; sparse codes are one, since what is made of them is no larger than they are."""
+    return [C] if sparse.issparse(C) else (C[rows] for rows in _slices(*C.shape))
+
+
+def _uses(C):
+    """How many rows of a chunk use each atom, (k,)."""
+    if sparse.issparse(C):
+        return np.bincount(C.indices[C.data != 0], minlength=C.shape[1])
+    return (C != 0).sum(axis=0)
+
+
+def _directions(D):
+    """The atoms (k, d) with norm 1, in float64; zeros stay."""
+    return of_norm_one(_columns(D).astype(np.float64))
+
+
+def _slices(n, width):
+    """Slices of n rows that hold about CHUNK numbers each."""
+    size = max(1, CHUNK // max(1, width))
+    return [slice(start, start + size) for start in range(0, n, size)]
 
 
 def _entropy(x, bins):

@@ -171,3 +171,88 @@ class ContrastOracle:
     def _mean(self, contribution, W):
         W = self.xp.asarray(W, dtype=self.rows.dtype)
         return tuple(total / self.weight for total in self.rows.sum(contribution, W, self.contrast))
+
+
+class CodeMoments(NamedTuple):
+    """Sums over the rows x and their codes c from a dictionary D.
+
+    cost: Σ ½‖x - c D‖² + penalty(c).  A: Σ c cᵀ (K, K).  B: Σ c xᵀ (K, d).  worst: rows (m, d) that D serves worst, the
+    worst first.  n_unfinished: rows whose code is not the coder's solution yet.
+    """
+
+    cost: float
+    A: Any
+    B: Any
+    worst: Any
+    n_unfinished: int
+
+    def cost_at(self, new, old):
+        """Σ ½‖x - c new‖² + penalty(c): the cost if the codes, found with `old`, were used with `new`."""
+        A, B = self.A, self.B
+        new, old = new.astype(B.dtype), old.astype(B.dtype)
+        return self.cost - float((B * (new - old)).sum()) + float(((A @ new) * new - (A @ old) * old).sum()) / 2
+
+
+class CodeOracle:
+    """Answers what dictionary learning asks about rows x, (n, d), and their codes by a coder."""
+
+    def __init__(self, rows, coder):
+        self.rows, self.coder = rows, coder
+        self.xp, self.n_rows, self.n_features, self.dtype = rows.xp, rows.n_rows, rows.n_features, rows.dtype
+
+    def moments(self, D, n_worst=0):
+        """The CodeMoments of all rows; n_worst rows of them are told.  One pass."""
+        xp, unfinished = self.xp, []
+        A, B = xp.zeros((len(D), len(D))), xp.zeros(D.shape)
+        cost, worst = 0.0, _Worst(n_worst, xp)
+
+        def add(part):
+            nonlocal cost
+            X, penalty, C = part
+            squares = sums.add_code_moments(X, D, C, A, B)
+            cost += float(squares.sum()) / 2 + float(penalty)
+            worst.add(X, squares)
+
+        self.rows.each(add, sums.coded, D, sums.gram(D), self.coder, unfinished)
+        return CodeMoments(cost, A, B, worst.rows, sum(unfinished))
+
+    def codes(self, D, sparse=False):
+        """The codes of all rows, (n, K) or compressed: (non-zeros a row, columns, values); and how many rows are not
+        finished.  One pass."""
+        unfinished: list[int] = []
+        settings = D, sums.gram(D), self.coder, unfinished
+        if not sparse:
+            return self.rows.map(sums.codes, *settings), sum(unfinished)
+        parts: list[tuple] = []
+        self.rows.each(parts.append, sums.sparse_codes, *settings)
+        return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True)), sum(unfinished)
+
+    def square(self):
+        """Σ x xᵀ (d, d).  One pass."""
+        return self.rows.sum(sums.moments, self.xp.zeros(self.n_features))[1]
+
+    def batch(self, indices):
+        """The same questions about these rows alone."""
+        return CodeOracle(self.rows.only(indices), self.coder)
+
+    def row(self, index):
+        """One row (d,)."""
+        return self.rows.take([index])[0]
+
+
+class _Worst:
+    """Keeps the rows of the largest squares, the largest first."""
+
+    def __init__(self, size, xp):
+        self.size, self.xp, self.rows, self.squares = size, xp, None, None
+
+    def add(self, X, squares):
+        if not self.size:
+            return
+        first = self.xp.argsort(-squares)[: self.size]
+        X, squares = X[first], squares[first]
+        if self.rows is not None:
+            X, squares = self.xp.concatenate([self.rows, X]), self.xp.concatenate([self.squares, squares])
+            first = self.xp.argsort(-squares)[: self.size]
+            X, squares = X[first], squares[first]
+        self.rows, self.squares = X, squares

@@ -8,7 +8,7 @@ functions, so that they can be sent to workers.
 import numpy as np
 
 from . import kernels
-from .device import array_device
+from .device import array_device, to_host
 
 STACK = 256  # rows of a stack of unmixing matrices that are worked on at once: their scores stay in the cache
 
@@ -113,3 +113,36 @@ def centered(X, mean):
 def as_float64(X):
     """The chunk in float64.  To be mapped over rows."""
     return X.astype(np.float64, copy=False)
+
+
+def gram(D):
+    """D Dᵀ (K, K) of a dictionary D (K, d), or None where coders do better without it."""
+    return D @ D.T if kernels.gram_pays(*D.shape, D.dtype.itemsize) else None
+
+
+def codes(X, D, gram, coder, unfinished):
+    """Codes (n, K) of X (n, d) by a coder.  To be mapped over rows.  unfinished: a list that takes a count a chunk."""
+    C, left = kernels.encode(X, D, gram, coder)
+    unfinished.append(left)
+    return C
+
+
+def sparse_codes(X, D, gram, coder, unfinished):
+    """(non-zeros a row (n,), their columns, their values) of `codes`, on the host."""
+    return kernels.compress(to_host(codes(X, D, gram, coder, unfinished)))
+
+
+def coded(X, D, gram, coder, unfinished):
+    """X, and its codes as `add_code_moments` takes them: compressed on the host, dense on a device."""
+    C = codes(X, D, gram, coder, unfinished)
+    return X, coder.penalty(C), kernels.compress(C) if isinstance(C, np.ndarray) else C
+
+
+def add_code_moments(X, D, C, A, B):
+    """Add Σ c cᵀ to A (K, K) and Σ c xᵀ to B (K, d); return ‖x - c D‖² of every row, (n,).  C: of `coded`."""
+    if isinstance(C, tuple):
+        return kernels.add_code_moments(X, D, *C, A, B)
+    A += C.T @ C
+    B += C.T @ X
+    R = X - C @ D
+    return (R * R).sum(axis=1)

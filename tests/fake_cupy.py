@@ -124,7 +124,8 @@ def installed():
 
     for name in ARRAY_FUNCTIONS:
         setattr(cupy, name, on_device(getattr(np, name)))
-    cupy.linalg = SimpleNamespace(eigh=on_device(_plain(np.linalg.eigh)), svd=on_device(_plain(np.linalg.svd)))
+    linalg = {"eigh": _plain(np.linalg.eigh), "solve": np.linalg.solve, "svd": _plain(np.linalg.svd)}
+    cupy.linalg = SimpleNamespace(**{name: on_device(function) for name, function in linalg.items()})
 
     @contextmanager
     def device(index):

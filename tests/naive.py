@@ -71,3 +71,38 @@ def pull(x, c):
     """(x - c) / |x - c|, 1 / |x - c| and 0 of one row x; 0, 0 and 1 where it is c."""
     r = math.dist(x, c)
     return ((x - c) / r, np.array([1 / r]), np.zeros(1)) if r else (np.zeros(len(c)), np.zeros(1), np.ones(1))
+
+
+def block_descent(D, A, B, *, positive=False, norm="ball", least_use=1e-6, sweeps=1):
+    """Mairal et al. 2009, algorithm 2, one atom at a time: D from A = Σ c cᵀ and B = Σ c xᵀ."""
+    D = np.array(D, dtype=float)
+    for _ in range(sweeps):
+        for j in range(len(D)):
+            if A[j, j] <= least_use:
+                continue
+            u = (B[j] - A[j] @ D) / A[j, j] + D[j]
+            if positive:
+                u = np.maximum(u, 0)
+            length = math.sqrt(u @ u)
+            if norm == "ball":
+                D[j] = u / max(length, 1)
+            elif length > 0:
+                D[j] = u / length
+    return D
+
+
+def approximate_ksvd(D, C, X):
+    """Each atom along (X - C D without the atom)ᵀ c_j, the residuals all of the old D; atoms without codes stay."""
+    new = np.array(D, dtype=float)
+    for j in range(len(D)):
+        others = np.delete(np.arange(len(D)), j)
+        direction = (X - C[:, others] @ D[others]).T @ C[:, j]
+        if np.any(C[:, j]):
+            new[j] = direction / np.linalg.norm(direction)
+    return new
+
+
+def dictionary_objective(D, A, B):
+    """½ tr(Dᵀ A D) - tr(Dᵀ B): ½ Σ ‖x - c D‖² but for a constant."""
+    D, A, B = (np.asarray(part, dtype=float) for part in (D, A, B))
+    return np.trace(D.T @ A @ D) / 2 - np.trace(D.T @ B)

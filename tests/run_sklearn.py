@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-FILES = ["sklearn.decomposition.tests.test_fastica"]
+FILES = ["sklearn.decomposition.tests.test_fastica", "sklearn.decomposition.tests.test_dict_learning"]
 
 # our own pytest settings (warnings as errors) are not scikit-learn's
 OPTIONS = ["-q", "-c", os.devnull, "-p", "tests.sklearn_plugin", "-p", "no:cacheprovider", "--pyargs"]

@@ -8,12 +8,18 @@ import sklearn.decomposition
 
 import gpuica
 
+NAMES = """
+DictionaryLearning FastICA MiniBatchDictionaryLearning SparseCoder dict_learning dict_learning_online fastica
+sparse_encode
+""".split()
+
 
 def pytest_configure():
-    for name in ("FastICA", "fastica"):
+    for name in NAMES:
         setattr(sklearn.decomposition, name, getattr(gpuica, name))
 
 
 def pytest_collection_finish(session):
     for item in session.items:
-        assert item.module.FastICA is gpuica.FastICA, "the tests would run against scikit-learn"
+        ours = [name for name in NAMES if getattr(item.module, name, None) is getattr(gpuica, name)]
+        assert ours, "the tests would run against scikit-learn"

@@ -2,19 +2,31 @@
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import sparse, stats
+from sklearn.metrics import r2_score
 
 from gpuica import FastICA, metrics
 from gpuica.metrics import (
     amari_distance,
+    coherence,
+    dead_atoms,
+    dense_atoms,
     excess_kurtosis,
+    explained_variance,
+    firing_frequencies,
+    fvu,
+    l0,
+    l1,
     log_likelihood,
     matched_correlation,
+    mcc,
+    mmcs,
     mutual_information_reduction,
     negentropy,
     relative_gradient,
 )
 
+from . import fake_cupy
 from .problems import mixture
 
 
@@ -104,3 +116,93 @@ def test_chunked_and_memory_mapped(tmp_path, rng):
     np.testing.assert_allclose(excess_kurtosis(mapped), stats.kurtosis(S.astype(float)), rtol=1e-9)
     with pytest.raises(ValueError, match="Expected a 2D array"):
         excess_kurtosis(S[:, 0])
+
+
+@pytest.fixture(params=["whole", "chunks"])
+def chunked(request, monkeypatch):
+    """In one piece, and by few rows at a time."""
+    if request.param == "chunks":
+        monkeypatch.setattr(metrics, "CHUNK", 37)
+
+
+CODES = np.array([[0, 2, 0, -1], [0, 0, 0, 1], [0, -3, 0, 0], [0, 0, 0, 4], [0, 0, 0.5, -1]])
+
+
+@pytest.mark.parametrize("kind", [np.array, sparse.csr_matrix, sparse.coo_array, np.float32])
+def test_codes_counted_by_hand(chunked, kind):
+    C = kind(CODES)
+    assert l0(C) == pytest.approx(7 / 5)
+    assert l1(C) == pytest.approx(12.5 / 5)
+    np.testing.assert_allclose(firing_frequencies(C), [0, 0.4, 0.2, 0.8])
+    np.testing.assert_array_equal(dead_atoms(C), [0])
+    np.testing.assert_array_equal(dead_atoms(C, 0.2), [0, 2])
+    np.testing.assert_array_equal(dense_atoms(C, 0.4), [3])
+
+
+def test_stored_zeros_are_no_codes():
+    C = sparse.csr_matrix(CODES)
+    C.data[0] = 0
+    assert l0(C) == pytest.approx(6 / 5)
+
+
+@pytest.mark.parametrize("kind", [np.array, sparse.csr_matrix, np.float32])
+def test_explained_variance(chunked, kind, rng):
+    C = rng.laplace(size=(60, 5)) * (rng.random((60, 5)) < 0.5)
+    D = rng.normal(size=(5, 3))
+    X = C @ D + 0.3 * rng.normal(size=(60, 3)) + [0, 1, -2]
+    expected = r2_score(X, C @ D, multioutput="variance_weighted")
+    assert explained_variance(X, kind(C), D) == pytest.approx(expected, abs=1e-6)
+    assert fvu(X, kind(C), D) == pytest.approx(1 - expected, abs=1e-6)
+    assert fvu(C @ D, C, D) == pytest.approx(0, abs=1e-12)
+    assert fvu(X + 1e6, np.ones((60, 1)), X.mean(0, keepdims=True) + 1e6) == pytest.approx(1)  # always the mean
+    drifting = np.arange(3000.0)[:, None]
+    assert fvu(drifting, np.zeros((3000, 1)), [[1.0]]) == pytest.approx((drifting**2).sum() / (3000 * drifting.var()))
+    with pytest.raises(ValueError, match=r"do not fit together: \(60, 3\), \(60, 4\), \(5, 3\)"):
+        fvu(X, C[:, 1:], D)
+    with pytest.raises(ValueError, match="no variance"):
+        fvu(np.ones((60, 3)), C, D)
+
+
+def test_coherence(chunked, rng):
+    D = rng.normal(size=(20, 6))
+    cosines = np.abs(np.corrcoef(np.hstack([D, -D])))  # of mean 0: correlation is the cosine
+    assert coherence(D) == pytest.approx((cosines - np.eye(20)).max())
+    for pair in ([0, 1], [3, 17], [18, 19]):
+        E = np.eye(20)
+        E[pair[1]] = -0.6 * E[pair[0]] + 0.8 * E[pair[1]]
+        assert coherence(7 * E) == pytest.approx(0.6)
+    assert coherence(np.eye(3)) == 0
+    assert coherence(D[:1]) == 0
+    assert coherence(np.vstack([np.eye(3), np.zeros((2, 3))])) == 0
+
+
+def test_atoms_found_again(chunked, rng):
+    D = np.linalg.qr(rng.normal(size=(30, 30)))[0]
+    mixed = -3 * D[rng.permutation(30)]
+    assert mcc(D, mixed) == pytest.approx(1)
+    assert mmcs(D, mixed) == pytest.approx(1)
+    E = D[:20].copy()
+    assert mcc(D, E) == pytest.approx(1)  # the smaller dictionary is all found
+    assert mmcs(E, D) == pytest.approx(1)
+    assert mmcs(D, E) == pytest.approx(20 / 30)
+    E[:] = D[0]  # one atom many times: its best partner counts once in a matching
+    assert mmcs(E, D) == pytest.approx(1)
+    assert mcc(D, E) == pytest.approx(1 / 20)
+    turned = 0.8 * D[:2] + 0.6 * D[2:4]
+    assert mcc(D[:2], turned) == pytest.approx(0.8)
+    assert mmcs(D, turned) == pytest.approx((2 * 0.8 + 2 * 0.6) / 30)
+
+
+def test_codes_and_dictionaries_on_the_device(chunked, rng):
+    C = rng.laplace(size=(40, 5)) * (rng.random((40, 5)) < 0.5)
+    D, X = rng.normal(size=(5, 3)), rng.normal(size=(40, 3))
+    with fake_cupy.installed() as cupy:
+        there_x, there_c, there_d = (cupy.asarray(part) for part in (X, C, D))
+        assert fvu(there_x, there_c, there_d) == pytest.approx(fvu(X, C, D))
+        assert fvu(there_x, sparse.csr_matrix(C), D) == pytest.approx(fvu(X, C, D))
+        assert fvu(X, there_c, there_d) == pytest.approx(fvu(X, C, D))
+        assert (l0(there_c), l1(there_c)) == pytest.approx((l0(C), l1(C)))
+        np.testing.assert_allclose(firing_frequencies(there_c), firing_frequencies(C))
+        assert coherence(there_d) == pytest.approx(coherence(D))
+        assert mmcs(there_d, D[1:]) == pytest.approx(mmcs(D, D[1:]))
+        assert mcc(there_d, D[1:]) == pytest.approx(mcc(D, D[1:]))

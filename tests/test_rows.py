@@ -12,7 +12,7 @@ from gpuica import sums
 from gpuica.contrasts import LogCosh
 from gpuica.device import CPU, host_threads
 from gpuica.rows import memory, open_rows
-from gpuica.rows.memory import MemoryRows, OrderedTotals, in_turns
+from gpuica.rows.memory import InOrder, MemoryRows, Totals, in_turns
 
 
 def column_sum(chunk):
@@ -60,9 +60,10 @@ def test_threads_do_not_change_a_bit(rng, monkeypatch):
 def test_parts_are_added_in_their_order_whoever_comes_first():
     parts = [np.array([x]) for x in (1.0, 1e16, -1e16, 3.0)]  # 1 + 1e16 - 1e16 + 3 = 3; another order gives 4
     for arrival in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [3, 0, 2, 1]):
-        totals = OrderedTotals()
+        totals = Totals()
+        order = InOrder(totals.add)
         for i in arrival:
-            totals.add(i, (parts[i],))
+            order.add(i, (parts[i],))
         assert totals.sums[0] == 3.0
 
 

@@ -8,6 +8,9 @@ from ..device import CPU, array_device
 # Below this many numbers NumPy is as fast as the compiled loop, and a small fit then never loads Numba (0.4 s).
 WORTH_COMPILING = 50_000
 
+# The same for a block of atoms, where it is Python's loop over atoms that the compiled one replaces.
+ATOMS_WORTH_COMPILING = 4_000
+
 
 def column_sums(A, weights=None):
     """Σ w a over the rows a of A (n, k), (k,).  As a product: NumPy's own sum is ten times slower for few columns."""
@@ -36,6 +39,66 @@ def score_and_loss(Y, contrast, weights=None):
         return cpu.score_and_loss(Y, contrast, weights)
     loss = column_sums(contrast.loss(Y, array_device(Y).xp), weights)
     return loss, *score(Y, contrast, weights)
+
+
+def encode(X, D, gram, coder):
+    """Codes (n, K) of the rows X (n, d) by a coder, and how many rows were not finished.  gram: D Dᵀ, or None."""
+    if coder.kernel is None or array_device(X) != CPU:
+        return coder.encode(X, D, array_device(X).xp)
+    from . import coding
+
+    return coding.encode(X, D, gram, coder)
+
+
+def gram_pays(n_atoms, n_features, itemsize):
+    """Whether coders should be given D Dᵀ."""
+    return n_atoms**2 * itemsize <= 1 << 30
+
+
+def compress(C):
+    """(non-zeros a row (n,), their columns, their values) of codes C (n, K) on the host."""
+    from . import coding
+
+    return coding.compress(C)
+
+
+def add_code_moments(X, D, counts, indices, values, A, B):
+    """Add Σ c cᵀ to A (K, K) and Σ c xᵀ to B (K, d) for compressed codes; return ‖x - c D‖² of every row (n,)."""
+    from . import coding
+
+    return coding.add_moments(X, D, counts, indices, values, A, B)
+
+
+def constrained(U, D, positive, unit):
+    """U (m, d) with its entries at least 0 if positive, then rows of norm 1 if unit, and else of norm at most 1.
+
+    A row that has no direction to be made a unit vector, because it is 0, is D's row (m, d).
+    """
+    xp = array_device(U).xp
+    if positive:
+        U = xp.maximum(U, 0)
+    norm = xp.sqrt((U * U).sum(axis=1, keepdims=True))
+    if unit:
+        return xp.where(norm > 0, U / xp.where(norm > 0, norm, 1), D)
+    return U / xp.maximum(norm, 1)
+
+
+def descend(D, U, L, used, positive, unit):
+    """Replace the atoms of a block D (b, d), one after the other: u_j = U_j - Σ_{i<j} L_ji (new D_i - old D_i), then
+    `constrained`.  Atoms that are not used, (b,) booleans, stay.
+
+    U: (b, d), overwritten; where each atom would go if the others of the block stayed.  L: (b, b).
+    """
+    if U.size >= ATOMS_WORTH_COMPILING and array_device(U) == CPU:
+        from . import cpu
+
+        cpu.descend(D, U, L, used, positive, unit)
+        return
+    steps = array_device(U).xp.zeros(U.shape, dtype=U.dtype)
+    for j in [j for j, is_used in enumerate(used.tolist()) if is_used]:
+        new = constrained(U[j : j + 1] - L[j : j + 1, :j] @ steps[:j], D[j : j + 1], positive, unit)
+        steps[j : j + 1] = new - D[j : j + 1]
+        D[j : j + 1] = new
 
 
 def _compiled(Y, contrast):

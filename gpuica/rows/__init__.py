@@ -60,6 +60,18 @@ class Rows(ABC):
         """
 
     @abstractmethod
+    def each(self, consume, function, *params):
+        """consume(function(chunk, *params)) for every chunk, in order, one at a time.  One pass."""
+
+    @abstractmethod
+    def take(self, indices):
+        """The rows of these numbers, (len(indices), n_features), as chunks hold them."""
+
+    @abstractmethod
+    def only(self, indices):
+        """The rows of these numbers, as Rows that are held in memory."""
+
+    @abstractmethod
     def batches(self, size, rng=None):
         """Iterate over all rows once, as Rows of `size` rows each, the last of fewer; in random order with rng.
 
@@ -93,6 +105,15 @@ class ProjectedRows(Rows):
 
     def map(self, function, *params, out=None):
         return self.rows.map(_on_projection, self.projection, function, *params, out=out)
+
+    def each(self, consume, function, *params):
+        self.rows.each(consume, _on_projection, self.projection, function, *params)
+
+    def take(self, indices):
+        return project(self.rows.take(indices), self.projection)
+
+    def only(self, indices):
+        return ProjectedRows(self.rows.only(indices), self.projection)
 
     def batches(self, size, rng=None):
         for batch in self.rows.batches(size, rng):
@@ -152,13 +173,16 @@ def check_weights(sample_weight, n_rows):
     return weights
 
 
-def open_rows(X, *, dtype, device, chunk_rows=None, prepare=None, weights=None):
+def open_rows(X, *, dtype, device, chunk_rows=None, prepare=None, work=None, weights=None):
     """The Rows that hold X.
 
     X: (n_rows, n_features), an array of any library whose slices are arrays.  dtype: float32 or float64 to work in.
     device: a `Device`.  chunk_rows: rows of a chunk; by default what stays in a cache.  prepare: a function of a chunk
-    that gives the chunk to be seen instead, `of_norm_one` say.  weights: (n_rows,) as `check_weights` gives them.
+    that gives the chunk to be seen instead, `of_norm_one` say.  work: operations that a pass costs for a row, by default
+    those of ICA.  weights: (n_rows,) as `check_weights` gives them.
     """
     from .memory import MemoryRows
 
-    return MemoryRows(X, dtype=dtype, device=device, chunk_rows=chunk_rows, prepare=prepare, weights=weights)
+    return MemoryRows(
+        X, dtype=dtype, device=device, chunk_rows=chunk_rows, prepare=prepare, work=work, weights=weights
+    )

@@ -17,12 +17,14 @@ RESIDENT = 1 << 26  # numbers of a device chunk: large enough that launches do n
 class MemoryRows(Rows):
     """An array, cut into chunks of rows.  Host chunks are shared out to threads."""
 
-    def __init__(self, array, *, dtype=None, device=CPU, chunk_rows=None, prepare=None, weights=None):
+    def __init__(self, array, *, dtype=None, device=CPU, chunk_rows=None, prepare=None, work=None, weights=None):
         """array: (n_rows, n_features), whatever gives an array when sliced.  It is read, never copied whole.
 
-        prepare: a function of a chunk that gives the chunk to be seen instead, or None.  weights: (n_rows,) or None.
+        prepare: a function of a chunk that gives the chunk to be seen instead, or None.  work: operations that a pass
+        costs for a row, by default those of ICA.  weights: (n_rows,) or None.
         """
         self.array, self.device, self.prepare = array, device, prepare
+        self.work = work or array.shape[1] * (array.shape[1] + 128)
         self.n_rows, self.n_features = array.shape
         self.dtype = np.dtype(dtype or array.dtype)
         self.chunk_rows = chunk_rows or default_chunk_rows(self.n_features, device)
@@ -39,13 +41,25 @@ class MemoryRows(Rows):
         if self.n_rows <= self.chunk_rows:
             parts = contribution(self._chunk(0), *params, **self._weights(0))
             return tuple(part.astype(np.float64, copy=False) for part in parts)
-        totals = OrderedTotals()
-
-        def add(i, chunk):
-            totals.add(i, contribution(chunk, *params, **self._weights(i)))
-
-        self._each_chunk(add, totals.wait_for_room)
+        totals = Totals()
+        self._in_order(totals.add, contribution, params, self._weights)
         return totals.sums
+
+    def each(self, consume, function, *params):
+        self.n_passes += 1
+        self._in_order(consume, function, params)
+
+    def take(self, indices):
+        return self._prepared(self.array[indices])
+
+    def only(self, indices):
+        return MemoryRows(
+            self.take(indices),
+            device=self.device,
+            chunk_rows=self.chunk_rows,
+            work=self.work,
+            weights=None if self.weights is None else _at(self.weights, np.asarray(indices)),
+        )
 
     def map(self, function, *params, out=None):
         self.n_passes += 1
@@ -74,6 +88,7 @@ class MemoryRows(Rows):
                 device=self.device,
                 chunk_rows=self.chunk_rows,
                 prepare=self.prepare,
+                work=self.work,
                 weights=None if self.weights is None else _at(self.weights, rows),
             )
 
@@ -86,10 +101,16 @@ class MemoryRows(Rows):
         rows.scratch, rows.n_passes = stored, self.n_passes
         return rows
 
+    def _in_order(self, consume, function, params, keywords=lambda i: {}):
+        order = InOrder(consume)
+        self._each_chunk(lambda i, chunk: order.add(i, function(chunk, *params, **keywords(i))), order.wait_for_room)
+
     def _chunk(self, i):
-        """Chunk i on the device, in the working dtype; a view where nothing need be changed."""
-        part = self.device.put(self.array[i * self.chunk_rows : (i + 1) * self.chunk_rows])
-        part = part.astype(self.dtype, copy=False)
+        return self._prepared(self.array[i * self.chunk_rows : (i + 1) * self.chunk_rows])
+
+    def _prepared(self, part):
+        """The rows on the device, in the working dtype; a view where nothing need be changed."""
+        part = self.device.put(part).astype(self.dtype, copy=False)
         if self.prepare:
             return self.prepare(part)
         # BLAS takes rows or columns in sequence; anything else it would copy, in every product
@@ -104,8 +125,7 @@ class MemoryRows(Rows):
     def _each_chunk(self, work, wait_for_room=None):
         """Call work(i, chunk) for every chunk i; host threads take turns when there is enough to do."""
         n_chunks = -(-self.n_rows // self.chunk_rows)
-        work_in_pass = self.n_rows * self.n_features * (self.n_features + 128)
-        if self.device != CPU or n_chunks == 1 or work_in_pass < WORTH_THREADS:
+        if self.device != CPU or n_chunks == 1 or self.n_rows * self.work < WORTH_THREADS:
             for i in range(n_chunks):
                 work(i, self._chunk(i))
         else:
@@ -152,13 +172,13 @@ def in_turns(n, work, wait_for_room=None):
         raise failures[0]
 
 
-class OrderedTotals:
-    """Adds parts in the order of their numbers, whoever is ready first; float64."""
+class InOrder:
+    """Hands parts on in the order of their numbers, one at a time, whoever is ready first."""
 
     AHEAD = 32  # parts that may wait for an earlier one: bounds the memory
 
-    def __init__(self):
-        self.sums, self.waiting, self.next, self.turn = None, {}, 0, threading.Condition()
+    def __init__(self, consume):
+        self.consume, self.waiting, self.next, self.turn = consume, {}, 0, threading.Condition()
 
     def wait_for_room(self, i, failures):
         """Wait until part i is not too far ahead.  False when the work has failed meanwhile."""
@@ -167,15 +187,21 @@ class OrderedTotals:
                 self.turn.wait(0.1)
         return not failures
 
-    def add(self, i, parts):
+    def add(self, i, part):
         with self.turn:
-            self.waiting[i] = parts
+            self.waiting[i] = part
             while self.next in self.waiting:
-                self._add_next(self.waiting.pop(self.next))
+                self.consume(self.waiting.pop(self.next))
                 self.next += 1
             self.turn.notify_all()
 
-    def _add_next(self, parts):
+
+class Totals:
+    """Adds parts, tuples of arrays, in float64."""
+
+    sums = None
+
+    def add(self, parts):
         if self.sums is None:
             self.sums = tuple(part.astype(np.float64) for part in parts)
         else:

@@ -1,0 +1,99 @@
+"""What the two dictionary estimators share: coder, update and policy from parameters, the first atoms, results."""
+
+from functools import partial
+
+import numpy as np
+from sklearn.utils._param_validation import StrOptions
+
+from ..coders import CODERS, as_coder
+from ..device import to_host
+from ..oracle import CodeOracle
+from ..solvers.atoms import UPDATES
+from ..solvers.dictionary import DEAD_ATOMS
+from ._shell import take
+from .coding import FOLLOWS_ALPHA, SparseCoding, device_for_coding, open_for_coding, warn_of_unfinished
+
+SMALL = 1 << 24  # numbers of X up to which initial atoms come from scikit-learn's own decomposition of X
+
+ADDED = {
+    "fit_algorithm": [StrOptions({"lars", "cd", *CODERS})],
+    "transform_algorithm": [StrOptions(set(CODERS))],
+    "device": [str],
+    "sparse_output": ["boolean"],
+    "init": [StrOptions({"svd", "data"}), "array-like"],
+    "dead_atoms": [StrOptions(set(DEAD_ATOMS))],
+    "update": [StrOptions(set(UPDATES))],
+}
+
+
+class Learner(SparseCoding):
+    """The part of an estimator that learns atoms; a subclass has scikit-learn's parameters and those of ADDED."""
+
+    def _fit_coder(self, shape):
+        """The coder of the fit for a dictionary of this shape."""
+        if self.positive_code and self.fit_algorithm == "lars":
+            raise ValueError("Positive constraint not supported for 'lars' coding method.")
+        name = {"lars": "lasso_lars", "cd": "lasso_cd"}.get(self.fit_algorithm, self.fit_algorithm)
+        return as_coder(
+            name,
+            shape,
+            alpha=self.alpha if name in FOLLOWS_ALPHA else None,
+            n_nonzero=self.transform_n_nonzero_coefs,
+            positive=self.positive_code,
+            max_iter=self.transform_max_iter,
+        )
+
+    def _taken(self, X, reset=True):
+        """X as `Given`, checked; the shape of the dictionary; the coder; the device."""
+        given = take(self, X, reset=reset)
+        shape = self.n_components or given.shape[1], given.shape[1]
+        coder = self._fit_coder(shape)
+        return given, shape, coder, device_for_coding(self.device, given, np.empty(shape, dtype=bool), coder)
+
+    def _policies(self, rng, xp):
+        """The update and what becomes of unused atoms, for a solver."""
+        update = partial(UPDATES[self.update], positive=self.positive_dict, xp=xp)
+        return {"update": update, "renew": DEAD_ATOMS[self.dead_atoms](rng, self.positive_dict)}
+
+    def _initial(self, given, oracle, shape, rng, decompose):
+        """The first atoms (K, d), in the dtype of the rows, on the host.  decompose: X -> S Vᵀ, for small X."""
+        if not isinstance(self.init, str):
+            return self._checked(self.init, "init", shape, given.dtype)
+        if self.init == "data":
+            chosen = np.sort(rng.choice(given.shape[0], size=shape[0], replace=shape[0] > given.shape[0]))
+            D = to_host(oracle.rows.take(chosen)).astype(np.float64)
+            return (D / np.maximum(np.linalg.norm(D, axis=1, keepdims=True), 1e-12)).astype(given.dtype)
+        if isinstance(given.array, np.ndarray) and given.array.size <= SMALL:
+            D = decompose(given.array.astype(given.dtype, copy=False))
+        else:  # S Vᵀ from Σ x xᵀ = V S² Vᵀ
+            squares, V = np.linalg.eigh(to_host(oracle.square()))
+            D = (np.sqrt(np.maximum(squares, 0)) * V).T[::-1]
+        full = np.zeros(shape, given.dtype)
+        full[: len(D)] = D[: shape[0]]
+        return full
+
+    def _checked(self, D, name, shape, dtype):
+        D = np.array(to_host(D), dtype=dtype)
+        if D.shape != shape:
+            raise ValueError(f"{name} has shape {D.shape}, but n_components and X ask for {shape}.")
+        if not np.isfinite(D).all():
+            raise ValueError(f"{name} contains NaN or infinity.")
+        return D
+
+    def _store(self, learned):
+        self.components_ = to_host(learned.D)
+        self.converged_ = learned.converged
+        self.n_replaced_ = learned.n_replaced
+
+    def score(self, X, y=None):
+        """Minus the mean cost of a row, ½‖x - c D‖² + alpha ‖c‖₁ (without the last term for pursuits), with the coder of
+        the fit.  X : array of shape (n_samples, n_features).  Larger is better.
+        """
+        given, D = take(self, X, reset=False), self.components_
+        coder = self._fit_coder(D.shape)
+        device = device_for_coding(self.device, given, D, coder)
+        with device.active():
+            oracle = CodeOracle(open_for_coding(given, len(D), device), coder)
+            found = oracle.moments(device.put(D.astype(given.dtype)))
+        warn_of_unfinished(found.n_unfinished, given.shape[0])
+        return -found.cost / given.shape[0]

@@ -1,0 +1,278 @@
+"""Sparse coding against a given dictionary, drop-in for scikit-learn's."""
+
+import warnings
+
+import numpy as np
+from scipy.sparse import csr_array, hstack, issparse
+from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
+from sklearn.decomposition import SparseCoder as SklearnSparseCoder
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_array
+from sklearn.utils._param_validation import StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from ..coders import CODERS, as_coder
+from ..device import choose_device
+from ..oracle import CodeOracle
+from ..rows import open_rows
+from ._shell import take
+
+CACHED = 1 << 18  # codes of a chunk of rows, in numbers: they share a core's cache with what they are made of
+WORK = 25  # operations for each of the K d numbers of a dictionary and row, measured on lasso codes of image patches
+FOLLOWS_ALPHA = ("lasso_lars", "lasso_cd", "fista", "threshold")  # a fit's alpha is theirs unless they have their own
+
+
+class SparseCoding(TransformerMixin, BaseEstimator):
+    """The part of an estimator that has a dictionary and gives codes; a subclass has scikit-learn's parameters."""
+
+    def _dictionary(self):
+        """The dictionary (K, d), on the host."""
+        return self.components_
+
+    def _transform_coder(self, D):
+        """The coder that the parameters of the transform name."""
+        alpha = self.transform_alpha
+        if alpha is None and self.transform_algorithm in FOLLOWS_ALPHA:
+            alpha = getattr(self, "alpha", None)
+        return as_coder(
+            self.transform_algorithm,
+            D.shape,
+            alpha=alpha,
+            n_nonzero=self.transform_n_nonzero_coefs,
+            positive=self.positive_code,
+            max_iter=self.transform_max_iter,
+        )
+
+    def transform(self, X, y=None):
+        """Codes of X against the dictionary.
+
+        X : array of shape (n_samples, n_features), of any kind that `fit` takes.  y is ignored.
+        Returns an array (n_samples, n_components), or (n_samples, 2 * n_components) with split_sign, of the kind of X;
+        a scipy.sparse.csr_array with sparse_output.
+        """
+        check_is_fitted(self)
+        given, D = take(self, X, reset=False), np.asarray(self._dictionary())
+        return self._codes(given, D, self._transform_coder(D))
+
+    def _codes(self, given, D, coder):
+        C = encode(given, D, coder, self.device, self.sparse_output)
+        if self.sparse_output:
+            return hstack([C.maximum(0), (-C).maximum(0)], format="csr") if self.split_sign else C
+        if self.split_sign:
+            both = np.empty_like(C, shape=(C.shape[0], 2 * C.shape[1]))
+            both[:, : C.shape[1]] = C.clip(0, None)
+            both[:, C.shape[1] :] = (-C).clip(0, None)
+            C = both
+        return given.back(C)
+
+    def inverse_transform(self, X):
+        """The rows that codes stand for: X @ dictionary.
+
+        X : array or scipy sparse matrix of shape (n_samples, n_components), or (n_samples, 2 * n_components) with
+        split_sign.
+        Returns an array of shape (n_samples, n_features), of the kind of X; of NumPy for a sparse matrix.
+        """
+        check_is_fitted(self)
+        D = np.asarray(self._dictionary())
+        sparse = issparse(X)
+        given = None if sparse else take(self, X, reset=None)
+        C = check_array(X, accept_sparse="csr") if sparse else given.array
+        expected = len(D) * (2 if self.split_sign else 1)
+        if C.shape[1] != expected:
+            raise ValueError(
+                "The number of components in the code is different from the number of components in the dictionary."
+                f"Expected {expected}, got {C.shape[1]}."
+            )
+        if self.split_sign:
+            D = np.concatenate([D, -D])
+        if sparse:
+            return C @ D
+        device = choose_device(self.device, C, work=2 * C.shape[0] * D.size)
+        with device.active():
+            dtype = np.result_type(given.dtype, D.dtype)
+            rows = open_rows(C, dtype=dtype, device=device)
+            return given.back(rows.map(_times, device.put(D.astype(dtype))))
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+class SparseCoder(SparseCoding, SklearnSparseCoder):
+    """Codes against a fixed dictionary; scikit-learn's `SparseCoder`, on CPU or GPU.
+
+    Parameters
+    ----------
+    dictionary : array of shape (n_components, n_features)
+        Atoms, of norm 1 or not.
+    transform_algorithm : str, default="omp"
+        "lasso_lars" and "lasso_cd" (the same solution, found the fastest way), "lars", "omp", "threshold" as in
+        scikit-learn; also "fista", "nnomp" (non-negative OMP), "matching_pursuit", "gradient_pursuit", "topk".
+        `gpuica.coders` has their formulas.
+    transform_n_nonzero_coefs : int, default=None
+        Atoms of a row, for all but the lasso coders and "threshold".  None: n_features / 10, at least 1.
+    transform_alpha : float, default=None
+        Penalty of the lasso, threshold; for "omp" and the other pursuits, if given, the squared residual at which a row
+        is done, in place of a number of atoms.  None: 1, and no residual.
+    split_sign : bool, default=False
+        Codes as their positive parts beside their negative parts.
+    n_jobs : int or None
+        Accepted; all cores that are allowed work in any case.
+    positive_code : bool, default=False
+        Codes >= 0; for the lasso coders, "threshold" and "topk".
+    transform_max_iter : int, default=1000
+        Rounds (steps, for "fista") of a lasso code; rows that need more are counted in a ConvergenceWarning.
+    device : {"auto", "cpu", "cuda", "cuda:N"}, default="auto"
+        Where to work.
+    sparse_output : bool, default=False
+        Codes as scipy.sparse.csr_array: dense codes of 1M rows x 16,384 atoms are 65 GB.
+    """
+
+    _parameter_constraints: dict = {
+        **SklearnSparseCoder._parameter_constraints,
+        "transform_algorithm": [StrOptions(set(CODERS))],
+        "device": [str],
+        "sparse_output": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        dictionary,
+        *,
+        transform_algorithm="omp",
+        transform_n_nonzero_coefs=None,
+        transform_alpha=None,
+        split_sign=False,
+        n_jobs=None,
+        positive_code=False,
+        transform_max_iter=1000,
+        device="auto",
+        sparse_output=False,
+    ):
+        SklearnSparseCoder.__init__(
+            self,
+            dictionary,
+            transform_algorithm=transform_algorithm,
+            transform_n_nonzero_coefs=transform_n_nonzero_coefs,
+            transform_alpha=transform_alpha,
+            split_sign=split_sign,
+            n_jobs=n_jobs,
+            positive_code=positive_code,
+            transform_max_iter=transform_max_iter,
+        )
+        self.device = device
+        self.sparse_output = sparse_output
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Check the parameters and X (n_samples, n_features); nothing is learned.  y is ignored."""
+        given = take(self, X, reset=True)
+        D = check_dictionary(self.dictionary, given.shape[1])
+        self._transform_coder(D)
+        self.n_components_ = len(D)
+        return self
+
+    def transform(self, X, y=None):
+        """Codes of X against the dictionary; see `SparseCoding.transform`.  Needs no fit."""
+        given = take(self, X, reset=False)
+        D = check_dictionary(self.dictionary, given.shape[1])
+        return self._codes(given, D, self._transform_coder(D))
+
+    def _dictionary(self):
+        return self.dictionary
+
+
+def sparse_encode(
+    X,
+    dictionary,
+    *,
+    gram=None,
+    cov=None,
+    algorithm="lasso_lars",
+    n_nonzero_coefs=None,
+    alpha=None,
+    copy_cov=True,
+    init=None,
+    max_iter=1000,
+    n_jobs=None,
+    check_input=True,
+    verbose=0,
+    positive=False,
+    device="auto",
+    sparse_output=False,
+):
+    """Codes C of X against a dictionary D, X ~ C D; scikit-learn's `sparse_encode`, on CPU or GPU.
+
+    X : array of shape (n_samples, n_features).
+    dictionary : array of shape (n_components, n_features)
+    algorithm, n_nonzero_coefs, alpha, max_iter, positive, device, sparse_output : as for `SparseCoder`.
+    gram, cov, copy_cov, init, n_jobs, check_input, verbose : accepted, and not needed: a code does not depend on them.
+
+    Returns an array (n_samples, n_components) of the kind of X, or a scipy.sparse.csr_array.
+    """
+    coder = SparseCoder(
+        dictionary,
+        transform_algorithm=algorithm,
+        transform_n_nonzero_coefs=n_nonzero_coefs,
+        transform_alpha=alpha,
+        positive_code=positive,
+        transform_max_iter=max_iter,
+        device=device,
+        sparse_output=sparse_output,
+    )
+    coder._validate_params()
+    return coder.transform(X)
+
+
+def check_dictionary(dictionary, n_features):
+    """The dictionary as a finite float array (K, n_features), or a ValueError."""
+    D = check_array(dictionary, dtype=[np.float64, np.float32], input_name="dictionary")
+    if D.shape[1] != n_features:
+        raise ValueError(
+            "Dictionary and X have different numbers of features:"
+            f"dictionary.shape: {D.shape} X.shape: (..., {n_features})"
+        )
+    return D
+
+
+def open_for_coding(given, n_atoms, device):
+    """Rows of X in chunks whose codes against n_atoms atoms stay in the cache."""
+    chunk_rows = min(max(CACHED // n_atoms, 64), 1024) if device.kind == "cpu" else max((1 << 26) // n_atoms, 64)
+    work = WORK * n_atoms * given.shape[1]
+    return open_rows(given.array, dtype=given.dtype, device=device, chunk_rows=chunk_rows, work=work)
+
+
+def device_for_coding(name, given, D, coder):
+    """The device that `device=` means for these rows, this dictionary and coder."""
+    cpu_only = f"{type(coder).__name__} codes are computed there." if coder.cpu_only else None
+    return choose_device(name, given.array, work=WORK * given.shape[0] * D.size, refusal=cpu_only)
+
+
+def encode(given, D, coder, device="auto", sparse=False):
+    """Codes of the rows, (n, K) on the device or csr_array, in the dtype of the rows; warns of rows not finished."""
+    device = device_for_coding(device, given, D, coder)
+    with device.active():
+        oracle = CodeOracle(open_for_coding(given, len(D), device), coder)
+        codes, n_unfinished = oracle.codes(device.put(D.astype(given.dtype)), sparse)
+    warn_of_unfinished(n_unfinished, given.shape[0])
+    if not sparse:
+        return codes
+    counts, indices, values = codes
+    return csr_array((values, indices, np.concatenate([[0], np.cumsum(counts)])), shape=(len(counts), len(D)))
+
+
+def warn_of_unfinished(n_unfinished, n_rows):
+    """A ConvergenceWarning if the lasso of some rows was cut short."""
+    if n_unfinished:
+        warnings.warn(
+            f"The codes of {n_unfinished} of {n_rows} rows did not converge. Increase transform_max_iter (max_iter of "
+            "a function), or alpha: smaller penalties take more rounds.",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+
+
+def _times(C, D):
+    """C @ D: rows that codes stand for."""
+    return C @ D

@@ -1,0 +1,243 @@
+"""Dictionary learning on all rows at once, drop-in for scikit-learn's."""
+
+import time
+import warnings
+
+from scipy.linalg import svd
+from sklearn.base import _fit_context
+from sklearn.decomposition import DictionaryLearning as SklearnDictionaryLearning
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import StrOptions, validate_params
+from sklearn.utils.extmath import svd_flip
+
+from ..device import to_host
+from ..oracle import CodeOracle
+from ..solvers.dictionary import alternate
+from ._learner import ADDED, Learner
+from .coding import encode, open_for_coding, warn_of_unfinished
+
+
+class DictionaryLearning(Learner, SklearnDictionaryLearning):
+    """Atoms D (unit ball) and codes C that minimise Σ ½‖x - c D‖² + alpha ‖c‖₁; scikit-learn's `DictionaryLearning`.
+
+    Mairal, Bach, Ponce, Sapiro, "Online learning for matrix factorization and sparse coding", JMLR 2010: codes of all
+    rows, one sweep over the atoms, and again.  Parameters and attributes are scikit-learn's, and:
+
+    Parameters
+    ----------
+    fit_algorithm, transform_algorithm : str
+        Any coder of `SparseCoder`; "lars" and "cd" of a fit are the two names of the lasso.  Pursuits take
+        transform_n_nonzero_coefs atoms, in the fit too.
+    transform_alpha : float
+        For pursuits, if given: the squared residual at which a row is done.
+    n_jobs : int or None
+        Accepted; all cores that are allowed work in any case.
+    device : {"auto", "cpu", "cuda", "cuda:N"}, default="auto"
+        Where to work.
+    sparse_output : bool, default=False
+        Codes of `transform` as scipy.sparse.csr_array.
+    init : {"svd", "data"} or array (n_components, n_features), default="svd"
+        First atoms: scikit-learn's, rows of X drawn at random, or given ones.  dict_init and code_init together come
+        before it, as in scikit-learn.
+    dead_atoms : {"resample", "worst", "keep"}, default="resample"
+        An atom that no code uses becomes a random row with a little noise (scikit-learn), one of the rows that the
+        dictionary serves worst, or stays.
+    update : {"block_descent", "least_squares", "approximate_ksvd"}, default="block_descent"
+        How atoms are found from codes; `gpuica.solvers.atoms`.
+
+    Attributes
+    ----------
+    converged_ : bool
+        Whether the cost came to rest, by tol, before max_iter.
+    n_replaced_ : int
+        Unused atoms replaced, in all iterations.
+    device_ : str
+        Where the fit ran.
+    """
+
+    _parameter_constraints: dict = {**SklearnDictionaryLearning._parameter_constraints, **ADDED}
+
+    def __init__(
+        self,
+        n_components=None,
+        *,
+        alpha=1,
+        max_iter=1000,
+        tol=1e-8,
+        fit_algorithm="lars",
+        transform_algorithm="omp",
+        transform_n_nonzero_coefs=None,
+        transform_alpha=None,
+        n_jobs=None,
+        code_init=None,
+        dict_init=None,
+        callback=None,
+        verbose=False,
+        split_sign=False,
+        random_state=None,
+        positive_code=False,
+        positive_dict=False,
+        transform_max_iter=1000,
+        device="auto",
+        sparse_output=False,
+        init="svd",
+        dead_atoms="resample",
+        update="block_descent",
+    ):
+        SklearnDictionaryLearning.__init__(
+            self,
+            n_components,
+            alpha=alpha,
+            max_iter=max_iter,
+            tol=tol,
+            fit_algorithm=fit_algorithm,
+            transform_algorithm=transform_algorithm,
+            transform_n_nonzero_coefs=transform_n_nonzero_coefs,
+            transform_alpha=transform_alpha,
+            n_jobs=n_jobs,
+            code_init=code_init,
+            dict_init=dict_init,
+            callback=callback,
+            verbose=verbose,
+            split_sign=split_sign,
+            random_state=random_state,
+            positive_code=positive_code,
+            positive_dict=positive_dict,
+            transform_max_iter=transform_max_iter,
+        )
+        self.device = device
+        self.sparse_output = sparse_output
+        self.init = init
+        self.dead_atoms = dead_atoms
+        self.update = update
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Learn the atoms from X, array of shape (n_samples, n_features) of any kind.  y is ignored."""
+        self._fit(X)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit_transform(self, X, y=None):
+        """Learn the atoms from X (n_samples, n_features); return the codes (n_samples, n_components) of the fit.
+
+        As in scikit-learn these are the codes of the last iteration, by fit_algorithm, against the atoms before their
+        last update.  One more pass over X.
+        """
+        given, coder, learned = self._fit(X)
+        C = encode(given, to_host(learned.coded_with), coder, self.device, self.sparse_output)
+        return C if self.sparse_output else given.back(C)
+
+    def _fit(self, X):
+        """Fit; return `Given`, the coder and what was learned."""
+        given, shape, coder, device = self._taken(X)
+        rng = check_random_state(self.random_state)
+        with device.active():
+            oracle = CodeOracle(open_for_coding(given, shape[0], device), coder)
+            if self.code_init is not None and self.dict_init is not None:
+                D = self._checked(self.dict_init[: shape[0]], "dict_init", shape, given.dtype)
+            else:
+                D = self._initial(given, oracle, shape, rng, _exact_atoms)
+            learned = alternate(
+                oracle,
+                device.put(D),
+                max_iter=self.max_iter,
+                tol=self.tol,
+                report=self._reporter(),
+                **self._policies(rng, oracle.xp),
+            )
+        self._store(learned)
+        self.error_ = learned.costs
+        self.n_iter_ = learned.n_iter
+        self.device_ = str(device)
+        warn_of_unfinished(learned.n_unfinished, given.shape[0])
+        if self.max_iter and not learned.converged:
+            warnings.warn(self._what_is_left(), ConvergenceWarning, stacklevel=5)
+        return given, coder, learned
+
+    def _what_is_left(self):
+        fall = (self.error_[-2] - self.error_[-1]) / self.error_[-1] if len(self.error_) > 1 else float("inf")
+        return (
+            f"{type(self).__name__} did not converge: in the last of {self.n_iter_} iterations the cost still fell by "
+            f"{fall:.1e} of itself (tol {self.tol}). Increase max_iter or tol."
+        )
+
+    def _reporter(self):
+        began = time.perf_counter()
+
+        def report(n_iter, D, costs):
+            if self.verbose:
+                print(
+                    f"[{type(self).__name__}] iteration {n_iter}, {time.perf_counter() - began:.1f} s, "
+                    f"current cost {costs[-1]:.7g}",
+                    flush=True,
+                )
+            if self.callback is not None and n_iter % 5 == 1:
+                self.callback({"ii": n_iter - 1, "dictionary": D, "errors": costs, "current_cost": costs[-1]})
+
+        return report
+
+
+@validate_params(
+    {"X": ["array-like"], "method": [StrOptions({"lars", "cd"})], "return_n_iter": ["boolean"]},
+    prefer_skip_nested_validation=False,
+)
+def dict_learning(
+    X,
+    n_components,
+    *,
+    alpha,
+    max_iter=100,
+    tol=1e-8,
+    method="lars",
+    n_jobs=None,
+    dict_init=None,
+    code_init=None,
+    callback=None,
+    verbose=False,
+    random_state=None,
+    return_n_iter=False,
+    positive_dict=False,
+    positive_code=False,
+    method_max_iter=1000,
+    device="auto",
+):
+    """Dictionary learning as a function; scikit-learn's `dict_learning`.
+
+    X : array of shape (n_samples, n_features).  method is `DictionaryLearning`'s fit_algorithm, method_max_iter its
+    transform_max_iter; the other parameters have its names.
+
+    Returns
+    -------
+    code : array of shape (n_samples, n_components), of the kind of X.
+    dictionary : ndarray of shape (n_components, n_features).
+    errors : list of the cost after every iteration.
+    n_iter : int, if asked for.
+    """
+    estimator = DictionaryLearning(
+        n_components=n_components,
+        alpha=alpha,
+        max_iter=max_iter,
+        tol=tol,
+        fit_algorithm=method,
+        n_jobs=n_jobs,
+        dict_init=dict_init,
+        code_init=code_init,
+        callback=callback,
+        verbose=verbose,
+        random_state=random_state,
+        positive_dict=positive_dict,
+        positive_code=positive_code,
+        transform_max_iter=method_max_iter,
+        device=device,
+    ).set_output(transform="default")
+    code = estimator.fit_transform(X)
+    returned = code, estimator.components_, estimator.error_
+    return (*returned, estimator.n_iter_) if return_n_iter else returned
+
+
+def _exact_atoms(X):
+    """S Vᵀ of X = U S Vᵀ, signs as scikit-learn's `svd_flip` by U."""
+    U, S, V = svd(X, full_matrices=False)
+    return S[:, None] * svd_flip(U, V)[1]

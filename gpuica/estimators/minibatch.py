@@ -1,0 +1,262 @@
+"""Dictionary learning by mini-batches, drop-in for scikit-learn's."""
+
+from functools import partial
+from itertools import cycle
+
+import numpy as np
+from sklearn.base import _fit_context
+from sklearn.decomposition import MiniBatchDictionaryLearning as SklearnMiniBatch
+from sklearn.utils import check_random_state, gen_batches
+from sklearn.utils._param_validation import StrOptions, validate_params
+from sklearn.utils.extmath import randomized_svd
+
+from ..device import to_host
+from ..oracle import CodeOracle
+from ..solvers.dictionary import NoProgress, Statistics, one_batch, online
+from ._learner import ADDED, Learner
+from .coding import open_for_coding, warn_of_unfinished
+
+
+class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
+    """Dictionary learning by mini-batches; scikit-learn's `MiniBatchDictionaryLearning`.
+
+    Mairal, Bach, Ponce, Sapiro, "Online dictionary learning for sparse coding", ICML 2009.  Parameters and attributes
+    are scikit-learn's and those that `DictionaryLearning` adds (dict_init comes before init), and:
+
+    Parameters
+    ----------
+    batch_size : int or "auto", default=256
+        "auto": at least 256, and as many rows as atoms up to 4096: in smaller batches a large dictionary's atoms are
+        each used less than once.
+    """
+
+    _parameter_constraints: dict = {
+        **SklearnMiniBatch._parameter_constraints,
+        **ADDED,
+        "batch_size": [*SklearnMiniBatch._parameter_constraints["batch_size"], StrOptions({"auto"})],
+    }
+
+    def __init__(
+        self,
+        n_components=None,
+        *,
+        alpha=1,
+        max_iter=1_000,
+        fit_algorithm="lars",
+        n_jobs=None,
+        batch_size=256,
+        shuffle=True,
+        dict_init=None,
+        transform_algorithm="omp",
+        transform_n_nonzero_coefs=None,
+        transform_alpha=None,
+        verbose=False,
+        split_sign=False,
+        random_state=None,
+        positive_code=False,
+        positive_dict=False,
+        transform_max_iter=1000,
+        callback=None,
+        tol=1e-3,
+        max_no_improvement=10,
+        device="auto",
+        sparse_output=False,
+        init="svd",
+        dead_atoms="resample",
+        update="block_descent",
+    ):
+        SklearnMiniBatch.__init__(
+            self,
+            n_components,
+            alpha=alpha,
+            max_iter=max_iter,
+            fit_algorithm=fit_algorithm,
+            n_jobs=n_jobs,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            dict_init=dict_init,
+            transform_algorithm=transform_algorithm,
+            transform_n_nonzero_coefs=transform_n_nonzero_coefs,
+            transform_alpha=transform_alpha,
+            verbose=verbose,
+            split_sign=split_sign,
+            random_state=random_state,
+            positive_code=positive_code,
+            positive_dict=positive_dict,
+            transform_max_iter=transform_max_iter,
+            callback=callback,
+            tol=tol,
+            max_no_improvement=max_no_improvement,
+        )
+        self.device = device
+        self.sparse_output = sparse_output
+        self.init = init
+        self.dead_atoms = dead_atoms
+        self.update = update
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Learn the atoms from X, array of shape (n_samples, n_features) of any kind.  y is ignored."""
+        given, shape, coder, device = self._taken(X)
+        self._random_state = rng = check_random_state(self.random_state)
+        n_rows = given.shape[0]
+        with device.active():
+            oracle, D = self._begin(given, shape, coder, device)
+            order = np.arange(n_rows)
+            if self.shuffle:
+                rng.shuffle(order)  # draws what shuffling the rows themselves would draw
+            batch_size = min(self._batch_rows(shape[0]), n_rows)
+            batches_of_pass = -(-n_rows // batch_size)
+            n_steps = self.max_iter * batches_of_pass
+            stop = NoProgress(n_rows, shape[0], self.tol, self.max_no_improvement, oracle.xp)
+            parts = cycle(gen_batches(n_rows, batch_size))
+            learned = online(
+                oracle,
+                D,
+                self._statistics,
+                (order[next(parts)] for _ in range(n_steps)),
+                stop=self._watched(stop, n_steps),
+                report=self._call_back,
+                **self._policies(rng, oracle.xp),
+            )
+        self._store(learned)
+        self.costs_ = np.array(learned.costs)
+        self.n_steps_ = learned.n_iter
+        self.n_iter_ = np.ceil(self.n_steps_ / batches_of_pass)
+        self.device_ = str(device)
+        warn_of_unfinished(learned.n_unfinished, batch_size)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None):
+        """Update the atoms with X (n_samples, n_features) as one mini-batch.  y is ignored."""
+        first = not hasattr(self, "components_")
+        given, shape, coder, device = self._taken(X, reset=first)
+        with device.active():
+            if first:
+                self._random_state = check_random_state(self.random_state)
+                oracle, D = self._begin(given, shape, coder, device)
+                self.n_steps_, self.n_replaced_ = 0, 0
+            else:
+                oracle = CodeOracle(open_for_coding(given, shape[0], device), coder)
+                D = device.put(self.components_.astype(given.dtype, copy=False))
+                self._statistics.to(device.put)
+            D, _, replaced, n_unfinished = one_batch(
+                oracle, D, self._statistics, self.n_steps_, **self._policies(self._random_state, oracle.xp)
+            )
+            self._statistics.to(to_host)  # a pickle loads without a GPU
+        self.components_ = to_host(D)
+        self.n_steps_ += 1
+        self.n_replaced_ += replaced
+        self.device_ = str(device)
+        warn_of_unfinished(n_unfinished, given.shape[0])
+        return self
+
+    def _begin(self, given, shape, coder, device):
+        """The oracle on the rows and the first atoms, on the device; statistics of nothing."""
+        oracle = CodeOracle(open_for_coding(given, shape[0], device), coder)
+        if self.dict_init is not None:
+            D = self._checked(self.dict_init[: shape[0]], "dict_init", shape, given.dtype)
+        else:
+            decompose = partial(_randomised_atoms, k=shape[0], rng=self._random_state)
+            D = self._initial(given, oracle, shape, self._random_state, decompose)
+        self._statistics = Statistics(shape, given.dtype, oracle.xp)
+        return oracle, device.put(D)
+
+    def _batch_rows(self, n_atoms):
+        return min(max(256, n_atoms), 4096) if self.batch_size == "auto" else self.batch_size
+
+    @property
+    def _A(self):
+        """scikit-learn's name of Σ c cᵀ (K, K)."""
+        return self._statistics.A
+
+    @property
+    def _B(self):
+        """scikit-learn's name of Σ x cᵀ (n_features, K)."""
+        return self._statistics.B.T
+
+    def _watched(self, stop, n_steps):
+        """The rule to stop, which tells how it goes if the fit is verbose."""
+
+        def told(step, D, old, cost, batch_rows):
+            ended = stop(step, D, old, cost, batch_rows)
+            if self.verbose:
+                average = "" if stop.average is None else f", ewa cost: {stop.average}"
+                print(f"Minibatch step {step + 1}/{n_steps}: mean batch cost: {cost}{average}", flush=True)
+                if ended:
+                    print(f"Converged ({stop.why}) at step {step + 1}/{n_steps}", flush=True)
+            return ended
+
+        return told if self.verbose else stop
+
+    def _call_back(self, step, D, cost):
+        if self.callback is not None:
+            self.callback({"i": step, "dictionary": D, "batch_cost": cost, "self": self})
+
+
+@validate_params(
+    {"X": ["array-like"], "return_code": ["boolean"], "method": [StrOptions({"cd", "lars"})]},
+    prefer_skip_nested_validation=False,
+)
+def dict_learning_online(
+    X,
+    n_components=2,
+    *,
+    alpha=1,
+    max_iter=100,
+    return_code=True,
+    dict_init=None,
+    callback=None,
+    batch_size=256,
+    verbose=False,
+    shuffle=True,
+    n_jobs=None,
+    method="lars",
+    random_state=None,
+    positive_dict=False,
+    positive_code=False,
+    method_max_iter=1000,
+    tol=1e-3,
+    max_no_improvement=10,
+    device="auto",
+):
+    """Dictionary learning by mini-batches, as a function; scikit-learn's `dict_learning_online`.
+
+    X : array of shape (n_samples, n_features).  method is `MiniBatchDictionaryLearning`'s fit_algorithm, method_max_iter
+    its transform_max_iter; the other parameters have its names.
+
+    Returns
+    -------
+    code : array of shape (n_samples, n_components), of the kind of X, if return_code: the lasso of all rows.
+    dictionary : ndarray of shape (n_components, n_features).
+    """
+    estimator = MiniBatchDictionaryLearning(
+        n_components=n_components,
+        alpha=alpha,
+        max_iter=max_iter,
+        n_jobs=n_jobs,
+        fit_algorithm=method,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        dict_init=dict_init,
+        random_state=random_state,
+        transform_algorithm="lasso_" + method,
+        transform_alpha=alpha,
+        positive_code=positive_code,
+        positive_dict=positive_dict,
+        transform_max_iter=method_max_iter,
+        verbose=verbose,
+        callback=callback,
+        tol=tol,
+        max_no_improvement=max_no_improvement,
+        device=device,
+    ).set_output(transform="default")
+    estimator.fit(X)
+    return (estimator.transform(X), estimator.components_) if return_code else estimator.components_
+
+
+def _randomised_atoms(X, k, rng):
+    """S Vᵀ of the k first singular vectors, drawn as scikit-learn draws them."""
+    _, S, V = randomized_svd(X, k, random_state=rng)
+    return S[:, None] * V

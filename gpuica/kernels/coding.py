@@ -1,0 +1,79 @@
+"""Sparse codes on the CPU: which compiled coder, and what is summed over codes."""
+
+import numpy as np
+from numba import njit
+
+from .lasso import lasso
+from .orthogonal import orthogonal
+from .pursuit import lars, matching_pursuit, omp
+from .support import OPTIONS
+
+CODERS = {"lasso": lasso, "omp": omp, "orthogonal": orthogonal, "lars": lars, "matching_pursuit": matching_pursuit}
+
+
+def encode(X, D, gram, coder):
+    """Codes (n, K) of the rows X (n, d), and how many rows were not finished.  gram: D Dᵀ, or None for want of memory."""
+    if gram is None:
+        return coder.encode(X, D)
+    X = X if X.flags.c_contiguous and X.flags.writeable else np.array(X)  # one compiled kernel for all kinds of input
+    C = X @ D.T
+    return C, CODERS[coder.kernel](X, D, gram, C, coder)
+
+
+def compress(C):
+    """(non-zeros a row (n,), their columns, their values) of codes C (n, K)."""
+    counts = np.empty(len(C), np.int64)
+    total = _count(C, counts)
+    indices, values = np.empty(total, np.int32), np.empty(total, C.dtype)
+    _compress(C, indices, values)
+    return counts, indices, values
+
+
+@njit(**OPTIONS)
+def _count(C, counts):
+    for row in range(len(C)):
+        n = 0
+        for j in range(C.shape[1]):
+            n += C[row, j] != 0
+        counts[row] = n
+    return counts.sum()
+
+
+@njit(**OPTIONS)
+def _compress(C, indices, values):
+    place = 0
+    for row in range(len(C)):
+        for j in range(C.shape[1]):
+            if C[row, j] != 0:
+                indices[place], values[place] = j, C[row, j]
+                place += 1
+
+
+def add_moments(X, D, counts, indices, values, A, B):
+    """Add Σ c cᵀ to A (K, K) and Σ c xᵀ to B (K, d); return ‖x - c D‖² of every row, (n,) float64.
+
+    Atom by atom of each row: a row has few, and the product of dense codes would be K² for each.
+    """
+    X = X if X.flags.c_contiguous and X.flags.writeable else np.array(X)
+    squares = np.empty(len(X))
+    _add_moments(X, D, counts, indices, values, A, B, squares, np.empty(X.shape[1]))
+    return squares
+
+
+@njit(**OPTIONS)
+def _add_moments(X, D, counts, indices, values, A, B, squares, residual):
+    stop = 0
+    for row in range(len(X)):
+        start, stop = stop, stop + counts[row]
+        residual[:] = X[row]
+        for i in range(start, stop):
+            atom, value = indices[i], values[i]
+            for l in range(start, stop):
+                A[atom, indices[l]] += value * values[l]
+            for l in range(len(residual)):
+                B[atom, l] += value * X[row, l]
+                residual[l] -= value * D[atom, l]
+        total = 0.0
+        for l in range(len(residual)):
+            total += residual[l] * residual[l]
+        squares[row] = total

@@ -1,0 +1,204 @@
+"""Least squares on a growing and shrinking support: the small problem inside the sparse coders, compiled by Numba.
+
+A support is a list of m atoms.  Kept with it is M (m, m), the inverse of its Gram matrix, in float64.  An atom enters by
+bordering M and leaves by a rank-one step, m² operations each, all in loops that vectorise; triangular factors would need
+a factorisation anew after every leave, in loops that do not.  What rounding does to M does no harm: `refine` corrects the
+answer with residuals of the data.
+
+Loops run to the next multiple of 8, so arrays are longer than m by up to 8 and M is zero beyond m.
+"""
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+# Only finite numbers come here.  error_model: a division that could raise cannot be vectorised.
+OPTIONS: dict[str, Any] = {"fastmath": True, "error_model": "numpy", "nogil": True, "cache": True}
+
+PAD = 8
+
+
+@njit(**OPTIONS)
+def padded(m):
+    """m rounded up to a multiple of 8."""
+    return (m + 7) // 8 * 8
+
+
+@njit(**OPTIONS)
+def times(M, v, out, m):
+    """out = M v for the leading m.  Eight rows at a time: one store of `out` for eight products."""
+    e = padded(m)
+    v[m:e] = 0
+    for i in range(0, m, 8):
+        r0, r1, r2, r3, r4, r5, r6, r7 = M[i], M[i + 1], M[i + 2], M[i + 3], M[i + 4], M[i + 5], M[i + 6], M[i + 7]
+        x0, x1, x2, x3, x4, x5, x6, x7 = v[i], v[i + 1], v[i + 2], v[i + 3], v[i + 4], v[i + 5], v[i + 6], v[i + 7]
+        if i == 0:
+            for j in range(e):
+                first = x0 * r0[j] + x1 * r1[j] + x2 * r2[j] + x3 * r3[j]
+                out[j] = first + x4 * r4[j] + x5 * r5[j] + x6 * r6[j] + x7 * r7[j]
+        else:
+            for j in range(e):
+                first = x0 * r0[j] + x1 * r1[j] + x2 * r2[j] + x3 * r3[j]
+                out[j] += first + x4 * r4[j] + x5 * r5[j] + x6 * r6[j] + x7 * r7[j]
+
+
+@njit(**OPTIONS)
+def add_outer(M, w, scale, m):
+    """M += scale w wᵀ for the leading m."""
+    e = padded(m)
+    for i in range(m):
+        x, row = scale * w[i], M[i]
+        for j in range(e):
+            row[j] += x * w[j]
+
+
+@njit(**OPTIONS)
+def enter(M, a, w, square, m, floor):
+    """Border M with an atom of inner products a (m,) and squared norm `square`.
+
+    Leaves w = M a, the atom's coordinates in the support.  False, and M as it was, where the part of the atom outside
+    the span of the support is below `floor` of its square.
+    """
+    times(M, a, w, m)
+    outside = square
+    for i in range(m):
+        outside -= a[i] * w[i]
+    if outside <= floor * square:
+        return False
+    w[m] = -1
+    w[m + 1 : padded(m + 1)] = 0
+    add_outer(M, w, 1 / outside, m + 1)
+    return True
+
+
+@njit(**OPTIONS)
+def leave(M, p, w, m):
+    """Take atom p out of M (m, m); the last atom takes its place.  The caller moves its own lists alike."""
+    e, last = padded(m), m - 1
+    for j in range(e):
+        w[j] = M[p, j]
+    add_outer(M, w, -1 / w[p], m)
+    for j in range(e):
+        M[p, j] = M[last, j]
+        M[last, j] = 0
+    for i in range(last):
+        M[i, p] = M[i, last]
+        M[i, last] = 0
+
+
+@njit(**OPTIONS)
+def refine(x, D, act, c, target, M, g, step, residual, m):
+    """Correct c so that D_act (x - c D_act) = target, by one step with the data's own residual in float64."""
+    residual[:] = x
+    for i in range(m):
+        atom, value = D[act[i]], c[i]
+        for j in range(len(residual)):
+            residual[j] -= value * atom[j]
+    for i in range(m):
+        atom, inner = D[act[i]], 0.0
+        for j in range(len(residual)):
+            inner += atom[j] * residual[j]
+        g[i] = inner - target[i]
+    times(M, g, step, m)
+    for i in range(m):
+        c[i] += step[i]
+
+
+@njit(**OPTIONS)
+def copy(source, to):
+    """to = source, whose length counts.  A loop: assignment to a slice takes six times as long for 256 numbers."""
+    for j in range(len(source)):
+        to[j] = source[j]
+
+
+@njit(**OPTIONS)
+def subtract_atoms(h, G, act, c, m):
+    """h -= c G_act, four rows of G at a time: one store of h for four products."""
+    real = h.dtype.type
+    whole = m - m % 4
+    for i in range(0, whole, 4):
+        c0, c1, c2, c3 = real(c[i]), real(c[i + 1]), real(c[i + 2]), real(c[i + 3])
+        _subtract_four(h, G[act[i]], G[act[i + 1]], G[act[i + 2]], G[act[i + 3]], c0, c1, c2, c3)
+    for i in range(whole, m):
+        row, value = G[act[i]], real(c[i])
+        for j in range(len(h)):
+            h[j] -= value * row[j]
+
+
+@njit(**OPTIONS)
+def subtract_rows(h, P, j, m):
+    """h -= Σ P_i[j] P_i over the first m rows of P, four at a time."""
+    whole = m - m % 4
+    for i in range(0, whole, 4):
+        _subtract_four(h, P[i], P[i + 1], P[i + 2], P[i + 3], P[i, j], P[i + 1, j], P[i + 2, j], P[i + 3, j])
+    if m - whole >= 2:
+        _subtract_two(h, P[whole], P[whole + 1], P[whole, j], P[whole + 1, j])
+        whole += 2
+    if m > whole:
+        row, value = P[whole], P[whole, j]
+        for i in range(len(h)):
+            h[i] -= value * row[i]
+
+
+@njit(**OPTIONS)
+def _subtract_two(h, g0, g1, c0, c1):
+    for j in range(len(h)):
+        h[j] -= c0 * g0[j] + c1 * g1[j]
+
+
+@njit(**OPTIONS)
+def _subtract_four(h, g0, g1, g2, g3, c0, c1, c2, c3):
+    for j in range(len(h)):
+        h[j] -= c0 * g0[j] + c1 * g1[j] + c2 * g2[j] + c3 * g3[j]
+
+
+@njit(**OPTIONS)
+def largest(h, bits, mask):
+    """max |h|, or max(h, 0) with the mask -1.  h, bits: the same memory, one cell longer than what is searched.
+
+    The compiler vectorises maxima of integers, not of floats; numbers above zero are in the order of their bits.
+    """
+    last = len(bits) - 1
+    bits[last] = 0
+    top = bits[last]
+    for j in range(last):
+        top = max(top, bits[j] & mask)
+    bits[last] = top
+    return h[last]
+
+
+@njit(**OPTIONS)
+def where_largest(bits, mask):
+    """Where what `largest` found is; the first such place."""
+    last = len(bits) - 1
+    top, back = bits[last], 0
+    for j in range(last):
+        back = max(back, last - j if bits[j] & mask == top else 0)
+    return last - back
+
+
+@njit(**OPTIONS)
+def any_beyond(h, bar):
+    """Whether any |h| >= bar.  Without an early exit, so that it vectorises."""
+    found = False
+    for j in range(len(h)):
+        found |= abs(h[j]) >= bar
+    return found
+
+
+def workspace(dtype, n_atoms, n_features, room):
+    """Arrays for one thread: (h, bits) of one memory (K + 1,), M, scratch (8, room + 16), support, residual (d,).
+
+    room: largest support.
+    """
+    bits = np.empty(n_atoms + 1, f"i{np.dtype(dtype).itemsize}")
+    cap = room + 2 * PAD
+    return (
+        bits.view(dtype),
+        bits,
+        np.zeros((cap, cap)),
+        np.zeros((8, cap)),
+        np.empty(cap, np.int64),
+        np.empty(n_features),
+    )

@@ -1,0 +1,184 @@
+"""Dictionary learning: codes for the present atoms, then atoms for these codes, on all rows or on one batch after the
+other.  Codes never leave the rows; a solver sees Σ c cᵀ and Σ c xᵀ.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .atoms import replace_unused
+
+
+class Learned(NamedTuple):
+    """D: atoms (K, d).  coded_with: the atoms that the last codes were found with.  costs: after every iteration.
+
+    n_iter: iterations, or batches.  converged: whether a stopping rule was met.  n_replaced: unused atoms that were
+    replaced, in all.  n_unfinished: rows of the last iteration whose code was not finished.
+    """
+
+    D: Any
+    coded_with: Any
+    costs: list
+    n_iter: int
+    converged: bool
+    n_replaced: int
+    n_unfinished: int
+
+
+def alternate(oracle, D, *, max_iter, tol, update, renew, report):
+    """Codes of all rows and all atoms in turn, until the cost falls by less than tol of itself.
+
+    update: a function of `solvers.atoms.UPDATES`, its options bound.  renew: (D, unused, found, oracle) -> D, a policy
+    for unused atoms.  report: called with (n_iter, D, costs) after every iteration.
+    """
+    costs: list[float] = []
+    coded_with, n_iter, converged, n_replaced, n_unfinished = D, 0, False, 0, 0
+    for n_iter in range(1, max_iter + 1):
+        found = oracle.moments(D, renew.n_worst(len(D)))
+        coded_with, (D, unused) = D, update(D, found.A, found.B)
+        if bool(unused.any()):
+            found.A[unused], found.B[unused] = 0, 0
+            found.A[:, unused] = 0
+            D = renew(D, unused, found.worst, oracle)
+            n_replaced += int(unused.sum()) * renew.replaces
+        costs.append(found.cost_at(D, coded_with))
+        n_unfinished = found.n_unfinished
+        converged = n_iter > 1 and (costs[-2] - costs[-1] < tol * costs[-1] or costs[-1] == 0)
+        report(n_iter, D, costs)
+        if converged:
+            break
+    return Learned(D, coded_with, costs, n_iter, converged, n_replaced, n_unfinished)
+
+
+class Statistics:
+    """The past of the batches in two matrices: A (K, K) and B (K, d), older batches weighing less and less."""
+
+    def __init__(self, shape, dtype, xp=np):
+        self.A, self.B = xp.zeros((shape[0], shape[0]), dtype=dtype), xp.zeros(shape, dtype=dtype)
+
+    def add(self, found, n_rows, step):
+        """Batch number `step`, from 0, of n_rows rows.  Mairal et al. 2009, section 3.4.3, its weights."""
+        theta = (step + 1) * n_rows if step < n_rows - 1 else n_rows**2 + step + 1 - n_rows
+        beta = (theta + 1 - n_rows) / (theta + 1)
+        for total, part in ((self.A, found.A), (self.B, found.B)):
+            total *= beta
+            total += (part / n_rows).astype(total.dtype)
+
+    def to(self, put):
+        """Move both by a function of an array."""
+        self.A, self.B = put(self.A), put(self.B)
+
+    def forget(self, atoms):
+        """What is known of these atoms, (K,) booleans."""
+        self.A[atoms], self.B[atoms] = 0, 0
+        self.A[:, atoms] = 0
+
+
+def one_batch(oracle, D, statistics, step, *, update, renew):
+    """Codes of one batch, then the atoms.  Returns D, the mean cost before, atoms replaced, rows unfinished."""
+    found = oracle.moments(D, renew.n_worst(len(D)))
+    statistics.add(found, oracle.n_rows, step)
+    D, unused = update(D, statistics.A, statistics.B)
+    if bool(unused.any()):
+        D = renew(D, unused, found.worst, oracle)
+        if renew.forgets:
+            statistics.forget(unused)
+    return D, found.cost / oracle.n_rows, int(unused.sum()) * renew.replaces, found.n_unfinished
+
+
+def online(oracle, D, statistics, batches, *, update, renew, stop, report):
+    """One batch after the other.  Mairal, Bach, Ponce, Sapiro, "Online dictionary learning for sparse coding", 2009.
+
+    batches: arrays of row numbers.  stop: (step, D, old D, mean cost, rows of the batch) -> whether to end.
+    """
+    costs: list[float] = []
+    coded_with, n_replaced, n_unfinished = D, 0, 0
+    for step, indices in enumerate(batches):
+        old = D
+        D, cost, replaced, n_unfinished = one_batch(
+            oracle.batch(indices), D, statistics, step, update=update, renew=renew
+        )
+        coded_with, n_replaced = old, n_replaced + replaced
+        costs.append(cost)
+        if stop(step, D, old, cost, len(indices)):
+            return Learned(D, coded_with, costs, len(costs), True, n_replaced, n_unfinished)
+        report(step, D, cost)
+    return Learned(D, coded_with, costs, len(costs), False, n_replaced, n_unfinished)
+
+
+class Resample:
+    """An unused atom becomes a row drawn at random, with noise of a hundredth of its spread: scikit-learn's policy."""
+
+    replaces, forgets = True, False
+
+    def __init__(self, rng, positive):
+        """rng: a numpy RandomState."""
+        self.rng, self.positive = rng, positive
+
+    def n_worst(self, n_atoms):
+        return 0
+
+    def __call__(self, D, unused, worst, oracle):
+        xp, D = oracle.xp, D.copy()
+        for j in np.flatnonzero(unused.tolist()):
+            row = oracle.row(self.rng.choice(oracle.n_rows))
+            noise = self.rng.normal(0, 0.01 * (float(row.std()) or 1.0), size=len(row))
+            atom = row + xp.asarray(noise.astype(D.dtype))
+            atom = xp.maximum(atom, 0) if self.positive else atom
+            D[j] = atom / max(float(xp.sqrt((atom * atom).sum())), 1.0)
+        return D
+
+
+class Worst(Resample):
+    """Unused atoms become the rows that the dictionary serves worst; what was known of the old ones is forgotten."""
+
+    forgets = True
+
+    def n_worst(self, n_atoms):
+        return 2 * n_atoms  # rows that are alike make one atom
+
+    def __call__(self, D, unused, worst, oracle):
+        return replace_unused(D, unused, worst, rng=self.rng, positive=self.positive, xp=oracle.xp)
+
+
+class Keep(Resample):
+    """Unused atoms stay as they are."""
+
+    replaces = False
+
+    def __call__(self, D, unused, worst, oracle):
+        return D
+
+
+DEAD_ATOMS = {"resample": Resample, "worst": Worst, "keep": Keep}
+
+
+class NoProgress:
+    """scikit-learn's two rules to end: atoms at rest, or no better mean cost for `patience` batches.
+
+    tol: ‖new D - old D‖ / K at or below which atoms are at rest; 0 for never.  The mean cost is an exponential average,
+    begun after 100 batches or one pass over the rows.
+    """
+
+    def __init__(self, n_rows, n_atoms, tol, patience, xp=np):
+        self.n_rows, self.n_atoms, self.tol, self.patience, self.xp = n_rows, n_atoms, tol, patience, xp
+        self.average = self.best = None
+        self.without_progress, self.why = 0, ""
+
+    def __call__(self, step, D, old, cost, batch_rows):
+        """Whether to end after batch number `step`, from 0."""
+        if step + 1 <= min(100, self.n_rows / batch_rows):
+            return False
+        share = min(batch_rows / (self.n_rows + 1), 1)
+        self.average = cost if self.average is None else self.average * (1 - share) + cost * share
+        if self.tol > 0 and float(self.xp.linalg.norm(D - old)) / self.n_atoms <= self.tol:
+            self.why = "small dictionary change"
+            return True
+        if self.best is None or self.average < self.best:
+            self.best, self.without_progress = self.average, 0
+        else:
+            self.without_progress += 1
+        if self.patience is not None and self.without_progress >= self.patience:
+            self.why = "lack of improvement in objective function"
+            return True
+        return False
