@@ -34,7 +34,7 @@ SECONDS = 0.5  # of repeats, at least
 SLOW = {"sklearn-lasso_lars": 300, "sklearn-lasso_cd": 2_000, "sklearn-omp": 2_000}  # rows that are enough
 
 
-# ---- problems ---------------------------------------------------------------------------------------------------------
+# ---- problems -------------------------------------------------------------------------------------------------------
 def unit_patches(n, side, seed=0):
     """n grey patches of side x side, each of mean 0 and norm 1, (n, side²)."""
     X = patches(seed, n, side)[0]
@@ -70,7 +70,7 @@ CODES = {
 }
 
 
-# ---- contestants: (X, D, coder, threads) -> a call that gives codes -------------------------------------------------------
+# ---- contestants: (X, D, coder, threads) -> a call that gives codes -------------------------------------------------
 def ours(X, D, coder, threads):
     settings = {"n_nonzero_coefs": ATOMS_A_ROW} if coder == "omp" else {"alpha": ALPHA}
     name = "omp" if coder == "omp" else "lasso_cd"
@@ -114,7 +114,7 @@ def can_run(name, coder):
     return not name.startswith("sklearn") or (name == "sklearn-omp") == (coder == "omp")
 
 
-# ---- the referee ------------------------------------------------------------------------------------------------------
+# ---- the referee ----------------------------------------------------------------------------------------------------
 def costs(X, D, C, coder):
     """The objective of every row in float64, (n,)."""
     C = C.astype(np.float64)
@@ -180,7 +180,7 @@ def say_code(result, results):
     )
 
 
-# ---- dictionary learning ----------------------------------------------------------------------------------------------
+# ---- dictionary learning --------------------------------------------------------------------------------------------
 def learn_ours(X, D, passes, threads, **settings):
     model = gpuica.MiniBatchDictionaryLearning(
         len(D),

@@ -1,7 +1,7 @@
 """Sparse coders: which code c a row x gets from a dictionary D, x ≈ c D.
 
-Every coder is a value whose docstring is its formula.  `encode` is its definition, in array code that runs with NumPy and
-CuPy; `gpuica.kernels` has a compiled form for the CPU under the name `kernel`.
+Every coder is a value whose docstring is its formula.  `encode` is its definition, in array code that runs with NumPy
+and CuPy; `gpuica.kernels` has a compiled form for the CPU under the name `kernel`.
 """
 
 from dataclasses import dataclass
@@ -135,8 +135,8 @@ class OMP:
 class ORMP:
     """Order-recursive matching pursuit: the atom enters that lowers ‖x - c D‖² most, c = least squares on all of them.
 
-    Until n_nonzero atoms entered, or ‖x - c D‖² <= target.  Better codes than OMP's, at its cost.  Chen, Billings and Luo
-    (as orthogonal least squares), 1989; Gharavi-Alkhansari and Huang, 1998.  It is what SPAMS calls OMP.
+    Until n_nonzero atoms entered, or ‖x - c D‖² <= target.  Better codes than OMP's, at its cost.  Chen, Billings and
+    Luo (as orthogonal least squares), 1989; Gharavi-Alkhansari and Huang, 1998.  It is what SPAMS calls OMP.
     """
 
     n_nonzero: int

@@ -132,7 +132,7 @@ def test_every_update_learns_with_every_kind_of_coder(update, fit_algorithm, rng
     assert after > before + 0.03
 
 
-# ---- codes ------------------------------------------------------------------------------------------------------------
+# ---- codes ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", CODERS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_sparse_output_is_the_dense_codes(name, dtype, atoms, rng):
@@ -191,7 +191,7 @@ def test_score_is_minus_the_mean_cost(rng):
     np.testing.assert_allclose(model.score(X), -cost / 100, rtol=1e-9)
 
 
-# ---- atoms ------------------------------------------------------------------------------------------------------------
+# ---- atoms ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("learner", LEARNERS)
 @pytest.mark.parametrize("policy", ["resample", "worst", "keep"])
 def test_dead_atoms(learner, policy, rng):
@@ -290,7 +290,7 @@ def test_progress_is_told(rng, capsys):
     assert "Minibatch step 1/6: mean batch cost" in capsys.readouterr().out
 
 
-# ---- what is refused --------------------------------------------------------------------------------------------------
+# ---- what is refused ------------------------------------------------------------------------------------------------
 def test_more_atoms_a_row_than_there_are(atoms, rng):
     X = rng.normal(size=(10, 12))
     for name in ("omp", "lars", "nnomp", "matching_pursuit", "topk"):
@@ -299,7 +299,7 @@ def test_more_atoms_a_row_than_there_are(atoms, rng):
 
 
 def test_positive_codes_where_there_are_none(atoms, rng):
-    with pytest.raises(ValueError, match="Positive constraint not supported for 'omp'.*nnomp"):
+    with pytest.raises(ValueError, match=r"Positive constraint not supported for 'omp'.*nnomp"):
         SparseCoder(atoms, positive_code=True).fit(rng.normal(size=(10, 12)))
 
 
@@ -308,12 +308,12 @@ def test_not_finite(bad, atoms, rng):
     X, D = rng.normal(size=(10, 12)), atoms.copy()
     X[3, 4] = bad
     for learner in LEARNERS:
-        with pytest.raises(ValueError, match="contains (NaN|infinity)"):
+        with pytest.raises(ValueError, match=r"contains (NaN|infinity)"):
             learner(4).fit(X)
-    with pytest.raises(ValueError, match="Input X contains (NaN|infinity)"):
+    with pytest.raises(ValueError, match=r"Input X contains (NaN|infinity)"):
         sparse_encode(X, D)
     D[2, 2] = bad
-    with pytest.raises(ValueError, match="Input dictionary contains (NaN|infinity)"):
+    with pytest.raises(ValueError, match=r"Input dictionary contains (NaN|infinity)"):
         sparse_encode(np.ones((3, 12)), D)
     with pytest.raises(ValueError, match="init contains NaN or infinity"):
         DictionaryLearning(20, init=D).fit(np.ones((30, 12)))

@@ -223,8 +223,8 @@ def dict_learning_online(
 ):
     """Dictionary learning by mini-batches, as a function; scikit-learn's `dict_learning_online`.
 
-    X : array of shape (n_samples, n_features).  method is `MiniBatchDictionaryLearning`'s fit_algorithm, method_max_iter
-    its transform_max_iter; the other parameters have its names.
+    X : array of shape (n_samples, n_features).  method is `MiniBatchDictionaryLearning`'s fit_algorithm,
+    method_max_iter its transform_max_iter; the other parameters have its names.
 
     Returns
     -------

@@ -1,9 +1,9 @@
 """Orthogonal and order-recursive matching pursuit for many rows against one dictionary: one atom a step.
 
-As Batch-OMP (Rubinstein, Zibulevsky and Elad, 2008) works on rows of the Gram matrix instead of products with the
-dictionary.  Here they are made orthonormal on the way: P_i (K,) holds the inner products of all atoms with direction i of
-the support.  So a step subtracts rows that are in the cache from one row of the Gram matrix, and the triangle that gives
-the coefficients is a part of P.
+Batch-OMP (Rubinstein, Zibulevsky and Elad, 2008) works on rows of the Gram matrix instead of products with the
+dictionary.  Here these are made orthonormal on the way: P_i (K,) holds the inner products of all atoms with direction i
+of the support.  So a step subtracts rows that are in the cache from one row of the Gram matrix, and the triangle that
+gives the coefficients is a part of P.
 """
 
 import numpy as np

@@ -183,6 +183,4 @@ def open_rows(X, *, dtype, device, chunk_rows=None, prepare=None, work=None, wei
     """
     from .memory import MemoryRows
 
-    return MemoryRows(
-        X, dtype=dtype, device=device, chunk_rows=chunk_rows, prepare=prepare, work=work, weights=weights
-    )
+    return MemoryRows(X, dtype=dtype, device=device, chunk_rows=chunk_rows, prepare=prepare, work=work, weights=weights)
