@@ -50,17 +50,17 @@ class Fista:
 
     def encode(self, X, D, xp=np):
         """Codes (n, K) of X (n, d), and how many rows were not finished."""
-        G, Q = D @ D.T, X @ D.T
-        lipschitz = float(xp.linalg.norm(G, 2)) if len(G) <= 512 else float(abs(G).sum(axis=1).max())
+        Q, times_gram = X @ D.T, _times_gram(D)
+        lipschitz = max(float(largest_eigenvalue(D @ D.T if len(D) < D.shape[1] else D.T @ D, xp)), 1e-30)
         C = xp.zeros_like(Q)
         ahead, momentum = C, xp.ones((len(Q), 1), dtype=Q.dtype)
         unfinished = len(X)
         for step in range(self.max_iter):
             if step % 10 == 0:
-                unfinished = int((self._gap(X, C, D, Q, G, xp) > self.tol).sum())
+                unfinished = int((self._gap(X, C, D, xp) > self.tol).sum())
                 if not unfinished:
                     break
-            new = soft(ahead + (Q - ahead @ G) / max(lipschitz, 1e-30), self.alpha / max(lipschitz, 1e-30), xp)
+            new = soft(ahead + (Q - times_gram(ahead)) / lipschitz, self.alpha / lipschitz, xp)
             if self.positive:
                 new = xp.maximum(new, 0)
             uphill = ((ahead - new) * (new - C)).sum(axis=1, keepdims=True) > 0
@@ -69,9 +69,10 @@ class Fista:
             C, ahead, momentum = new, new + push * (new - C), xp.where(uphill, 1, later)
         return C, unfinished
 
-    def _gap(self, X, C, D, Q, G, xp):
+    def _gap(self, X, C, D, xp):
         """Duality gap of every row over ½‖x‖²."""
-        R, H = X - C @ D, Q - C @ G
+        R = X - C @ D
+        H = R @ D.T
         loss, size = (R * R).sum(axis=1) / 2, (X * X).sum(axis=1) / 2
         largest = (H if self.positive else abs(H)).max(axis=1)
         scale = xp.minimum(1, self.alpha / xp.maximum(largest, 1e-30))
@@ -108,22 +109,20 @@ class OMP:
         """Codes (n, K) of X (n, d), and 0."""
         if self.positive:
             raise NotImplementedError("Non-negative orthogonal matching pursuit runs on the CPU alone: device='cpu'.")
-        G, Q = D @ D.T, X @ D.T
-        rows, C = xp.arange(len(X)), xp.zeros_like(Q)
-        chosen = xp.zeros((len(X), 0), dtype=int)
-        eps = ROUNDING * float(np.finfo(Q.dtype).eps)
-        going = xp.ones(len(X), dtype=bool)
-        least = eps * abs(Q).max(axis=1)
+        C, live, R = xp.zeros((len(X), len(D)), dtype=X.dtype), xp.arange(len(X)), X
+        chosen, least = xp.zeros((len(X), 0), dtype=int), None
         for _ in range(min(self.n_nonzero, *D.shape)):
-            R = X - C @ D
-            H = R @ D.T
-            going = going & ((R * R).sum(axis=1) > self.target) & (abs(H).max(axis=1) > least)
-            if not bool(going.any()):
+            H = abs(R @ D.T)
+            least = _noise(H) if least is None else least
+            going = ((R * R).sum(axis=1) > self.target) & (H.max(axis=1) > least)
+            live, least, chosen, H = live[going], least[going], chosen[going], H[going]
+            if not len(live):
                 break
-            chosen = xp.concatenate([chosen, abs(H).argmax(axis=1)[:, None]], axis=1)
-            new = xp.zeros_like(C)
-            new[rows[:, None], chosen] = _least_squares(G, Q, chosen, rows, xp)
-            C = xp.where(going[:, None], new, C)
+            chosen = xp.concatenate([chosen, H.argmax(axis=1)[:, None]], axis=1)
+            atoms = D[chosen]
+            values = _solve(atoms, atoms @ X[live][:, :, None], xp)
+            C[live[:, None], chosen] = values
+            R = X[live] - (values[:, None, :] @ atoms)[:, 0]
         return C, 0
 
     def penalty(self, C):
@@ -148,34 +147,31 @@ class ORMP:
 
     def encode(self, X, D, xp=np):
         """Codes (n, K) of X (n, d), and 0."""
-        G, Q = D @ D.T, X @ D.T
-        rows, floor = xp.arange(len(X)), 1e3 * float(np.finfo(Q.dtype).eps)
-        squares = G.diagonal()
-        H, outside = Q.copy(), xp.zeros_like(Q) + squares
-        chosen, along = xp.zeros((len(X), 0), dtype=int), xp.zeros((len(X), 0, len(D)), dtype=Q.dtype)
-        left = (X * X).sum(axis=1)
+        floor = 1e3 * float(np.finfo(X.dtype).eps)
+        squares, left = (D * D).sum(axis=1), (X * X).sum(axis=1)
         enough = xp.maximum(left * floor**2, self.target)
-        C = xp.zeros_like(Q)
+        C, live, H = xp.zeros((len(X), len(D)), dtype=X.dtype), xp.arange(len(X)), X @ D.T
+        outside = xp.zeros_like(H) + squares  # of every atom's part outside the span of those chosen
+        chosen, along = xp.zeros((len(X), 0), dtype=int), xp.zeros((len(X), 0, len(D)), dtype=X.dtype)
         for _ in range(min(self.n_nonzero, *D.shape)):
-            possible = outside > floor * squares
-            gain = xp.where(possible, H * H / xp.where(possible, outside, 1), 0)
-            j = gain.argmax(axis=1)
-            going = (left > enough) & (gain[rows, j] > 0)
-            if not bool(going.any()):
+            free = outside > floor * squares
+            gain = xp.where(free, H * H / xp.where(free, outside, 1), 0)
+            going = (left > enough) & (gain.max(axis=1) > 0)
+            live, H, outside, left, enough, gain = (A[going] for A in (live, H, outside, left, enough, gain))
+            chosen, along = chosen[going], along[going]
+            if not len(live):
                 break
-            # every atom along the new direction: the new atom less its parts along earlier ones, normalised
-            norm = xp.sqrt(xp.where(going, outside[rows, j], 1))
-            part = G[j] - (along[rows, :, j][:, :, None] * along).sum(axis=1)
-            part = xp.where(going[:, None], part / norm[:, None], 0)
-            step = xp.where(going, H[rows, j] / norm, 0)
-            H, outside = H - step[:, None] * part, outside - part * part
-            outside[rows, j] = xp.where(going, 0, outside[rows, j])
-            left = left - step * step
+            j, rows = gain.argmax(axis=1), xp.arange(len(live))
+            # all atoms along the new direction: the new atom less its parts along earlier ones, normalised
+            part = D[j] @ D.T - (along[rows, :, j][:, :, None] * along).sum(axis=1)
+            part = part / xp.sqrt(outside[rows, j])[:, None]
+            step = H[rows, j] / xp.sqrt(outside[rows, j])
+            H, outside, left = H - step[:, None] * part, outside - part * part, left - step * step
+            outside[rows, j] = 0
             along = xp.concatenate([along, part[:, None]], axis=1)
             chosen = xp.concatenate([chosen, j[:, None]], axis=1)
-            new = xp.zeros_like(C)
-            new[rows[:, None], chosen] = _least_squares(G, Q, chosen, rows, xp)
-            C = xp.where(going[:, None], new, C)
+            atoms = D[chosen]
+            C[live[:, None], chosen] = _solve(atoms, atoms @ X[live][:, :, None], xp)
         return C, 0
 
 
@@ -187,12 +183,40 @@ class Lars:
 
     n_nonzero: int
     kernel: ClassVar[str] = "lars"
-    cpu_only: ClassVar[bool] = True
+    cpu_only: ClassVar[bool] = False
     penalty = OMP.penalty
 
     def encode(self, X, D, xp=np):
-        """Runs on the CPU alone."""
-        raise NotImplementedError("Least angle regression runs on the CPU alone: device='cpu'.")
+        """Codes (n, K) of X (n, d), and 0."""
+        C, live, R, H = xp.zeros((len(X), len(D)), dtype=X.dtype), xp.arange(len(X)), X, X @ D.T
+        inside, chosen = xp.zeros(H.shape, dtype=bool), xp.zeros((len(X), 0), dtype=int)
+        top, least, enters = abs(H).max(axis=1), _noise(H), abs(H).argmax(axis=1)
+        for _ in range(min(self.n_nonzero, *D.shape)):
+            going = top > least
+            R, H, inside, chosen = R[going], H[going], inside[going], chosen[going]
+            live, top, least, enters = live[going], top[going], least[going], enters[going]
+            if not len(live):
+                break
+            rows = xp.arange(len(live))
+            inside[rows, enters] = True
+            chosen = xp.concatenate([chosen, enters[:, None]], axis=1)
+            atoms = D[chosen]
+            signs = xp.sign(H[rows[:, None], chosen])
+            direction = _solve(atoms, signs[:, :, None], xp)  # all correlations inside fall alike, at rate 1
+            image = (direction[:, None, :] @ atoms)[:, 0]
+            falls = image @ D.T
+            reach = xp.minimum(_meeting(top, H, falls, inside, xp), _meeting(top, -H, -falls, inside, xp))
+            enters, step = reach.argmin(axis=1), xp.minimum(reach.min(axis=1), top)
+            C[live[:, None], chosen] += step[:, None] * direction
+            R, top = R - step[:, None] * image, top - step
+            H = R @ D.T
+        return C, 0
+
+
+def _meeting(top, H, falls, inside, xp):
+    """How far top falls at rate 1 until it meets each of H (n, K), which falls at its own rate; infinity if never."""
+    never = inside | (falls >= 1 - float(np.finfo(falls.dtype).eps) ** 0.75)  # those that keep up, as duplicates do
+    return xp.where(never, np.inf, (top[:, None] - H) / xp.where(never, 1, 1 - falls))
 
 
 @dataclass(frozen=True)
@@ -211,24 +235,22 @@ class MatchingPursuit:
 
     def encode(self, X, D, xp=np):
         """Codes (n, K) of X (n, d), and 0."""
-        G, H = D @ D.T, X @ D.T
-        rows, C = xp.arange(len(X)), xp.zeros_like(H)
-        chosen = xp.zeros(H.shape, dtype=bool)
-        left = (X * X).sum(axis=1)
-        least = ROUNDING * float(np.finfo(H.dtype).eps) * abs(H).max(axis=1)
+        rows, R, H = xp.arange(len(X)), X, X @ D.T
+        C, chosen, least = xp.zeros_like(H), xp.zeros(H.shape, dtype=bool), _noise(H)
         for _ in range(self.n_nonzero):
             j = abs(H).argmax(axis=1)
-            going = (left > self.target) & (abs(H).max(axis=1) > least)
+            going = ((R * R).sum(axis=1) > self.target) & (abs(H).max(axis=1) > least)
             if not bool(going.any()):
                 break
             chosen[rows, j] = True
             one = xp.zeros_like(H)
             one[rows, j] = H[rows, j]
             direction = H * chosen if self.gradient else one
-            image = direction @ G
-            along = (direction * H).sum(axis=1)
-            step = xp.where(going, along / xp.maximum((direction * image).sum(axis=1), 1e-30), 0)
-            C, H, left = C + step[:, None] * direction, H - step[:, None] * image, left - step * along
+            image = direction @ D if self.gradient else H[rows, j][:, None] * D[j]
+            along, square = (direction * H).sum(axis=1), (image * image).sum(axis=1)
+            step = xp.where(going, along / xp.where(square > 0, square, 1), 0)[:, None]
+            C, R = C + step * direction, R - step * image
+            H = R @ D.T
         return C, 0
 
 
@@ -271,16 +293,41 @@ class TopK:
         return C, 0
 
 
-def _least_squares(G, Q, chosen, rows, xp):
-    """Coefficients (n, m) of the chosen atoms (n, m) of every row; a little ridge for rows that chose one twice."""
-    ridge = ROUNDING * float(np.finfo(G.dtype).eps) * xp.eye(chosen.shape[1], dtype=G.dtype)
-    small = G[chosen[:, :, None], chosen[:, None, :]] + ridge
-    return xp.linalg.solve(small, Q[rows[:, None], chosen][:, :, None])[:, :, 0]
-
-
 def soft(A, threshold, xp):
     """sign(A) max(|A| - threshold, 0)."""
     return xp.sign(A) * xp.maximum(abs(A) - threshold, 0)
+
+
+def largest_eigenvalue(S, xp):
+    """Of a positive semidefinite S (m, m), from above: the Frobenius norm of S⁶⁴, to the power 1/64.
+
+    At most m^(1/128) times too large.  By squaring, which is quicker than a decomposition on every device.
+    """
+    log = 0.0
+    for power in range(7):
+        norm = xp.maximum(xp.sqrt((S * S).sum()), 1e-30)
+        log = log + xp.log(norm) / 2**power
+        S = (S / norm) @ (S / norm) if power < 6 else S
+    return 1.001 * xp.exp(log)  # for the rounding of the products
+
+
+def _times_gram(D):
+    """A ↦ A D Dᵀ, in the order that costs less."""
+    if len(D) < 2 * D.shape[1]:
+        G = D @ D.T
+        return lambda A: A @ G
+    return lambda A: (A @ D) @ D.T
+
+
+def _solve(atoms, B, xp):
+    """Solutions (n, m) of the systems atoms atomsᵀ c = B, for atoms (n, m, d) and B (n, m, 1)."""
+    ridge = 1 + xp.eye(atoms.shape[1], dtype=atoms.dtype) * ROUNDING * float(np.finfo(atoms.dtype).eps)
+    return xp.linalg.solve((atoms @ atoms.transpose(0, 2, 1)) * ridge, B)[:, :, 0]
+
+
+def _noise(H):
+    """(n,) below which correlations of the rows are rounding, from H (n, K) before the first atom entered."""
+    return ROUNDING * float(np.finfo(H.dtype).eps) * abs(H).max(axis=1)
 
 
 LASSO = ("lasso_lars", "lasso_cd", "fista")

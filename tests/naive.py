@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import scipy.optimize
 
 G = {
     "logcosh": lambda u, a=1.0: math.log(math.cosh(a * u)) / a,
@@ -106,3 +107,69 @@ def dictionary_objective(D, A, B):
     """½ tr(Dᵀ A D) - tr(Dᵀ B): ½ Σ ‖x - c D‖² but for a constant."""
     D, A, B = (np.asarray(part, dtype=float) for part in (D, A, B))
     return np.trace(D.T @ A @ D) / 2 - np.trace(D.T @ B)
+
+
+# ---- codes c of a row x against a dictionary D, one row at a time ----------------------------------------------------
+def lasso(x, D, alpha, positive=False, sweeps=10_000):
+    """argmin ½‖x - c D‖² + alpha ‖c‖₁ by cyclic coordinate descent."""
+    c, r, squares = np.zeros(len(D)), x.astype(float), (D.astype(float) ** 2).sum(1)
+    for _ in range(sweeps):
+        before = c.copy()
+        for j in np.flatnonzero(squares):
+            b = D[j] @ r + squares[j] * c[j]
+            new = (max(b - alpha, 0) if positive else np.sign(b) * max(abs(b) - alpha, 0)) / squares[j]
+            r += (c[j] - new) * D[j]
+            c[j] = new
+        if np.abs(c - before).max() <= 1e-14 * np.abs(c).max():
+            break
+    return c
+
+
+def omp(x, D, n_nonzero, target=0.0, positive=False):
+    """Orthogonal matching pursuit; its least squares by LAPACK, or by Lawson and Hanson if positive."""
+    c, least = np.zeros(len(D)), 1e-13 * np.abs(D @ x).max()
+    while np.count_nonzero(c) < min(n_nonzero, *D.shape):
+        r = x - c @ D
+        h = D @ r if positive else np.abs(D @ r)
+        if r @ r <= target or h.max() <= least:
+            break
+        support = sorted({*np.flatnonzero(c), int(h.argmax())})
+        solve = scipy.optimize.nnls if positive else np.linalg.lstsq
+        c = np.zeros(len(D))
+        c[support] = solve(D[support].T, x)[0]
+    return c
+
+
+def matching_pursuit(x, D, n_steps, gradient=False):
+    """Matching pursuit, or gradient pursuit: the codes after each step, (n_steps, K)."""
+    c, chosen, codes = np.zeros(len(D)), set(), []
+    for _ in range(n_steps):
+        h = D @ (x - c @ D)
+        j = int(np.abs(h).argmax())
+        chosen.add(j)
+        direction = np.zeros(len(D))
+        moving = sorted(chosen) if gradient else [j]
+        direction[moving] = h[moving]
+        image = direction @ D
+        c = c + direction * (direction @ h) / (image @ image)
+        codes.append(c)
+    return np.array(codes)
+
+
+def lars(x, D, n_nonzero):
+    """Least angle regression: the code when n_nonzero atoms have entered and the next is about to."""
+    c, active = np.zeros(len(D)), [int(np.abs(D @ x).argmax())]
+    while True:
+        h = D @ (x - c @ D)
+        top, signs = np.abs(h[active]).max(), np.sign(h[active])
+        direction = np.linalg.solve(D[active] @ D[active].T, signs)
+        falls = D @ (direction @ D[active])
+        step, enters = top, None  # the whole way to least squares
+        for j in set(range(len(D))) - set(active):
+            for sign in (1, -1):  # top - step = sign (h_j - step falls_j)
+                if 1 - sign * falls[j] > 0 and (top - sign * h[j]) / (1 - sign * falls[j]) < step:
+                    step, enters = (top - sign * h[j]) / (1 - sign * falls[j]), j
+        c[active] += step * direction
+        if enters is None or len(active) == n_nonzero:
+            return c
+        active.append(enters)

@@ -6,7 +6,7 @@ from numba import njit
 from .lasso import lasso
 from .orthogonal import orthogonal
 from .pursuit import lars, matching_pursuit, omp
-from .support import OPTIONS
+from .support import ENTRY, copy
 
 CODERS = {"lasso": lasso, "omp": omp, "orthogonal": orthogonal, "lars": lars, "matching_pursuit": matching_pursuit}
 
@@ -15,9 +15,14 @@ def encode(X, D, gram, coder):
     """Codes (n, K) of the rows X (n, d), and how many rows were not finished.  gram: D Dᵀ, or None for want of memory."""
     if gram is None:
         return coder.encode(X, D)
-    X = X if X.flags.c_contiguous and X.flags.writeable else np.array(X)  # one compiled kernel for all kinds of input
+    X, D, gram = _plain(X), _plain(D), _plain(gram)
     C = X @ D.T
     return C, CODERS[coder.kernel](X, D, gram, C, coder)
+
+
+def _plain(A):
+    """A, or a copy of the one kind that kernels are compiled for: rows in sequence, writeable."""
+    return A if A.flags.carray else np.array(A, order="C")
 
 
 def compress(C):
@@ -29,7 +34,7 @@ def compress(C):
     return counts, indices, values
 
 
-@njit(**OPTIONS)
+@njit(**ENTRY)
 def _count(C, counts):
     for row in range(len(C)):
         n = 0
@@ -39,7 +44,7 @@ def _count(C, counts):
     return counts.sum()
 
 
-@njit(**OPTIONS)
+@njit(**ENTRY)
 def _compress(C, indices, values):
     place = 0
     for row in range(len(C)):
@@ -54,18 +59,18 @@ def add_moments(X, D, counts, indices, values, A, B):
 
     Atom by atom of each row: a row has few, and the product of dense codes would be K² for each.
     """
-    X = X if X.flags.c_contiguous and X.flags.writeable else np.array(X)
+    X, D = _plain(X), _plain(D)
     squares = np.empty(len(X))
     _add_moments(X, D, counts, indices, values, A, B, squares, np.empty(X.shape[1]))
     return squares
 
 
-@njit(**OPTIONS)
+@njit(**ENTRY)
 def _add_moments(X, D, counts, indices, values, A, B, squares, residual):
     stop = 0
     for row in range(len(X)):
         start, stop = stop, stop + counts[row]
-        residual[:] = X[row]
+        copy(X[row], residual)
         for i in range(start, stop):
             atom, value = indices[i], values[i]
             for l in range(start, stop):

@@ -9,13 +9,27 @@ objective, so no support returns and the rounds end.
 import numpy as np
 from numba import njit
 
-from .support import OPTIONS, PAD, any_beyond, enter, largest, leave, padded, refine, subtract_atoms, times, workspace
+from .support import (
+    ENTRY,
+    OPTIONS,
+    PAD,
+    any_beyond,
+    clear,
+    copy,
+    enter,
+    largest,
+    leave,
+    refine,
+    subtract_atoms,
+    times,
+    workspace,
+    write,
+)
 
-SLACK = {
-    4: 2e-6,
-    8: 1e-10,
-}  # what |h| may exceed alpha by, in units of the row's largest correlation: the rounding of h
-FLOOR = {4: 1e-6, 8: 1e-12}  # share of an atom's square outside the span of others below which it depends on them
+# What |h| may exceed alpha by, in units of the row's largest correlation: the rounding of h.
+SLACK = {4: 2e-6, 8: 1e-10}
+# Share of an atom's square outside the span of others below which it depends on them.
+FLOOR = {4: 1e-6, 8: 1e-12}
 REACH = 0.6  # atoms enter whose violation is this share of the largest one, at least
 AT_ONCE = 6  # of them in a round: fewer rounds, but more atoms that leave again (measured on image patches)
 ROOM = 256  # atoms of a support before more room is made
@@ -37,13 +51,13 @@ def _settle(M, act, scratch, m, alpha, signed):
 
     c has the signs s, or is zero where atoms have just entered.  signed: whether the signs bind.
     """
-    c, s, b, _, z, v = scratch[:6]
+    c, s, b, z, v = scratch[0], scratch[1], scratch[2], scratch[4], scratch[5]
     while m:
         for i in range(m):
             v[i] = b[i] - alpha * s[i]
         times(M, v, z, m)
         if not signed:
-            c[:m] = z[:m]
+            copy(z[:m], c)
             break
         entered = m
         for i in range(m - 1, -1, -1):  # an atom that would leave zero to the wrong side was not needed
@@ -51,12 +65,12 @@ def _settle(M, act, scratch, m, alpha, signed):
                 m = _drop(i, m, M, act, scratch)
         if m < entered:
             continue
-        share, meets = 1.0, -1
+        share, meets = 1.0, m
         for i in range(m):
             if z[i] * s[i] <= 0 and c[i] / (c[i] - z[i]) < share:
                 share, meets = c[i] / (c[i] - z[i]), i
-        if meets < 0:
-            c[:m] = z[:m]
+        if meets == m:
+            copy(z[:m], c)
             break
         for i in range(m):
             c[i] += share * (z[i] - c[i])
@@ -72,11 +86,11 @@ def _make_way(a, sign, M, act, scratch, m):
     support's size and the new atom's coefficient; the size is m where no atom meets zero.
     """
     c, w = scratch[0], scratch[6]
-    step, meets = np.inf, -1
+    step, meets = np.inf, m
     for i in range(m):
         if c[i] * w[i] * sign > 0 and c[i] / (w[i] * sign) < step:
             step, meets = c[i] / (w[i] * sign), i
-    if meets < 0:
+    if meets == m:
         return m, 0.0
     for i in range(m):
         c[i] -= step * sign * w[i]
@@ -85,17 +99,20 @@ def _make_way(a, sign, M, act, scratch, m):
 
 
 @njit(**OPTIONS)
-def _admit(h, G, least, at_once, positive, floor, now, M, act, scratch, m):
-    """Atoms with |h| >= least enter the support, `at_once` of them at most.  Returns its size."""
-    c, s, b, born = scratch[:4]
-    w, a = scratch[6], scratch[7]
+def _admit(h, G, least, at_once, positive, exchange, floor, now, M, act, scratch, m, most):
+    """Atoms with |h| >= least enter the support, `at_once` of them at most.  Returns its size.
+
+    exchange: whether an atom that depends on the support may take another's place.  most: no support has full rank
+    beyond this size.
+    """
+    c, s, b, born, w, a = scratch[0], scratch[1], scratch[2], scratch[3], scratch[6], scratch[7]
     K, room, entered = len(h) - 1, len(act) - 2 * PAD, 0
     for start in range(0, K, 64):
         stop = min(start + 64, K)
-        if entered == at_once or m == room or not any_beyond(h[start:stop], least):
+        if entered == at_once or m == room < most or not any_beyond(h[start:stop], least):
             continue
         for j in range(start, stop):
-            if abs(h[j]) < least or (positive and h[j] < 0) or entered == at_once or m == room:
+            if abs(h[j]) < least or (positive and h[j] < 0) or entered == at_once or m == room < most:
                 continue
             row, inner, inside = G[j], np.float64(h[j]), False
             for i in range(m):
@@ -105,8 +122,8 @@ def _admit(h, G, least, at_once, positive, floor, now, M, act, scratch, m):
             if inside:
                 continue
             sign, value = 1.0 if h[j] > 0 else -1.0, 0.0
-            free = enter(M, a, w, row[j], m, floor)
-            if not free and at_once == 1:
+            free = enter(M, a, w, row[j], m, floor if m < most else np.inf)
+            if exchange and not free:
                 left, value = _make_way(a, sign, M, act, scratch, m)
                 free = left < m and enter(M, a, w, row[j], left, floor)
                 m = left
@@ -118,59 +135,80 @@ def _admit(h, G, least, at_once, positive, floor, now, M, act, scratch, m):
 
 
 @njit(**OPTIONS)
-def _encode(G, q, alpha, positive, max_iter, slack, floor, mask, h, bits, M, act, scratch):
+def _refresh(h, q, G, slack, alpha, M, act, scratch, m):
+    """h = q - c G.  Where that misses alpha s on the support by more than slack, M is the inverse to a few digits only,
+    since nearly dependent atoms came and went: it is computed anew, c is corrected with h, and h follows."""
+    c, s, step, v, w, a = scratch[0], scratch[1], scratch[4], scratch[5], scratch[6], scratch[7]
+    for attempt in range(3):
+        copy(q, h)
+        subtract_atoms(h[: len(q)], G, act, c, m)
+        missed = False
+        for i in range(m):
+            v[i] = h[act[i]] - alpha * s[i]
+            missed |= abs(v[i]) > slack
+        if not missed or attempt == 2:
+            break
+        if attempt == 0:
+            clear(M, m)
+            for i in range(m):
+                for l in range(i):
+                    a[l] = G[act[i], act[l]]
+                enter(M, a, w, G[act[i], act[i]], i, 0.0)
+        times(M, v, step, m)
+        for i in range(m):
+            c[i] += step[i]
+
+
+@njit(**OPTIONS)
+def _encode(G, q, alpha, positive, max_iter, slack, floor, most, mask, h, bits, M, act, scratch):
     """The lasso code of the row with correlations q = D x, in act and scratch[0].
 
     Returns the size of the support and whether it holds the solution.
     """
-    K, born = len(q), scratch[3]
-    h[:K] = q
-    top = largest(h, bits, mask)
-    bar = alpha + slack * top
-    m, at_once = 0, AT_ONCE
+    born = scratch[3]
+    copy(q, h)
+    first = top = largest(h, bits, mask)
+    bar = alpha + slack * first
+    m, alone = np.int64(0), False
     for now in range(max_iter):
         if top <= bar:
             return m, True
-        least = top if at_once == 1 else h.dtype.type(bar + REACH * (top - bar))
-        m = _admit(h, G, least, at_once, positive, floor, now, M, act, scratch, m)
+        least = top if alone else h.dtype.type(bar + REACH * (top - bar))
+        before, at_once, exchange = m, 1 if alone else AT_ONCE, alone and alpha > 0
+        m = _admit(h, G, least, at_once, positive, exchange, floor, now, M, act, scratch, m, most)
         m = _settle(M, act, scratch, m, alpha, positive or alpha > 0)
-        stayed = False
+        changed = m != before
         for i in range(m):
-            stayed |= born[i] == now
-        if stayed:
-            h[:K] = q
-            subtract_atoms(h[:K], G, act, scratch[0], m)
+            changed |= born[i] == now
+        if changed:
+            _refresh(h, q, G, slack * first, alpha, M, act, scratch, m)
             top = largest(h, bits, mask)
-            at_once = AT_ONCE
-        elif at_once == 1:  # the violation is rounding
+        elif alone:  # the violation is rounding
             return m, True
-        else:  # of several that entered none was right: the largest violation alone is
-            at_once = 1
+        alone = not changed  # of several that entered none was right: the largest violation alone is
     return m, top <= bar
 
 
-@njit(**OPTIONS)
+@njit(**ENTRY)
 def _encode_rows(X, D, G, Q, first, alpha, positive, max_iter, slack, floor, mask, h, bits, M, scratch, act, residual):
     """Rows from `first` on, until one needs more room: Q becomes the codes.  Returns that row and how many of the rows
     before it were not finished."""
     n, K = Q.shape
     c, s, target, g, step = scratch[0], scratch[1], scratch[2], scratch[4], scratch[5]
-    unfinished, room = 0, len(act) - 2 * PAD
+    unfinished, room, most = 0, len(act) - 2 * PAD, min(K, X.shape[1])
     for row in range(first, n):
-        q = Q[row]
-        m, solved = _encode(G, q, alpha, positive, max_iter, slack, floor, mask, h, bits, M, act, scratch)
-        if m == room and m < K and m < X.shape[1]:
+        m, solved = _encode(G, Q[row], alpha, positive, max_iter, slack, floor, most, mask, h, bits, M, act, scratch)
+        if m == room < most:
             return row, unfinished
         unfinished += not solved
         for i in range(m):
             target[i] = alpha * s[i]
         refine(X[row], D, act, c, target, M, g, step, residual, m)
-        for i in range(m):
-            M[i, : padded(m)] = 0
-        q[:] = 0
-        for i in range(m):
-            if c[i] * s[i] > 0 or not (positive or alpha > 0):
-                q[act[i]] = c[i]
+        if positive or alpha > 0:
+            for i in range(m):  # zero, but for rounding
+                c[i] = max(c[i] * s[i], 0.0) * s[i]
+        clear(M, m)
+        write(Q[row], act, c, m)
     return n, unfinished
 
 

@@ -6,7 +6,21 @@ import numpy as np
 from numba import njit
 
 from .lasso import FLOOR, _settle
-from .support import OPTIONS, any_beyond, enter, largest, padded, refine, subtract_atoms, times, workspace
+from .support import (
+    ENTRY,
+    OPTIONS,
+    any_beyond,
+    clear,
+    copy,
+    enter,
+    fill,
+    largest,
+    refine,
+    subtract_atoms,
+    times,
+    workspace,
+    write,
+)
 
 NOISE = {4: 1e-6, 8: 1e-14}  # of a row's largest correlation: what is left below it is rounding
 
@@ -46,8 +60,8 @@ def _orthogonal(x, D, G, q, most, target, positive, floor, noise, mask, h, bits,
     Ends with `most` atoms, at a squared residual of `target`, or when what is left is rounding.
     """
     c, s, b, born, w, a = scratch[0], scratch[1], scratch[2], scratch[3], scratch[6], scratch[7]
-    K, m, square = len(q), 0, _inner(x, x)
-    h[:K] = q
+    K, m, square = len(q), np.int64(0), _inner(x, x)
+    copy(q, h)
     top = largest(h, bits, mask)
     least, left = noise * top, square
     for now in range(2 * most if positive else most):  # atoms may leave again where they must be positive
@@ -62,10 +76,10 @@ def _orthogonal(x, D, G, q, most, target, positive, floor, noise, mask, h, bits,
         act[m], c[m], s[m], b[m], born[m] = j, 0.0, 1.0, _inner(x, D[j]), now
         m += 1
         if positive:
-            m = _settle(M, act, scratch, m, 0.0, True)
+            m = _settle(M, act, scratch, m, 0.0, positive)
         else:
             times(M, b, c, m)
-        h[:K] = q
+        copy(q, h)
         subtract_atoms(h[:K], G, act, c, m)
         top = largest(h, bits, mask)
         left = square
@@ -81,8 +95,8 @@ def _matching(x, G, q, most, target, gradient, noise, mask, h, bits, scratch, ac
     place (K,): -1, and again on return.
     """
     c, moved = scratch[0], scratch[4]
-    K, m, left = len(q), 0, _inner(x, x)
-    h[:K] = q
+    K, m, left = len(q), np.int64(0), _inner(x, x)
+    copy(q, h)
     top = largest(h, bits, mask)
     least = noise * top
     for _ in range(most):
@@ -126,8 +140,8 @@ def _angles(G, q, most, floor, noise, mask, h, bits, M, scratch, act, slopes, pl
     Efron, Hastie, Johnstone and Tibshirani, "Least angle regression", 2004.  slopes, place (K,): scratch, place is -1.
     """
     c, s, direction, w, a = scratch[0], scratch[1], scratch[4], scratch[6], scratch[7]
-    K, m = len(q), 0
-    h[:K] = q
+    K, m = len(q), np.int64(0)
+    copy(q, h)
     top = np.float64(largest(h, bits, mask))
     least, j = noise * top, _where(h[:K], h.dtype.type(top))
     while m < most and top > least:
@@ -141,20 +155,20 @@ def _angles(G, q, most, floor, noise, mask, h, bits, M, scratch, act, slopes, pl
             m += 1
         # all correlations of the support fall alike, at rate 1, along direction = M s
         times(M, s, direction, m)
-        slopes[:] = 0
+        fill(slopes, 0)
         subtract_atoms(slopes, G, act, direction, m)
-        step, j = top, -1
+        step, j = top, np.int64(-1)
         for l in range(K):
             if place[l] < 0:
-                fall = -np.float64(slopes[l])  # of h_l for a unit step
-                if fall < 1 and (top - h[l]) / (1 - fall) < step:
+                fall = -np.float64(slopes[l])  # of h_l for a unit step; at 1 it keeps up, as duplicates do
+                if fall < 1 - floor and (top - h[l]) / (1 - fall) < step:
                     step, j = (top - h[l]) / (1 - fall), l
-                if fall > -1 and (top + h[l]) / (1 + fall) < step:
+                if fall > floor - 1 and (top + h[l]) / (1 + fall) < step:
                     step, j = (top + h[l]) / (1 + fall), l
         step = max(step, 0.0)
         for i in range(m):
             c[i] += step * direction[i]
-        h[:K] = q
+        copy(q, h)
         subtract_atoms(h[:K], G, act, c, m)
         top -= step
         if j < 0:
@@ -164,42 +178,33 @@ def _angles(G, q, most, floor, noise, mask, h, bits, M, scratch, act, slopes, pl
     return m
 
 
-@njit(**OPTIONS)
-def _write(q, act, c, m):
-    q[:] = 0
-    for i in range(m):
-        q[act[i]] = c[i]
-
-
-@njit(**OPTIONS)
+@njit(**ENTRY)
 def _orthogonal_rows(X, D, G, Q, most, target, positive, floor, noise, mask, h, bits, M, scratch, act, residual):
     for row in range(len(Q)):
         q = Q[row]
         m = _orthogonal(X[row], D, G, q, most, target, positive, floor, noise, mask, h, bits, M, scratch, act)
-        scratch[2, :m] = 0
+        fill(scratch[2, :m], 0)
         refine(X[row], D, act, scratch[0], scratch[2], M, scratch[4], scratch[5], residual, m)
         if positive:
             for i in range(m):
                 scratch[0, i] = max(scratch[0, i], 0.0)
-        for i in range(m):
-            M[i, : padded(m)] = 0
-        _write(q, act, scratch[0], m)
+        clear(M, m)
+        write(q, act, scratch[0], m)
 
 
-@njit(**OPTIONS)
+@njit(**ENTRY)
 def _matching_rows(X, G, Q, most, target, gradient, noise, mask, h, bits, scratch, act, place):
     for row in range(len(Q)):
         m = _matching(X[row], G, Q[row], most, target, gradient, noise, mask, h, bits, scratch, act, place)
-        _write(Q[row], act, scratch[0], m)
+        write(Q[row], act, scratch[0], m)
 
 
-@njit(**OPTIONS)
+@njit(**ENTRY)
 def _angles_rows(G, Q, most, floor, noise, mask, h, bits, M, scratch, act, slopes, place):
     for row in range(len(Q)):
         m = _angles(G, Q[row], most, floor, noise, mask, h, bits, M, scratch, act, slopes, place)
-        for i in range(m):
-            M[i, : padded(m)] = 0
-        _write(Q[row], act, scratch[0], m)
+        clear(M, m)
+        write(Q[row], act, scratch[0], m)
 
 
 def omp(X, D, G, Q, coder):

@@ -6,6 +6,9 @@ a factorisation anew after every leave, in loops that do not.  What rounding doe
 answer with residuals of the data.
 
 Loops run to the next multiple of 8, so arrays are longer than m by up to 8 and M is zero beyond m.
+
+What a first call waits for is the compiler: loops in place of assignments to slices (whose error messages alone compile
+for 2 s), and counters that start as np.int64(0) (a literal 0 would compile every function that it is passed to once more).
 """
 
 from typing import Any
@@ -14,7 +17,8 @@ import numpy as np
 from numba import njit
 
 # Only finite numbers come here.  error_model: a division that could raise cannot be vectorised.
-OPTIONS: dict[str, Any] = {"fastmath": True, "error_model": "numpy", "nogil": True, "cache": True}
+ENTRY: dict[str, Any] = {"fastmath": True, "error_model": "numpy", "nogil": True, "cache": True}  # called from Python
+OPTIONS: dict[str, Any] = {**ENTRY, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # called from kernels alone
 
 PAD = 8
 
@@ -29,7 +33,8 @@ def padded(m):
 def times(M, v, out, m):
     """out = M v for the leading m.  Eight rows at a time: one store of `out` for eight products."""
     e = padded(m)
-    v[m:e] = 0
+    for i in range(m, e):
+        v[i] = 0
     for i in range(0, m, 8):
         r0, r1, r2, r3, r4, r5, r6, r7 = M[i], M[i + 1], M[i + 2], M[i + 3], M[i + 4], M[i + 5], M[i + 6], M[i + 7]
         x0, x1, x2, x3, x4, x5, x6, x7 = v[i], v[i + 1], v[i + 2], v[i + 3], v[i + 4], v[i + 5], v[i + 6], v[i + 7]
@@ -67,7 +72,8 @@ def enter(M, a, w, square, m, floor):
     if outside <= floor * square:
         return False
     w[m] = -1
-    w[m + 1 : padded(m + 1)] = 0
+    for i in range(m + 1, padded(m + 1)):
+        w[i] = 0
     add_outer(M, w, 1 / outside, m + 1)
     return True
 
@@ -88,9 +94,37 @@ def leave(M, p, w, m):
 
 
 @njit(**OPTIONS)
+def copy(source, target):
+    """The first numbers of target become those of source."""
+    for j in range(len(source)):
+        target[j] = source[j]
+
+
+@njit(**OPTIONS)
+def fill(A, value):
+    for j in range(len(A)):
+        A[j] = value
+
+
+@njit(**OPTIONS)
+def clear(M, m):
+    """M becomes zero again, as the next row needs it."""
+    for i in range(m):
+        fill(M[i, : padded(m)], 0)
+
+
+@njit(**OPTIONS)
+def write(q, act, c, m):
+    """q becomes the code: zero but for c on the support."""
+    fill(q, 0)
+    for i in range(m):
+        q[act[i]] = c[i]
+
+
+@njit(**OPTIONS)
 def refine(x, D, act, c, target, M, g, step, residual, m):
     """Correct c so that D_act (x - c D_act) = target, by one step with the data's own residual in float64."""
-    residual[:] = x
+    copy(x, residual)
     for i in range(m):
         atom, value = D[act[i]], c[i]
         for j in range(len(residual)):

@@ -1,0 +1,387 @@
+"""Coders: optimality, textbook loops, and the array definitions against the compiled kernels."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gpuica import coders, kernels
+from gpuica.coders import OMP, Fista, Lars, Lasso, MatchingPursuit, Threshold, TopK
+from gpuica.kernels import lasso as lasso_kernel
+
+from . import fake_cupy, naive
+
+DTYPES = [np.float32, np.float64]
+ROUNDING = {np.float32: 5e-6, np.float64: 1e-9}  # of correlations, in units of a row's largest
+
+
+def data(n, d, K, dtype=np.float64, seed=0):
+    """Gaussian rows X (n, d) and atoms D (K, d) of norm 1."""
+    rng = np.random.default_rng(seed)
+    D = rng.normal(size=(K, d))
+    return rng.normal(size=(n, d)).astype(dtype), (D / np.linalg.norm(D, axis=1, keepdims=True)).astype(dtype)
+
+
+def scaled(D):
+    return D * np.geomspace(0.01, 30, len(D), dtype=D.dtype)[:, None]
+
+
+def some_zero(A):
+    A[::3] = 0
+    return A
+
+
+def nearly_parallel(D, angle):
+    return np.concatenate([D, D + np.array(angle, D.dtype) * np.roll(D, 1, axis=0)])
+
+
+# name -> X, D and alpha, for a dtype
+LASSO = {
+    "more atoms than features": lambda t: (*data(33, 16, 41, t), 0.2),
+    "fewer atoms than features": lambda t: (*data(33, 30, 12, t), 0.2),
+    "one atom": lambda t: (*data(9, 5, 1, t), 0.2),
+    "one feature": lambda t: (*data(9, 1, 7, t), 0.2),
+    "one row": lambda t: (*data(1, 16, 40, t), 0.2),
+    "one of each": lambda t: (*data(1, 1, 1, t), 0.2),
+    "whole blocks of atoms": lambda t: (*data(20, 40, 128, t), 0.2),
+    "large supports": lambda t: (*data(8, 90, 150, t), 0.01),
+    "atoms of all norms": lambda t: (data(33, 16, 41, t)[0], scaled(data(33, 16, 41, t)[1]), 0.2),
+    "zero atoms": lambda t: (data(33, 16, 41, t)[0], some_zero(data(33, 16, 41, t)[1]), 0.2),
+    "only zero atoms": lambda t: (data(5, 4, 3, t)[0], np.zeros((3, 4), t), 0.2),
+    "zero rows": lambda t: (some_zero(data(33, 16, 41, t)[0]), data(33, 16, 41, t)[1], 0.2),
+    "duplicate atoms": lambda t: (data(33, 16, 20, t)[0], np.tile(data(33, 16, 20, t)[1], (3, 1)), 0.1),
+    "opposite atoms": lambda t: (data(33, 16, 20, t)[0], np.kron([[1], [-1]], data(33, 16, 20, t)[1]).astype(t), 0.1),
+    "parallel atoms": lambda t: (data(33, 16, 20, t)[0], nearly_parallel(data(33, 16, 20, t)[1], 1e-5), 0.1),
+    "nearly parallel atoms": lambda t: (data(33, 16, 20, t)[0], nearly_parallel(data(33, 16, 20, t)[1], 3e-3), 0.1),
+    "dependent atoms": lambda t: (*data(33, 6, 40, t), 1e-3),
+    "many dependent atoms": lambda t: (*data(20, 3, 200, t), 1e-2),
+}
+
+
+def check_lasso(X, D, C, alpha, positive):
+    """Every row meets the conditions of optimality: |D_j r| <= alpha, and = alpha sign(c_j) where c_j is not 0."""
+    rounding, exact = ROUNDING[X.dtype.type], [A.astype(float) for A in (X, D, C)]
+    X, D, C = exact
+    H = (X - C @ D) @ D.T
+    slack = rounding * np.abs(X @ D.T).max(axis=1, keepdims=True) + 1e-300
+    assert ((H if positive else np.abs(H)) <= alpha + slack).all()
+    assert np.where(C != 0, np.abs(H - alpha * np.sign(C)) <= slack, True).all()
+    assert not positive or (C >= 0).all()
+
+
+def encode(X, D, coder, gram=True):
+    C, unfinished = kernels.encode(X, D, D @ D.T if gram else None, coder)
+    assert C.shape == (len(X), len(D))
+    assert C.dtype == X.dtype
+    assert np.isfinite(C).all()
+    return C, unfinished
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", LASSO)
+def test_lasso_is_optimal(name, dtype, positive):
+    X, D, alpha = LASSO[name](dtype)
+    C, unfinished = encode(X, D, Lasso(alpha, positive))
+    assert unfinished == 0
+    check_lasso(X, D, C, alpha, positive)
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_lasso_is_the_textbook_loop(positive):
+    X, D = data(20, 8, 24)
+    C, _ = encode(X, D, Lasso(0.1, positive))
+    np.testing.assert_allclose(C, [naive.lasso(x, D, 0.1, positive) for x in X], atol=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(1, 5),
+    d=st.integers(1, 20),
+    K=st.integers(1, 80),
+    alpha=st.sampled_from([1e-3, 0.05, 0.5, 5.0]),
+    dtype=st.sampled_from(DTYPES),
+    positive=st.booleans(),
+    whole=st.booleans(),
+)
+def test_lasso_is_optimal_for_any_shape(n, d, K, alpha, dtype, positive, whole):
+    X, D = data(n, d, K, seed=n + 10 * d + 300 * K)
+    X, D = (np.round(X), np.round(2 * D)) if whole else (X, D)  # ties, duplicates and dependent atoms
+    X, D = X.astype(dtype), D.astype(dtype)
+    C, unfinished = encode(X, D, Lasso(alpha, positive))
+    assert unfinished == 0
+    check_lasso(X, D, C, alpha, positive)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_lasso_without_penalty_is_least_squares(dtype):
+    X, D = data(12, 30, 20, dtype)
+    C, unfinished = encode(X, D, Lasso(0.0))
+    assert unfinished == 0
+    np.testing.assert_allclose(C, np.linalg.lstsq(D.T, X.T)[0].T, atol=3e-5 if dtype == np.float32 else 1e-10)
+    X, D = data(12, 9, 40, dtype)
+    C, unfinished = encode(X, D, Lasso(0.0))
+    assert unfinished == 0
+    np.testing.assert_allclose(C @ D, X, atol=2e-5 if dtype == np.float32 else 1e-9)
+
+
+def test_lasso_without_penalty_and_positive_is_nnls():
+    X, D = data(12, 10, 15)
+    C, _ = encode(X, D, Lasso(0.0, positive=True))
+    np.testing.assert_allclose(C, [naive.scipy.optimize.nnls(D.T, x)[0] for x in X], atol=1e-9)
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_lasso_with_a_large_penalty_is_zero(positive):
+    X, D = data(12, 9, 40)
+    assert not encode(X, D, Lasso(1.001 * np.abs(X @ D.T).max(), positive))[0].any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("room", [1, 3, 8, 40])
+def test_supports_may_outgrow_their_room(room, dtype, monkeypatch):
+    X, D, alpha = LASSO["large supports"](dtype)
+    expected, _ = encode(X, D, Lasso(alpha))
+    monkeypatch.setattr(lasso_kernel, "ROOM", room)
+    C, unfinished = encode(X, D, Lasso(alpha))
+    assert (C != 0).sum(axis=1).min() > 40
+    assert unfinished == 0
+    np.testing.assert_allclose(C, expected, atol=1e-6 if dtype == np.float32 else 1e-12)
+
+
+def test_lasso_counts_the_rows_it_leaves_undone(monkeypatch):
+    X, D = data(12, 30, 90)
+    X[:2] = 0  # done before the first round
+    _, needed = zip(*(encode(X, D, Lasso(0.05, max_iter=rounds)) for rounds in (0, 1, 100)), strict=True)
+    assert needed == (10, 10, 0)
+    monkeypatch.setattr(lasso_kernel, "ROOM", 2)
+    assert encode(X, D, Lasso(0.05, max_iter=1))[1] == 10
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_both_precisions_find_the_same_support(positive):
+    X, D = data(200, 20, 60)
+    X, D = X.astype(np.float32), D.astype(np.float32)
+    single, _ = encode(X, D, Lasso(0.1, positive))
+    double, _ = encode(X.astype(float), D.astype(float), Lasso(0.1, positive))
+    assert ((single != 0) == (double != 0)).all()
+    np.testing.assert_allclose(single, double, atol=2e-6)
+
+
+EVERY = [
+    Lasso(0.1),
+    Lasso(0.1, positive=True),
+    Fista(0.1),
+    OMP(4),
+    OMP(4, positive=True),
+    OMP(9, target=2.0),
+    Lars(4),
+    MatchingPursuit(4),
+    MatchingPursuit(4, gradient=True),
+    Threshold(0.3),
+    Threshold(0.3, positive=True),
+    TopK(3),
+    TopK(3, positive=True),
+]
+
+
+@pytest.mark.parametrize("coder", EVERY, ids=str)
+def test_a_row_alone_has_the_code_it_has_in_a_batch(coder):
+    X, D = data(30, 12, 40)
+    together, _ = encode(X, D, coder)
+    alone = np.concatenate([encode(X[i : i + 1], D, coder)[0] for i in range(len(X))])
+    np.testing.assert_allclose(together, alone, atol=2e-3 if isinstance(coder, Fista) else 1e-12)
+
+
+@pytest.mark.parametrize("coder", EVERY, ids=str)
+def test_any_layout_of_the_input_will_do(coder):
+    X, D = data(30, 12, 40)
+    expected, _ = encode(X, D, coder)
+    frozen, wide = X.copy(), np.zeros((60, 24))
+    frozen.flags.writeable = False
+    wide[::2, ::2] = X
+    for Y in (frozen, np.asfortranarray(X), wide[::2, ::2]):
+        before = Y.copy()
+        np.testing.assert_allclose(encode(Y, np.asfortranarray(D), coder)[0], expected, atol=1e-12)
+        assert (Y == before).all()
+
+
+@pytest.mark.parametrize("coder", EVERY, ids=str)
+def test_rows_and_atoms_of_zeros_have_codes_of_zeros(coder):
+    X, D = data(7, 6, 9)
+    X[2], D[::2] = 0, 0
+    C, _ = encode(X, D, coder)
+    assert not C[2].any()
+    assert not C[:, ::2].any()
+    assert not encode(X, np.zeros_like(D), coder)[0].any()
+
+
+# ---- greedy coders ---------------------------------------------------------------------------------------------------
+TOLERANCE = {np.float32: 2e-5, np.float64: 1e-11}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(20, 12, 40), (20, 30, 9), (3, 1, 5), (5, 7, 1), (1, 16, 64)])
+@pytest.mark.parametrize("n_nonzero", [1, 4, 100])
+def test_omp_is_the_textbook_loop(n_nonzero, shape, dtype):
+    X, D = data(*shape, dtype, seed=1)
+    C, _ = encode(X, scaled(D) if shape[2] == 64 else D, OMP(n_nonzero))
+    expected = [naive.omp(*both, n_nonzero) for both in _in_float64(X, scaled(D) if shape[2] == 64 else D)]
+    assert ((C != 0).sum(axis=1) <= min(n_nonzero, *D.shape)).all()
+    if n_nonzero < 100:  # beyond, rows are exact whichever atoms came last
+        np.testing.assert_allclose(C, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    np.testing.assert_allclose(C @ D if shape[2] < 64 else 0, expected @ D if shape[2] < 64 else 0, atol=1e-4)
+
+
+def _in_float64(X, D):
+    return [(x.astype(float), D.astype(float)) for x in X]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("share", [0.5, 1e-2, 1e-5])
+def test_omp_stops_at_the_residual_it_is_given(share, dtype):
+    X, D = data(30, 20, 50, dtype)
+    target = share * float((X * X).sum(axis=1).mean())
+    C, _ = encode(X, D, OMP(20, target))
+    for x, c in zip(X.astype(float), C, strict=True):
+        left = [float(((x - naive.omp(x, D.astype(float), m) @ D) ** 2).sum()) for m in range(21)]
+        assert np.count_nonzero(c) == next(m for m in range(21) if left[m] <= target or m == 20)
+
+
+def test_omp_ends_when_only_dependent_atoms_are_left(rng):
+    X, D = rng.normal(size=(9, 5)), np.tile(np.eye(5)[:3], (4, 1))
+    C, _ = encode(X, D, OMP(5))
+    assert (np.count_nonzero(C, axis=1) == 3).all()
+    np.testing.assert_allclose(C @ D, X * [1, 1, 1, 0, 0], atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_non_negative_omp(dtype):
+    X, D = data(60, 20, 30, dtype, seed=2)
+    for n_nonzero in (1, 3, 12):
+        C, _ = encode(X, D, OMP(n_nonzero, positive=True))
+        expected = [naive.omp(*both, n_nonzero, positive=True) for both in _in_float64(X, D)]
+        np.testing.assert_allclose(C, expected, atol=TOLERANCE[dtype])
+    assert (C >= 0).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gradient", [False, True])
+def test_matching_pursuits_are_the_textbook_loops(gradient, dtype):
+    X, D = data(20, 12, 40, dtype)
+    D = D if gradient else scaled(D)
+    codes = [naive.matching_pursuit(*both, 15, gradient) for both in _in_float64(X, D)]
+    left = []
+    for steps in (1, 2, 7, 15):
+        C, _ = encode(X, D, MatchingPursuit(steps, gradient=gradient))
+        np.testing.assert_allclose(C, [c[steps - 1] for c in codes], rtol=1e-4, atol=TOLERANCE[dtype])
+        left.append(((X - C @ D) ** 2).sum(axis=1))
+    assert (np.diff(left, axis=0) < 0).all()
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_matching_pursuit_stops_at_the_residual_it_is_given(gradient):
+    X, D = data(20, 12, 40)
+    C, _ = encode(X, D, MatchingPursuit(40, 1.5, gradient))
+    for x, c in zip(X, C, strict=True):
+        codes = naive.matching_pursuit(x, D, 40, gradient)
+        np.testing.assert_allclose(c, next(c for c in codes if ((x - c @ D) ** 2).sum() <= 1.5), atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(30, 12, 40), (30, 30, 9), (5, 7, 1), (3, 1, 5)])
+@pytest.mark.parametrize("n_nonzero", [1, 5, 9])
+def test_lars_has_equal_and_largest_correlations(n_nonzero, shape, dtype):
+    X, D = data(*shape, dtype)
+    C, _ = encode(X, D, Lars(n_nonzero))
+    H = (X.astype(float) - C.astype(float) @ D) @ D.T.astype(float)
+    size = np.abs(X @ D.T).max(axis=1)
+    assert (np.count_nonzero(C, axis=1) == min(n_nonzero, *D.shape)).all()
+    for h, c, unit in zip(H, C, size, strict=True):
+        np.testing.assert_allclose(np.abs(h[c != 0]), np.abs(h).max(), atol=ROUNDING[dtype] * unit)
+    expected = [naive.lars(*both, min(n_nonzero, *D.shape)) for both in _in_float64(X, D)]
+    np.testing.assert_allclose(C, expected, atol=20 * TOLERANCE[dtype])
+
+
+def test_lars_with_all_atoms_is_least_squares():
+    X, D = data(30, 30, 9)
+    np.testing.assert_allclose(encode(X, D, Lars(9))[0], np.linalg.lstsq(D.T, X.T)[0].T, atol=1e-11)
+
+
+def test_lars_passes_by_duplicates(rng):
+    X, D = data(30, 12, 20)
+    once, _ = encode(X, D, Lars(6))
+    twice, _ = encode(X, np.repeat(D, 2, axis=0), Lars(6))
+    np.testing.assert_allclose(twice.reshape(30, 20, 2).sum(axis=2), once, atol=1e-11)
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_threshold_and_top_k(positive):
+    X, D = data(30, 12, 20)
+    Q = X @ D.T
+    size = np.maximum(Q, 0) if positive else np.abs(Q)
+    np.testing.assert_allclose(encode(X, D, Threshold(0.3, positive))[0], np.sign(Q) * np.maximum(size - 0.3, 0))
+    for k in (1, 4, 20, 50):
+        C, _ = encode(X, D, TopK(k, positive))
+        kept = (np.argsort(np.argsort(-size, axis=1), axis=1) < k) & (size > 0)
+        np.testing.assert_allclose(C, np.where(kept, Q, 0))
+
+
+# ---- definitions -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("coder", EVERY, ids=str)
+@pytest.mark.parametrize("K", [8, 40])
+def test_the_definition_in_array_code_is_the_kernel(coder, K):
+    """On arrays that refuse to mix with NumPy, as CuPy's do."""
+    if coder.cpu_only:
+        pytest.skip("has no definition in array code")
+    X, D = data(25, 12, K)
+    X[3] = 0
+    compiled, _ = encode(X, D, coder)
+    with fake_cupy.installed() as cupy:
+        C, unfinished = kernels.encode(cupy.asarray(X), cupy.asarray(D), None, coder)
+    assert unfinished == 0
+    np.testing.assert_allclose(C.get(), compiled, atol=2e-3 if isinstance(coder, Lasso | Fista) else 1e-9)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("K", [5, 60])
+def test_fista_ends_at_a_duality_gap(K, positive, dtype):
+    X, D = data(25, 12, K, dtype)
+    C, unfinished = encode(X, D, Fista(0.1, positive, 5000, tol=1e-5))
+    exact, _ = encode(X.astype(float), D.astype(float), Lasso(0.1, positive))
+    cost, best = ((((X - B @ D) ** 2).sum(axis=1) / 2 + 0.1 * np.abs(B).sum(axis=1)) for B in (C.astype(float), exact))
+    assert unfinished == 0
+    assert (cost - best <= 2e-5 * (X * X).sum(axis=1) / 2).all()
+    assert encode(X, D, Fista(0.1, positive, 1))[1] > 0
+
+
+@pytest.mark.parametrize("m", [1, 3, 40])
+def test_largest_eigenvalue_is_bounded_from_above(m, rng):
+    A = rng.normal(size=(m, 2 * m))
+    for S in (A @ A.T, np.outer(A[0], A[0]), np.eye(m) * 1e4):
+        exact = np.linalg.eigvalsh(S)[-1]
+        for dtype in DTYPES:
+            assert exact <= coders.largest_eigenvalue(S.astype(dtype), np) <= 1.05 * exact
+
+
+# ---- sums over codes -------------------------------------------------------------------------------------------------
+@settings(max_examples=30, deadline=None)
+@given(n=st.integers(1, 9), d=st.integers(1, 9), K=st.integers(1, 9), dtype=st.sampled_from(DTYPES))
+def test_compressed_codes_and_their_moments(n, d, K, dtype):
+    rng = np.random.default_rng(n + 10 * d + 100 * K)
+    X, D, C = (rng.normal(size=shape).astype(dtype) for shape in ((n, d), (K, d), (n, K)))
+    C[rng.random(C.shape) < 0.6] = 0
+    counts, columns, values = kernels.compress(C)
+    np.testing.assert_array_equal(counts, np.count_nonzero(C, axis=1))
+    np.testing.assert_array_equal(columns, np.nonzero(C)[1])
+    np.testing.assert_array_equal(values, C[C != 0])
+    assert values.dtype == dtype
+    A, B = np.ones((K, K)), np.ones((K, d))  # to be added to
+    X.flags.writeable = False
+    squares = kernels.add_code_moments(X, D, counts, columns, values, A, B)
+    X, D, C = X.astype(float), D.astype(float), C.astype(float)
+    tolerance = 1e-5 if dtype == np.float32 else 1e-12
+    np.testing.assert_allclose(A, 1 + C.T @ C, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(B, 1 + C.T @ X, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(squares, ((X - C @ D) ** 2).sum(axis=1), rtol=tolerance, atol=tolerance)
