@@ -13,19 +13,6 @@ from . import fake_cupy
 from .problems import amari, mixture, white
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.gpu)])
-def cupy(request):
-    for cached in (device.why_no_gpu, device.say_once):
-        cached.cache_clear()
-    if request.param == "real":
-        yield pytest.importorskip("cupy")
-    else:
-        with fake_cupy.installed() as fake:
-            yield fake
-    for cached in (device.why_no_gpu, device.say_once):
-        cached.cache_clear()
-
-
 def cube(x):
     return x**3, (3 * x**2).mean(axis=-1)
 

@@ -50,7 +50,7 @@ class MemoryRows(Rows):
         self._in_order(consume, function, params)
 
     def take(self, indices):
-        return self._prepared(self.array[indices])
+        return self._prepared(_at(self.array, np.asarray(indices)))
 
     def only(self, indices):
         return MemoryRows(

@@ -120,7 +120,7 @@ class Resample:
 
     def __call__(self, D, unused, worst, oracle):
         xp, D = oracle.xp, D.copy()
-        for j in np.flatnonzero(unused.tolist()):
+        for j in np.flatnonzero(unused.tolist()).tolist():
             row = oracle.row(self.rng.choice(oracle.n_rows))
             noise = self.rng.normal(0, 0.01 * (float(row.std()) or 1.0), size=len(row))
             atom = row + xp.asarray(noise.astype(D.dtype))
@@ -160,8 +160,8 @@ class NoProgress:
     begun after 100 batches or one pass over the rows.
     """
 
-    def __init__(self, n_rows, n_atoms, tol, patience, xp=np):
-        self.n_rows, self.n_atoms, self.tol, self.patience, self.xp = n_rows, n_atoms, tol, patience, xp
+    def __init__(self, n_rows, n_atoms, tol, patience):
+        self.n_rows, self.n_atoms, self.tol, self.patience = n_rows, n_atoms, tol, patience
         self.average = self.best = None
         self.without_progress, self.why = 0, ""
 
@@ -171,7 +171,7 @@ class NoProgress:
             return False
         share = min(batch_rows / (self.n_rows + 1), 1)
         self.average = cost if self.average is None else self.average * (1 - share) + cost * share
-        if self.tol > 0 and float(self.xp.linalg.norm(D - old)) / self.n_atoms <= self.tol:
+        if self.tol > 0 and float(((D - old) ** 2).sum()) ** 0.5 / self.n_atoms <= self.tol:
             self.why = "small dictionary change"
             return True
         if self.best is None or self.average < self.best:
