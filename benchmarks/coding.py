@@ -31,7 +31,12 @@ from .problems import ACTIVATIONS, patches
 LOCAL = Path(__file__).parent / "results" / "local"
 ALPHA, ATOMS_A_ROW = 0.15, 8
 SECONDS = 0.5  # of repeats, at least
-SLOW = {"sklearn-lasso_lars": 300, "sklearn-lasso_cd": 2_000, "sklearn-omp": 2_000}  # rows that are enough
+SLOW = {
+    "dictlearn": 2_000,
+    "sklearn-lasso_lars": 300,
+    "sklearn-lasso_cd": 2_000,
+    "sklearn-omp": 2_000,
+}  # rows that are enough
 
 
 # ---- problems -------------------------------------------------------------------------------------------------------
@@ -81,6 +86,18 @@ def ours_csr(X, D, coder, threads):
     return partial(ours(X, D, coder, threads), sparse_output=True)
 
 
+def ours_ormp(X, D, coder, threads):
+    return partial(gpuica.sparse_encode, X, D, algorithm="ormp", n_nonzero_coefs=ATOMS_A_ROW, device="cpu")
+
+
+def dictlearn(X, D, coder, threads):
+    from dictlearn import sparse_encode
+
+    if coder == "omp":
+        return partial(sparse_encode, X, D, algorithm="batch_omp", n_nonzero_coefs=ATOMS_A_ROW)
+    return partial(sparse_encode, X, D, algorithm="fista", alpha=ALPHA)
+
+
 def sklearn(X, D, coder, threads, algorithm):
     from sklearn.decomposition import sparse_encode
 
@@ -89,7 +106,7 @@ def sklearn(X, D, coder, threads, algorithm):
 
 
 def spams(X, D, coder, threads):
-    """In the layout that it asks for, which is made before the clock runs."""
+    """In the layout that it asks for, which is made before the clock runs.  Its OMP is what is called ORMP here."""
     import spams
 
     X, D = np.asfortranarray(X.T), np.asfortranarray(D.T)
@@ -101,7 +118,9 @@ def spams(X, D, coder, threads):
 CONTESTANTS = {
     "gpuica": ours,
     "gpuica-csr": ours_csr,
+    "gpuica-ormp": ours_ormp,
     "spams": spams,
+    "dictlearn": dictlearn,
     "sklearn-lasso_cd": partial(sklearn, algorithm="lasso_cd"),
     "sklearn-lasso_lars": partial(sklearn, algorithm="lasso_lars"),
     "sklearn-omp": partial(sklearn, algorithm="omp"),
@@ -109,8 +128,10 @@ CONTESTANTS = {
 
 
 def can_run(name, coder):
-    if name == "spams" and importlib.util.find_spec("spams") is None:
+    if name in ("spams", "dictlearn") and importlib.util.find_spec(name) is None:
         return False
+    if name == "gpuica-ormp":
+        return coder == "omp"
     return not name.startswith("sklearn") or (name == "sklearn-omp") == (coder == "omp")
 
 
