@@ -37,8 +37,8 @@ class FastICA(Separation, SklearnFastICA):
     max_iter : int, default=200
         Largest number of iterations (for 'deflation' of each component).
     tol : float or 'auto', default=1e-4
-        Stop when no row of W moves more than this: max | |<new, old>| - 1 | < tol; for 'picard' when the relative
-        gradient is below sqrt(tol), about the same.  'auto' (not for 'deflation'): stop when each component's
+        Stop when no row of W moves more than this: max | |<new, old>| - 1 | < tol; for 'picard' the
+        same of the turn that its Newton step would make.  'auto' (not for 'deflation'): stop when each component's
         relative gradient is below half its standard error, beyond which the data have little to say.
     w_init : array-like of shape (n_components, n_components), default=None
         Start; None draws it from a normal distribution.
@@ -203,7 +203,6 @@ class FastICA(Separation, SklearnFastICA):
                 raise ValueError(f"{what} needs a contrast whose G is known: a name, or an object with `loss`.")
 
     def _solve(self, oracle, starts, rng, report, keep="best"):
-        tol = self.tol**0.5 if self.algorithm == "picard" and self.tol != "auto" else self.tol
         return {"best": run, "all": run_all}[keep](
             ALGORITHMS[self.algorithm],
             oracle,
@@ -211,8 +210,9 @@ class FastICA(Separation, SklearnFastICA):
             growth=self.growth,
             rng=rng,
             max_iter=self.max_iter,
-            tol=tol,
+            tol=self.tol,
             report=report,
+            **({"by": "movement"} if self.algorithm == "picard" else {}),
             **({} if self.algorithm == "deflation" else {"share": self.stop_percentile / 100}),
         )
 

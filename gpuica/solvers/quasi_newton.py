@@ -107,6 +107,7 @@ def picard(
     *,
     max_iter,
     tol,
+    by="gradient",
     share=1.0,
     ortho=True,
     extended=True,
@@ -118,7 +119,9 @@ def picard(
     """Minimise the loss by L-BFGS from W (k, k).  About one pass per iteration.
 
     oracle: answers `likelihood` (and `covariance`, `power`).  tol: a bound for the largest entry of the relative
-    gradient, or "auto": every component's entries within half their standard error, sqrt(Var / n), in root mean square,
+    gradient, by="gradient", or for what the next step would turn each component by, 1 - cos of the angle,
+    by="movement", which is FastICA's rule: a gradient can be small far from a solution, where all sources are a mixture
+    of many and nearly Gaussian.  Or "auto": every component's entries within half their standard error, sqrt(Var / n), in root mean square,
     beyond which there is little to learn from n rows.  share: of the components that must be at rest.  memory: pairs
     that L-BFGS keeps.  ls_tries: halvings of a step.  lambda_min: floor of the curvature.
     report: called with (n_iter, largest gradient of each component, at rest, n_rows) at each iteration.
@@ -136,6 +139,8 @@ def picard(
         losses.append(loss)
         if tol == "auto":
             at_rest = within_error(gradient, space.error(W, at, sign))
+        elif by == "movement":
+            at_rest = (space.newton(gradient, W, at, sign) ** 2).sum(axis=1) / 2 < tol
         else:
             at_rest = (xp.abs(gradient) < tol).all(axis=1)
         converged = float(at_rest.mean()) >= share
