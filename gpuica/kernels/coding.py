@@ -4,6 +4,7 @@ import numpy as np
 from numba import njit
 
 from .lasso import lasso
+from .lasso_products import lasso_products
 from .orthogonal import orthogonal
 from .pursuit import lars, matching_pursuit, omp
 from .support import ENTRY, copy
@@ -13,9 +14,10 @@ CODERS = {"lasso": lasso, "omp": omp, "orthogonal": orthogonal, "lars": lars, "m
 
 def encode(X, D, gram, coder):
     """Codes (n, K) of the rows X (n, d), and how many rows were not finished.  gram: D Dᵀ, or None for want of memory."""
+    X, D = _plain(X), _plain(D)
     if gram is None:
-        return coder.encode(X, D)
-    X, D, gram = _plain(X), _plain(D), _plain(gram)
+        return lasso_products(X, D, coder) if coder.kernel == "lasso" else coder.encode(X, D)
+    gram = _plain(gram)
     C = X @ D.T
     return C, CODERS[coder.kernel](X, D, gram, C, coder)
 

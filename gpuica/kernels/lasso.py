@@ -1,9 +1,11 @@
-"""Lasso for many rows against one dictionary: a working set per row, solved exactly on its support.
+"""Lasso for many rows against one dictionary of known Gram matrix: a working set per row, solved on its support.
 
-Per row, with correlations h = D (x - c D): atoms that violate |h| <= alpha enter the support; on it the minimiser for the
-present signs is found exactly, and on the way there atoms whose coefficient meets zero leave (the feature-sign rule of
-Lee et al., "Efficient sparse coding algorithms", NIPS 2007); h is refreshed once for all of them.  Every round lowers the
-objective, so no support returns and the rounds end.
+Per row, with correlations h = D (x - c D): atoms that violate |h| <= alpha enter the support; on it the minimiser for
+the present signs is found exactly, and on the way there atoms whose coefficient meets zero leave (the feature-sign rule
+of Lee et al., "Efficient sparse coding algorithms", NIPS 2007); h is refreshed once for all of them.  Every round lowers
+the objective, so no support returns and the rounds end.
+
+Rows that need more care, where an atom comes close to the span of others, are left to `lasso_products`.
 """
 
 import numpy as np
@@ -28,15 +30,18 @@ from .support import (
 
 # What |h| may exceed alpha by, in units of the row's largest correlation: the rounding of h.
 SLACK = {4: 2e-6, 8: 1e-10}
-# Share of an atom's square outside the span of others below which it depends on them.
-FLOOR = {4: 1e-6, 8: 1e-12}
+# Share of an atom's square outside the span of others below which it is close to it: the inverse of their Gram matrix
+# loses the digits of that share.
+CLOSE = {4: 1e-4, 8: 1e-9}
 REACH = 0.6  # atoms enter whose violation is this share of the largest one, at least
 AT_ONCE = 6  # of them in a round: fewer rounds, but more atoms that leave again (measured on image patches)
 ROOM = 256  # atoms of a support before more room is made
 
+UNFINISHED, SOLVED, FULL, HARD = 0, 1, 2, 3  # how a row ends
+
 
 @njit(**OPTIONS)
-def _drop(p, m, M, act, scratch):
+def drop(p, m, M, act, scratch):
     """Atom p leaves the support of m; the last takes its place.  Returns m - 1."""
     leave(M, p, scratch[6], m)
     act[p] = act[m - 1]
@@ -46,7 +51,7 @@ def _drop(p, m, M, act, scratch):
 
 
 @njit(**OPTIONS)
-def _settle(M, act, scratch, m, alpha, signed):
+def settle(M, act, scratch, m, alpha, signed):
     """Minimise ½ cᵀGc - bᵀc + alpha |c| over the support; returns its size, smaller where coefficients met zero.
 
     c has the signs s, or is zero where atoms have just entered.  signed: whether the signs bind.
@@ -62,7 +67,7 @@ def _settle(M, act, scratch, m, alpha, signed):
         entered = m
         for i in range(m - 1, -1, -1):  # an atom that would leave zero to the wrong side was not needed
             if c[i] == 0 and z[i] * s[i] <= 0:
-                m = _drop(i, m, M, act, scratch)
+                m = drop(i, m, M, act, scratch)
         if m < entered:
             continue
         share, meets = 1.0, m
@@ -74,142 +79,88 @@ def _settle(M, act, scratch, m, alpha, signed):
             break
         for i in range(m):
             c[i] += share * (z[i] - c[i])
-        m = _drop(meets, m, M, act, scratch)
+        m = drop(meets, m, M, act, scratch)
     return m
 
 
 @njit(**OPTIONS)
-def _make_way(a, sign, M, act, scratch, m):
-    """Move c along (-w, 1) sign, which changes no fit, until an atom meets zero; it leaves.
-
-    For an atom of inner products a with coordinates w (scratch[6]) in the support, on which it depends.  Returns the
-    support's size and the new atom's coefficient; the size is m where no atom meets zero.
-    """
-    c, w = scratch[0], scratch[6]
-    step, meets = np.inf, m
-    for i in range(m):
-        if c[i] * w[i] * sign > 0 and c[i] / (w[i] * sign) < step:
-            step, meets = c[i] / (w[i] * sign), i
-    if meets == m:
-        return m, 0.0
-    for i in range(m):
-        c[i] -= step * sign * w[i]
-    a[meets] = a[m - 1]
-    return _drop(meets, m, M, act, scratch), step * sign
-
-
-@njit(**OPTIONS)
-def _admit(h, G, least, at_once, positive, exchange, floor, now, M, act, scratch, m, most):
-    """Atoms with |h| >= least enter the support, `at_once` of them at most.  Returns its size.
-
-    exchange: whether an atom that depends on the support may take another's place.  most: no support has full rank
-    beyond this size.
-    """
+def _admit(h, G, least, at_once, positive, close, now, M, act, scratch, m, room):
+    """Atoms with |h| >= least enter the support, `at_once` of them at most.  Returns its size."""
     c, s, b, born, w, a = scratch[0], scratch[1], scratch[2], scratch[3], scratch[6], scratch[7]
-    K, room, entered = len(h) - 1, len(act) - 2 * PAD, 0
+    K, entered = len(h) - 1, 0
     for start in range(0, K, 64):
         stop = min(start + 64, K)
-        if entered == at_once or m == room < most or not any_beyond(h[start:stop], least):
+        if entered == at_once or m == room or not any_beyond(h[start:stop], least):
             continue
         for j in range(start, stop):
-            if abs(h[j]) < least or (positive and h[j] < 0) or entered == at_once or m == room < most:
+            if abs(h[j]) < least or (positive and h[j] < 0) or entered == at_once or m == room:
                 continue
-            row, inner, inside = G[j], np.float64(h[j]), False
+            row, full, inside = G[j], np.float64(h[j]), False
             for i in range(m):
                 inside |= act[i] == j
                 a[i] = row[act[i]]
-                inner += a[i] * c[i]  # D_j x = h_j + G_j c
-            if inside:
-                continue
-            sign, value = 1.0 if h[j] > 0 else -1.0, 0.0
-            free = enter(M, a, w, row[j], m, floor if m < most else np.inf)
-            if exchange and not free:
-                left, value = _make_way(a, sign, M, act, scratch, m)
-                free = left < m and enter(M, a, w, row[j], left, floor)
-                m = left
-            if free:
-                act[m], c[m], s[m], b[m], born[m] = j, value, sign, inner, now
+                full += a[i] * c[i]  # D_j x = h_j + G_j c
+            if not inside and enter(M, a, w, row[j], m, close):
+                act[m], c[m], s[m], b[m], born[m] = j, 0.0, 1.0 if h[j] > 0 else -1.0, full, now
                 m += 1
                 entered += 1
     return m
 
 
 @njit(**OPTIONS)
-def _refresh(h, q, G, slack, alpha, M, act, scratch, m):
-    """h = q - c G.  Where that misses alpha s on the support by more than slack, M is the inverse to a few digits only,
-    since nearly dependent atoms came and went: it is computed anew, c is corrected with h, and h follows."""
-    c, s, step, v, w, a = scratch[0], scratch[1], scratch[4], scratch[5], scratch[6], scratch[7]
-    for attempt in range(3):
-        copy(q, h)
-        subtract_atoms(h[: len(q)], G, act, c, m)
-        missed = False
-        for i in range(m):
-            v[i] = h[act[i]] - alpha * s[i]
-            missed |= abs(v[i]) > slack
-        if not missed or attempt == 2:
-            break
-        if attempt == 0:
-            clear(M, m)
-            for i in range(m):
-                for l in range(i):
-                    a[l] = G[act[i], act[l]]
-                enter(M, a, w, G[act[i], act[i]], i, 0.0)
-        times(M, v, step, m)
-        for i in range(m):
-            c[i] += step[i]
-
-
-@njit(**OPTIONS)
-def _encode(G, q, alpha, positive, max_iter, slack, floor, most, mask, h, bits, M, act, scratch):
+def _encode(G, q, alpha, positive, max_iter, slack, close, mask, h, bits, M, act, scratch, room):
     """The lasso code of the row with correlations q = D x, in act and scratch[0].
 
-    Returns the size of the support and whether it holds the solution.
+    Returns the size of the support, how the row ended, and the rounding of its correlations.
     """
     born = scratch[3]
     copy(q, h)
-    first = top = largest(h, bits, mask)
-    bar = alpha + slack * first
+    top = largest(h, bits, mask)
+    rounding = slack * top
+    bar = alpha + rounding
     m, alone = np.int64(0), False
     for now in range(max_iter):
         if top <= bar:
-            return m, True
+            return m, SOLVED, rounding
         least = top if alone else h.dtype.type(bar + REACH * (top - bar))
-        before, at_once, exchange = m, 1 if alone else AT_ONCE, alone and alpha > 0
-        m = _admit(h, G, least, at_once, positive, exchange, floor, now, M, act, scratch, m, most)
-        m = _settle(M, act, scratch, m, alpha, positive or alpha > 0)
+        before = m
+        m = _admit(h, G, least, 1 if alone else AT_ONCE, positive, close, now, M, act, scratch, m, room)
+        full = m == room
+        m = settle(M, act, scratch, m, alpha, positive or alpha > 0)
         changed = m != before
         for i in range(m):
             changed |= born[i] == now
         if changed:
-            _refresh(h, q, G, slack * first, alpha, M, act, scratch, m)
+            copy(q, h)
+            subtract_atoms(h[: len(q)], G, act, scratch[0], m)
             top = largest(h, bits, mask)
-        elif alone:  # the violation is rounding
-            return m, True
+        elif full or alone:
+            return m, FULL if full else HARD, rounding
         alone = not changed  # of several that entered none was right: the largest violation alone is
-    return m, top <= bar
+    return m, SOLVED if top <= bar else UNFINISHED, rounding
 
 
 @njit(**ENTRY)
-def _encode_rows(X, D, G, Q, first, alpha, positive, max_iter, slack, floor, mask, h, bits, M, scratch, act, residual):
-    """Rows from `first` on, until one needs more room: Q becomes the codes.  Returns that row and how many of the rows
-    before it were not finished."""
-    n, K = Q.shape
-    c, s, target, g, step = scratch[0], scratch[1], scratch[2], scratch[4], scratch[5]
-    unfinished, room, most = 0, len(act) - 2 * PAD, min(K, X.shape[1])
-    for row in range(first, n):
-        m, solved = _encode(G, Q[row], alpha, positive, max_iter, slack, floor, most, mask, h, bits, M, act, scratch)
-        if m == room < most:
-            return row, unfinished
-        unfinished += not solved
+def _encode_rows(X, D, G, Q, ends, first, alpha, positive, max_iter, slack, close, mask, *arrays):
+    """Rows from `first` on, until one needs more room: Q becomes the codes, ends (n,) how they ended.  Returns that
+    row."""
+    h, bits, M, scratch, act, residual = arrays
+    c, s, missing, step = scratch[0], scratch[1], scratch[4], scratch[5]
+    room, signed = len(act) - 2 * PAD, positive or alpha > 0
+    for row in range(first, len(Q)):
+        m, end, rounding = _encode(
+            G, Q[row], alpha, positive, max_iter, slack, close, mask, h, bits, M, act, scratch, room
+        )
+        if end == FULL and room < min(D.shape):
+            return row
+        refine(X[row], D, act, c, alpha, s, M, missing, step, residual, m)
         for i in range(m):
-            target[i] = alpha * s[i]
-        refine(X[row], D, act, c, target, M, g, step, residual, m)
-        if positive or alpha > 0:
-            for i in range(m):  # zero, but for rounding
-                c[i] = max(c[i] * s[i], 0.0) * s[i]
+            if end == SOLVED and (abs(missing[i]) > 10 * rounding or (signed and c[i] * s[i] < 0)):
+                end = HARD
         clear(M, m)
         write(Q[row], act, c, m)
-    return n, unfinished
+        ends[row] = end
+    return len(Q)
 
 
 def lasso(X, D, G, Q, coder):
@@ -220,11 +171,15 @@ def lasso(X, D, G, Q, coder):
     """
     size, most = Q.dtype.itemsize, min(D.shape)
     mask = np.array(-1 if coder.positive else np.iinfo(f"i{size}").max, f"i{size}")[()]
-    settings = float(coder.alpha), coder.positive, coder.max_iter, SLACK[size], FLOOR[size], mask
-    row, unfinished, room = 0, 0, min(most, ROOM)
+    settings = float(coder.alpha), coder.positive, coder.max_iter, SLACK[size], CLOSE[size], mask
+    row, room, ends = 0, min(most, ROOM), np.empty(len(X), np.int64)
     while row < len(X):
-        arrays = workspace(Q.dtype, len(D), D.shape[1], room)
-        row, more = _encode_rows(X, D, G, Q, row, *settings, *arrays)
-        unfinished += more
+        row = _encode_rows(X, D, G, Q, ends, row, *settings, *workspace(Q.dtype, len(D), D.shape[1], room))
         room = min(most, 2 * room)
+    unfinished, hard = int((ends == UNFINISHED).sum()), np.flatnonzero(ends > SOLVED)
+    if len(hard):
+        from .lasso_products import lasso_products
+
+        Q[hard], more = lasso_products(X[hard], D, coder)
+        unfinished += more
     return unfinished

@@ -9,9 +9,8 @@ gives the coefficients is a part of P.
 import numpy as np
 from numba import njit
 
-from .lasso import FLOOR
-from .pursuit import NOISE
-from .support import OPTIONS, copy, largest, subtract_rows, where_largest
+from .pursuit import FLOOR, NOISE
+from .support import ENTRY, OPTIONS, copy, largest, subtract_rows, where_largest
 
 
 @njit(**OPTIONS)
@@ -63,7 +62,7 @@ def _coefficients(P, act, along, c, m):
         c[i] = total / row[act[i]]
 
 
-@njit(**OPTIONS)
+@njit(**ENTRY)
 def _encode_rows(
     X, G, Q, squares, most, target, by_gain, floor, noise, mask, h, score, bits, outside, P, act, along, c
 ):

@@ -5,7 +5,7 @@
 import numpy as np
 from numba import njit
 
-from .lasso import FLOOR, _settle
+from .lasso import settle
 from .support import (
     ENTRY,
     OPTIONS,
@@ -14,6 +14,7 @@ from .support import (
     copy,
     enter,
     fill,
+    inner,
     largest,
     refine,
     subtract_atoms,
@@ -22,6 +23,8 @@ from .support import (
     write,
 )
 
+# Share of an atom's square outside the span of others below which it depends on them.
+FLOOR = {4: 1e-6, 8: 1e-12}
 NOISE = {4: 1e-6, 8: 1e-14}  # of a row's largest correlation: what is left below it is rounding
 
 
@@ -46,21 +49,13 @@ def _where_positive(h, top):
 
 
 @njit(**OPTIONS)
-def _inner(x, atom):
-    total = 0.0
-    for j in range(len(x)):
-        total += np.float64(x[j]) * np.float64(atom[j])
-    return total
-
-
-@njit(**OPTIONS)
 def _orthogonal(x, D, G, q, most, target, positive, floor, noise, mask, h, bits, M, scratch, act):
     """Orthogonal matching pursuit of one row; returns the size of its support, in act and scratch[0].
 
     Ends with `most` atoms, at a squared residual of `target`, or when what is left is rounding.
     """
     c, s, b, born, w, a = scratch[0], scratch[1], scratch[2], scratch[3], scratch[6], scratch[7]
-    K, m, square = len(q), np.int64(0), _inner(x, x)
+    K, m, square = len(q), np.int64(0), inner(x, x)
     copy(q, h)
     top = largest(h, bits, mask)
     least, left = noise * top, square
@@ -73,10 +68,10 @@ def _orthogonal(x, D, G, q, most, target, positive, floor, noise, mask, h, bits,
             a[i] = row[act[i]]
         if not enter(M, a, w, row[j], m, floor):
             break
-        act[m], c[m], s[m], b[m], born[m] = j, 0.0, 1.0, _inner(x, D[j]), now
+        act[m], c[m], s[m], b[m], born[m] = j, 0.0, 1.0, inner(x, D[j]), now
         m += 1
         if positive:
-            m = _settle(M, act, scratch, m, 0.0, positive)
+            m = settle(M, act, scratch, m, 0.0, positive)
         else:
             times(M, b, c, m)
         copy(q, h)
@@ -95,7 +90,7 @@ def _matching(x, G, q, most, target, gradient, noise, mask, h, bits, scratch, ac
     place (K,): -1, and again on return.
     """
     c, moved = scratch[0], scratch[4]
-    K, m, left = len(q), np.int64(0), _inner(x, x)
+    K, m, left = len(q), np.int64(0), inner(x, x)
     copy(q, h)
     top = largest(h, bits, mask)
     least = noise * top
@@ -183,8 +178,7 @@ def _orthogonal_rows(X, D, G, Q, most, target, positive, floor, noise, mask, h, 
     for row in range(len(Q)):
         q = Q[row]
         m = _orthogonal(X[row], D, G, q, most, target, positive, floor, noise, mask, h, bits, M, scratch, act)
-        fill(scratch[2, :m], 0)
-        refine(X[row], D, act, scratch[0], scratch[2], M, scratch[4], scratch[5], residual, m)
+        refine(X[row], D, act, scratch[0], 0.0, scratch[1], M, scratch[4], scratch[5], residual, m)
         if positive:
             for i in range(m):
                 scratch[0, i] = max(scratch[0, i], 0.0)

@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 
 # Only finite numbers come here.  error_model: a division that could raise cannot be vectorised.
-ENTRY: dict[str, Any] = {"fastmath": True, "error_model": "numpy", "nogil": True, "cache": True}  # called from Python
+ENTRY: dict[str, Any] = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy", "nogil": True, "cache": True}  # called from Python
 OPTIONS: dict[str, Any] = {**ENTRY, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # called from kernels alone
 
 PAD = 8
@@ -71,11 +71,17 @@ def enter(M, a, w, square, m, floor):
         outside -= a[i] * w[i]
     if outside <= floor * square:
         return False
+    border(M, w, outside, m)
+    return True
+
+
+@njit(**OPTIONS)
+def border(M, w, outside, m):
+    """M with one atom more, of coordinates w in the support and squared distance `outside` from its span."""
     w[m] = -1
     for i in range(m + 1, padded(m + 1)):
         w[i] = 0
     add_outer(M, w, 1 / outside, m + 1)
-    return True
 
 
 @njit(**OPTIONS)
@@ -122,28 +128,36 @@ def write(q, act, c, m):
 
 
 @njit(**OPTIONS)
-def refine(x, D, act, c, target, M, g, step, residual, m):
-    """Correct c so that D_act (x - c D_act) = target, by one step with the data's own residual in float64."""
+def inner(x, y):
+    """x · y in float64."""
+    total = 0.0
+    for j in range(len(x)):
+        total += np.float64(x[j]) * np.float64(y[j])
+    return total
+
+
+@njit(**OPTIONS)
+def subtract(x, D, act, c, residual, m):
+    """residual = x - c D_act, in float64."""
     copy(x, residual)
     for i in range(m):
         atom, value = D[act[i]], c[i]
         for j in range(len(residual)):
             residual[j] -= value * atom[j]
-    for i in range(m):
-        atom, inner = D[act[i]], 0.0
-        for j in range(len(residual)):
-            inner += atom[j] * residual[j]
-        g[i] = inner - target[i]
-    times(M, g, step, m)
-    for i in range(m):
-        c[i] += step[i]
 
 
 @njit(**OPTIONS)
-def copy(source, to):
-    """to = source, whose length counts.  A loop: assignment to a slice takes six times as long for 256 numbers."""
-    for j in range(len(source)):
-        to[j] = source[j]
+def refine(x, D, act, c, alpha, s, M, missing, step, residual, m):
+    """Correct c so that D_act (x - c D_act) = alpha s, by one step with the data's own residual in float64.
+
+    Leaves in `missing` by how much c missed that before.
+    """
+    subtract(x, D, act, c, residual, m)
+    for i in range(m):
+        missing[i] = inner(D[act[i]], residual) - alpha * s[i]
+    times(M, missing, step, m)
+    for i in range(m):
+        c[i] += step[i]
 
 
 @njit(**OPTIONS)
