@@ -10,10 +10,10 @@ import numpy as np
 from numba import njit
 
 from .pursuit import FLOOR, NOISE
-from .support import ENTRY, OPTIONS, copy, largest, subtract_rows, where_largest
+from .support import ENTRY, INLINED, copy, largest, subtract_rows, where_largest
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _encode(G, q, squares, most, target, left, by_gain, floor, noise, mask, h, score, bits, outside, P, act, along):
     """Choose the atoms of one row: act, P (m, K), and the row's inner products with the m directions.  Returns m.
 
@@ -52,7 +52,7 @@ def _encode(G, q, squares, most, target, left, by_gain, floor, noise, mask, h, s
     return m
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _coefficients(P, act, along, c, m):
     """c with R c = along, R_il = P_i at atom l of the support: least squares on it."""
     for i in range(m - 1, -1, -1):
