@@ -13,7 +13,21 @@ import numpy as np
 from numba import njit
 
 from .lasso import FULL, REACH, SLACK, SOLVED, UNFINISHED, drop, settle
-from .support import ENTRY, OPTIONS, PAD, border, clear, copy, inner, largest, refine, subtract, times, write
+from .support import (
+    ENTRY,
+    OPTIONS,
+    PAD,
+    any_beyond,
+    border,
+    copy,
+    dot,
+    inner,
+    largest,
+    refine,
+    subtract,
+    times,
+    write,
+)
 
 CLOSE = 1e-3  # share of an atom's square outside the span of others below which it is computed with care,
 FLOOR = {4: 1e-6, 8: 1e-12}  # and below which it depends on them
@@ -66,15 +80,14 @@ def _make_way(sign, M, act, scratch, m):
 
 
 @njit(**OPTIONS)
-def _enter(atom, h, exchange, lowest, floor, now, D, M, act, scratch, residual, m):
+def _enter(x, atom, h, exchange, lowest, floor, now, D, M, act, scratch, residual, m):
     """An atom of correlation h enters the support, unless its distance from the span is `lowest` or less; with
     `exchange` another leaves for it then.  Returns the support's size.
     """
     c, s, b, born, a = scratch[0], scratch[1], scratch[2], scratch[3], scratch[7]
-    sign, value, full = 1.0 if h > 0 else -1.0, 0.0, h
+    sign, value = 1.0 if h > 0 else -1.0, 0.0
     for i in range(m):
-        a[i] = inner(D[atom], D[act[i]])
-        full += a[i] * c[i]  # D_j x = h_j + D_j · c D
+        a[i] = dot(D[atom], D[act[i]])
     outside = _measure(atom, D, M, act, scratch, residual, m)
     if outside <= lowest and exchange:
         before, lowest = m, floor
@@ -82,7 +95,7 @@ def _enter(atom, h, exchange, lowest, floor, now, D, M, act, scratch, residual, 
         outside = _measure(atom, D, M, act, scratch, residual, m) if m < before else 0.0
     if outside > lowest:
         border(M, scratch[6], outside * inner(D[atom], D[atom]), m)
-        act[m], c[m], s[m], b[m], born[m] = atom, value, sign, full, now
+        act[m], c[m], s[m], b[m], born[m] = atom, value, sign, inner(D[atom], x), now
         m += 1
     return m
 
@@ -91,7 +104,6 @@ def _enter(atom, h, exchange, lowest, floor, now, D, M, act, scratch, residual, 
 def _renew(x, D, floor, M, act, scratch, residual, m):
     """M and b anew from the atoms; those at `floor` or less from the span of the others leave.  Returns the new size."""
     c, s, b, born, a = scratch[0], scratch[1], scratch[2], scratch[3], scratch[7]
-    clear(M, m)
     kept = np.int64(0)
     for l in range(m):
         atom = act[l]
@@ -111,8 +123,10 @@ def _choose(h, bar, positive, candidates):
     K, n = len(h), 0
     size = (K + len(candidates) - 1) // len(candidates)
     for start in range(0, K, size):
-        best, value = -1, bar
-        for j in range(start, min(start + size, K)):
+        best, value, stop = -1, bar, min(start + size, K)
+        if not any_beyond(h[start:stop], h.dtype.type(bar)):
+            continue
+        for j in range(start, stop):
             size_of_h = h[j] if positive else abs(h[j])
             if size_of_h > value:
                 best, value = j, size_of_h
@@ -123,7 +137,7 @@ def _choose(h, bar, positive, candidates):
 
 
 @njit(**OPTIONS)
-def _improve(x, D, alpha, positive, bar, floor, candidates, near, n, M, act, scratch, residual, m, room):
+def _improve(x, D, alpha, positive, bar, floor, candidates, near, n, M, act, scratch, residual, r, m, room):
     """Solve the row on its support and n candidates of correlations `near`.  Returns the size of the support and whether
     anything changed."""
     c, born, spans = scratch[0], scratch[3], room == min(D.shape)
@@ -143,15 +157,16 @@ def _improve(x, D, alpha, positive, bar, floor, candidates, near, n, M, act, scr
                 inside |= act[i] == atom
             if not inside:
                 lowest, exchange = floor if m < room else np.inf, alone and alpha > 0
-                m = _enter(atom, near[l], exchange, lowest, floor, now, D, M, act, scratch, residual, m)
+                m = _enter(x, atom, near[l], exchange, lowest, floor, now, D, M, act, scratch, residual, m)
                 entered += 1
         m = settle(M, act, scratch, m, alpha, positive or alpha > 0)
         changed = m != before
         for i in range(m):
             changed |= born[i] == now
         subtract(x, D, act, c, residual, m)
+        copy(residual, r)
         for l in range(n):
-            near[l] = inner(D[candidates[l]], residual)
+            near[l] = dot(D[candidates[l]], r)
         moved |= changed
         if alone and not changed:
             break
@@ -162,7 +177,36 @@ def _improve(x, D, alpha, positive, bar, floor, candidates, near, n, M, act, scr
 
 
 @njit(**OPTIONS)
-def _round(x, D, h, bits, rounding, alpha, positive, last, floor, mask, candidates, near, M, act, scratch, residual, m):
+def _refine(x, D, act, alpha, signed, M, scratch, residual, m):
+    c, s = scratch[0], scratch[1]
+    refine(x, D, act, c, alpha, s, M, scratch[4], scratch[5], residual, m)
+    if signed:
+        for i in range(m):  # zero, but for rounding
+            c[i] = max(c[i] * s[i], 0.0) * s[i]
+
+
+@njit(**OPTIONS)
+def _round(
+    x,
+    D,
+    h,
+    bits,
+    rounding,
+    alpha,
+    positive,
+    last,
+    renewed,
+    floor,
+    mask,
+    candidates,
+    near,
+    M,
+    act,
+    scratch,
+    residual,
+    r,
+    m,
+):
     """One round of a row of correlations h; the last only looks.  Returns the size of its support, and GOING, RENEWED or
     how it ended."""
     top, missed, room = largest(h, bits, mask), 0.0, len(act) - 2 * PAD
@@ -173,88 +217,122 @@ def _round(x, D, h, bits, rounding, alpha, positive, last, floor, mask, candidat
         return m, SOLVED
     if last:
         return m, UNFINISHED
-    if missed > 10 * rounding:
-        m = _renew(x, D, floor, M, act, scratch, residual, m)
-        return settle(M, act, scratch, m, alpha, positive or alpha > 0), RENEWED
-    n = _choose(h[: len(D)], bar, positive, candidates)
-    for l in range(n):
-        near[l] = h[candidates[l]]
-    m, moved = _improve(x, D, alpha, positive, bar, floor, candidates, near, n, M, act, scratch, residual, m, room)
-    if moved:
-        return m, GOING
-    if m == room < min(D.shape):
-        return m, FULL
-    return m, SOLVED if top <= alpha + 10 * rounding else UNFINISHED
+    if missed <= 10 * rounding:
+        n = _choose(h[: len(D)], bar, positive, candidates)
+        for l in range(n):
+            near[l] = h[candidates[l]]
+        m, moved = _improve(
+            x, D, alpha, positive, bar, floor, candidates, near, n, M, act, scratch, residual, r, m, room
+        )
+        if moved:
+            _refine(x, D, act, alpha, positive or alpha > 0, M, scratch, residual, m)
+            return m, GOING
+        if m == room < min(D.shape):
+            return m, FULL
+        if top <= alpha + 10 * rounding:
+            return m, SOLVED
+    if renewed:
+        return m, UNFINISHED
+    m = _renew(x, D, floor, M, act, scratch, residual, m)
+    return settle(M, act, scratch, m, alpha, positive or alpha > 0), RENEWED
 
 
 @njit(**ENTRY)
-def _rounds(
-    X, D, H, bits, R, rows, live, now, alpha, positive, max_iter, slack, floor, mask, candidates, near, *state
-):
-    """One round of the live rows, of correlations H: those that go on come first in rows and R.  Returns how many."""
-    ends, sizes, roundings, floors, Ms, acts, scratches, residual = state
+def _rounds(X, D, H, bits, rows, alpha, positive, max_iter, slack, floor, mask, candidates, near, residual, *state):
+    """One round of some rows, of correlations H (rows, K): those that go on come first in rows.  Returns how many."""
+    R, ends, ages, roundings, floors, sizes, scratches, acts, Ms = state
     going = 0
-    for i in range(live):
+    for i in range(len(rows)):
         row, h = rows[i], H[i]
         M, act, scratch = Ms[row], acts[row], scratches[row]
-        if now == 0:
+        if ages[row] == 0:
             roundings[row], floors[row] = slack * largest(h, bits[i], mask), floor
-        sizes[row], ends[row] = _round(
-            X[row], D, h, bits[i], roundings[row], alpha, positive, now == max_iter, floors[row], mask, candidates, near,
-            M, act, scratch, residual, sizes[row]
+        sizes[row], end = _round(
+            X[row],
+            D,
+            h,
+            bits[i],
+            roundings[row],
+            alpha,
+            positive,
+            ages[row] == max_iter,
+            ends[row] == RENEWED,
+            floors[row],
+            mask,
+            candidates,
+            near,
+            M,
+            act,
+            scratch,
+            residual,
+            R[row],
+            sizes[row],
         )
-        if ends[row] == RENEWED:
+        ages[row] += 1
+        ends[row] = end
+        if end == RENEWED:
             floors[row] *= 10
-        if ends[row] < 0:
+        if end < 0 or end == FULL:
             subtract(X[row], D, act, scratch[0], residual, sizes[row])
+            copy(residual, R[row])
+        if end < 0:
             rows[going] = row
-            copy(residual, R[going])
             going += 1
     return going
 
 
 @njit(**ENTRY)
-def _finish(X, D, C, alpha, signed, ends, sizes, roundings, floors, Ms, acts, scratches, residual):
-    """C becomes the codes."""
+def _write(X, D, C, alpha, signed, residual, *state):
+    """C becomes the codes of the rows that ended."""
+    _, ends, _, _, _, sizes, scratches, acts, Ms = state
     for row in range(len(X)):
         M, act, scratch, m = Ms[row], acts[row], scratches[row], sizes[row]
-        c, s, missing, step = scratch[0], scratch[1], scratch[4], scratch[5]
-        for _ in range(2):
-            refine(X[row], D, act, c, alpha, s, M, missing, step, residual, m)
-        if signed:
-            for i in range(m):  # zero, but for rounding
-                c[i] = max(c[i] * s[i], 0.0) * s[i]
-        write(C[row], act, c, m)
+        if ends[row] != FULL:
+            _refine(X[row], D, act, alpha, signed, M, scratch, residual, m)
+            write(C[row], act, scratch[0], m)
 
 
-def lasso_products(X, D, coder, room=ROOM):
+def lasso_products(X, D, coder):
     """Codes C (n, K) of the rows X (n, d), and how many were not finished: as `lasso`, without Gram matrix."""
-    cap, dtype, size = min(room, *D.shape) + 2 * PAD, X.dtype, X.dtype.itemsize
-    C, ends = np.empty((len(X), len(D)), dtype), np.empty(len(X), np.int64)
+    size, C = X.dtype.itemsize, np.empty((len(X), len(D)), X.dtype)
     mask = np.array(-1 if coder.positive else np.iinfo(f"i{size}").max, f"i{size}")[()]
     settings = float(coder.alpha), coder.positive, coder.max_iter, SLACK[size], FLOOR[size], mask
-    batch = min(len(X), ROWS, max(16, MEMORY // (8 * cap**2)))
-    bits = np.empty((batch, len(D) + 1), f"i{size}")
-    H, candidates, near = bits.view(dtype), np.empty(CANDIDATES, np.int64), np.empty(CANDIDATES)
-    for start in range(0, len(X), batch):
-        part = slice(start, min(start + batch, len(X)))
-        _solve(X[part], D, C[part], ends[part], H, bits, cap, settings, candidates, near)
-    again = np.flatnonzero(ends == FULL)
-    unfinished = int((ends == UNFINISHED).sum())
-    if len(again):
-        C[again], more = lasso_products(X[again], D, coder, 2 * room)
-        unfinished += more
+    settings = *settings, np.empty(CANDIDATES, np.int64), np.empty(CANDIDATES, X.dtype), np.empty(X.shape[1])
+    bits = np.empty((min(len(X), ROWS), len(D) + 1), f"i{size}")
+    unfinished = 0
+    for start in range(0, len(X), ROWS):
+        x = X[start : start + ROWS]
+        state = x.copy(), *np.zeros((2, len(x)), np.int64), *np.empty((2, len(x))), np.zeros(len(x), np.int64)
+        unfinished += _solve(
+            x, D, C[start : start + ROWS], bits, settings, (*state, *_room(len(x), min(ROOM, *D.shape)))
+        )
     return C, unfinished
 
 
-def _solve(X, D, C, ends, H, bits, cap, settings, candidates, near):
-    n, (alpha, positive, max_iter, *_) = len(X), settings
-    state = ends, np.zeros(n, np.int64), np.empty(n), np.empty(n), np.zeros((n, cap, cap)), np.empty((n, cap), np.int64)
-    state = *state, np.zeros((n, 8, cap)), np.empty(X.shape[1])
-    R, rows, live = X.copy(), np.arange(n), n
-    for now in range(max_iter + 1):
-        np.matmul(R[:live], D.T, out=H[:live, :-1])
-        live = _rounds(X, D, H, bits, R, rows, live, now, *settings, candidates, near, *state)
-        if not live:
-            break
-    _finish(X, D, C, alpha, positive or alpha > 0, *state)
+def _room(n, room):
+    """Arrays for n supports of up to `room` atoms: what is known of their atoms, the atoms, and the inverses."""
+    cap = room + 2 * PAD
+    return np.zeros((n, 8, cap)), np.empty((n, cap), np.int64), np.empty((n, cap, cap))
+
+
+def _solve(X, D, C, bits, settings, state):
+    """C becomes the codes of the rows X, from the state they are in; returns how many were not finished."""
+    R, ends, *_, sizes, scratches, acts, Ms = state
+    H, rows = bits.view(X.dtype), np.arange(len(X))
+    while len(rows):
+        np.matmul(R[rows], D.T, out=H[: len(rows), :-1])
+        rows = rows[: _rounds(X, D, H, bits, rows, *settings, *state)]
+    alpha, positive, *_, residual = settings
+    _write(X, D, C, alpha, positive or alpha > 0, residual, *state)
+    unfinished, full, room = int((ends == UNFINISHED).sum()), np.flatnonzero(ends == FULL), acts.shape[1] - 2 * PAD
+    larger = min(2 * room, *D.shape)
+    at_once = max(1, MEMORY // (8 * larger**2))
+    for start in range(0, len(full), at_once):
+        some = full[start : start + at_once]
+        moved = _room(len(some), larger)
+        for new, old in zip(moved, (scratches, acts, Ms), strict=True):
+            new[tuple(map(slice, (len(some), *old.shape[1:])))] = old[some]
+        code = np.empty((len(some), len(D)), X.dtype)
+        unfinished += _solve(X[some], D, code, bits, settings, (*(part[some] for part in state[:6]), *moved))
+        C[some] = code
+    return unfinished
