@@ -17,7 +17,6 @@ from .support import (
     OPTIONS,
     PAD,
     any_beyond,
-    clear,
     copy,
     enter,
     largest,
@@ -158,7 +157,6 @@ def _encode_rows(X, D, G, Q, ends, first, alpha, positive, max_iter, slack, clos
         for i in range(m):
             if end == SOLVED and (abs(missing[i]) > 10 * rounding or (signed and c[i] * s[i] < 0)):
                 end = HARD
-        clear(M, m)
         write(Q[row], act, c, m)
         ends[row] = end
     return len(Q)

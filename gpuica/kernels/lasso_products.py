@@ -4,34 +4,51 @@ As `lasso`, with h = D (x - c D) of many rows by one matrix product.  A product 
 makes the most of each: the largest violation in every block of atoms is a candidate, and the row's problem is solved on
 its support and the candidates, whose correlations are computed one by one, before the next product.
 
-Care: the inverse M is built from the atoms themselves in float64; an atom close to the span of the support is measured
-by what the support leaves of it; one that depends on the support may take another's place; M is computed anew where its
-answers miss.
+Care: an atom close to the span of the support is measured by what the support leaves of it; one that depends on the
+support may take another's place; the inverse M is computed anew where its answers miss.
+
+A row's support is (M, act, scratch); m is its size.  buffers: (candidates, near, residual), for one row at a time.
 """
 
 import numpy as np
 from numba import njit
 
 from .lasso import FULL, REACH, SLACK, SOLVED, UNFINISHED, drop, settle
-from .support import ENTRY, OPTIONS, PAD, border, clear, copy, inner, largest, refine, subtract, times, write
+from .support import (
+    ENTRY,
+    OPTIONS,
+    PAD,
+    any_beyond,
+    border,
+    copy,
+    dot,
+    inner,
+    largest,
+    refine,
+    subtract,
+    times,
+    write,
+)
 
 CLOSE = 1e-3  # share of an atom's square outside the span of others below which it is computed with care,
 FLOOR = {4: 1e-6, 8: 1e-12}  # and below which it depends on them
+WORN = 1e3  # a row is given up when its floor has risen by this factor, by ten with each new M
 AT_ONCE = 6  # atoms that enter at once
 CANDIDATES = 64
 ROWS = 512  # of a product
 ROOM = 64  # atoms of a support before more room is made
-MEMORY = 1 << 27  # bytes of the rows' inverses
+MEMORY = 1 << 27  # bytes of the supports that outgrew it
 
-GOING, RENEWED = -1, -2  # rows that need another product
+GOING, RENEWED = -1, -2  # how a row's round ends if not as in `lasso`
 
 
 @njit(**OPTIONS)
-def _measure(atom, D, M, act, scratch, residual, m):
-    """The squared distance of an atom from the span of the support; leaves w, its coordinates there, in scratch[6].
+def _measure(atom, D, support, residual, m):
+    """The squared distance of an atom from the span of the support, in units of its square.
 
-    scratch[7]: its inner products with the support.
+    scratch[7]: its inner products with the support.  Leaves its coordinates there in scratch[6].
     """
+    M, act, scratch = support
     w, a = scratch[6], scratch[7]
     times(M, a, w, m)
     square = inner(D[atom], D[atom])
@@ -46,12 +63,13 @@ def _measure(atom, D, M, act, scratch, residual, m):
 
 
 @njit(**OPTIONS)
-def _make_way(sign, M, act, scratch, m):
+def _make_way(sign, support, m):
     """Move c along (-w, 1) sign, which changes no fit, until an atom meets zero; it leaves.
 
     For an atom with coordinates w (scratch[6]) in the support, on which it depends.  Returns the support's size and the
     new atom's coefficient; the size is m where no atom meets zero.
     """
+    M, act, scratch = support
     c, w, a = scratch[0], scratch[6], scratch[7]
     step, meets = np.inf, m
     for i in range(m):
@@ -66,68 +84,81 @@ def _make_way(sign, M, act, scratch, m):
 
 
 @njit(**OPTIONS)
-def _enter(atom, h, exchange, lowest, floor, now, D, M, act, scratch, residual, m):
-    """An atom of correlation h enters the support, unless its distance from the span is `lowest` or less; with
-    `exchange` another leaves for it then.  Returns the support's size.
+def _enter(x, atom, sign, exchange, floor, now, D, support, residual, m):
+    """An atom enters the support, unless it depends on it; with `exchange` another leaves for it then.
+
+    Returns the support's size.
     """
+    M, act, scratch = support
     c, s, b, born, a = scratch[0], scratch[1], scratch[2], scratch[3], scratch[7]
-    sign, value, full = 1.0 if h > 0 else -1.0, 0.0, h
+    value, before, most = 0.0, m, min(D.shape)
     for i in range(m):
-        a[i] = inner(D[atom], D[act[i]])
-        full += a[i] * c[i]  # D_j x = h_j + D_j · c D
-    outside = _measure(atom, D, M, act, scratch, residual, m)
-    if outside <= lowest and exchange:
-        before, lowest = m, floor
-        m, value = _make_way(sign, M, act, scratch, m)
-        outside = _measure(atom, D, M, act, scratch, residual, m) if m < before else 0.0
-    if outside > lowest:
+        a[i] = dot(D[atom], D[act[i]])
+    outside = _measure(atom, D, support, residual, m)
+    if exchange and (outside <= floor or m == most):
+        m, value = _make_way(sign, support, m)
+        outside = _measure(atom, D, support, residual, m) if m < before else 0.0
+    if outside > floor and m < most:
         border(M, scratch[6], outside * inner(D[atom], D[atom]), m)
-        act[m], c[m], s[m], b[m], born[m] = atom, value, sign, full, now
+        act[m], c[m], s[m], b[m], born[m] = atom, value, sign, inner(D[atom], x), now
         m += 1
     return m
 
 
 @njit(**OPTIONS)
-def _renew(x, D, floor, M, act, scratch, residual, m):
+def _renew(x, D, floor, support, residual, m):
     """M and b anew from the atoms; those at `floor` or less from the span of the others leave.  Returns the new size."""
+    M, act, scratch = support
     c, s, b, born, a = scratch[0], scratch[1], scratch[2], scratch[3], scratch[7]
-    clear(M, m)
     kept = np.int64(0)
-    for l in range(m):
-        atom = act[l]
-        for i in range(kept):
-            a[i] = inner(D[atom], D[act[i]])
-        outside = _measure(atom, D, M, act, scratch, residual, kept)
+    for i in range(m):
+        atom = act[i]
+        for j in range(kept):
+            a[j] = inner(D[atom], D[act[j]])
+        outside = _measure(atom, D, support, residual, kept)
         if outside > floor:
             border(M, scratch[6], outside * inner(D[atom], D[atom]), kept)
-            act[kept], c[kept], s[kept], b[kept], born[kept] = atom, c[l], s[l], inner(D[atom], x), born[l]
+            act[kept], c[kept], s[kept], b[kept], born[kept] = atom, c[i], s[i], inner(D[atom], x), born[i]
             kept += 1
     return kept
 
 
 @njit(**OPTIONS)
-def _choose(h, bar, positive, candidates):
-    """The largest |h| > bar of every block of atoms; returns how many there are."""
+def _refine(x, D, alpha, signed, support, residual, m):
+    M, act, scratch = support
+    c, s = scratch[0], scratch[1]
+    refine(x, D, act, c, alpha, s, M, scratch[4], scratch[5], residual, m)
+    if signed:
+        for i in range(m):  # zero, but for rounding
+            c[i] = max(c[i] * s[i], 0.0) * s[i]
+
+
+@njit(**OPTIONS)
+def _choose(h, bar, positive, candidates, near):
+    """The largest |h| > bar of every block of atoms, and those h; returns how many there are."""
     K, n = len(h), 0
     size = (K + len(candidates) - 1) // len(candidates)
     for start in range(0, K, size):
-        best, value = -1, bar
-        for j in range(start, min(start + size, K)):
-            size_of_h = h[j] if positive else abs(h[j])
-            if size_of_h > value:
-                best, value = j, size_of_h
+        best, largest, stop = -1, bar, min(start + size, K)
+        if any_beyond(h[start:stop], h.dtype.type(bar)):
+            for j in range(start, stop):
+                violation = h[j] if positive else abs(h[j])
+                if violation > largest:
+                    best, largest = j, violation
         if best >= 0:
-            candidates[n] = best
+            candidates[n], near[n] = best, h[best]
             n += 1
     return n
 
 
 @njit(**OPTIONS)
-def _improve(x, D, alpha, positive, bar, floor, candidates, near, n, M, act, scratch, residual, m, room):
-    """Solve the row on its support and n candidates of correlations `near`.  Returns the size of the support and whether
-    anything changed."""
-    c, born, spans = scratch[0], scratch[3], room == min(D.shape)
-    alone, moved = False, False
+def _improve(x, D, h, r, alpha, positive, bar, floor, support, buffers, m):
+    """Solve the row on its support and the candidates that h tells.  Returns the size of the support and whether anything
+    changed.  r: scratch in the dtype of x."""
+    M, act, scratch = support
+    candidates, near, residual = buffers
+    c, born, room, most = scratch[0], scratch[3], len(act) - 2 * PAD, min(D.shape)
+    n, alone, moved = _choose(h, bar, positive, candidates, near), False, False
     for now in range(10 * len(candidates)):
         top = 0.0
         for l in range(n):
@@ -137,21 +168,22 @@ def _improve(x, D, alpha, positive, bar, floor, candidates, near, n, M, act, scr
         least, before, entered = top if alone else bar + REACH * (top - bar), m, 0
         for l in range(n):
             atom, violation, inside = candidates[l], near[l] if positive else abs(near[l]), False
-            if violation < least or entered == (1 if alone else AT_ONCE) or (m == room and not spans):
+            if violation < least or entered == (1 if alone else AT_ONCE) or m == room < most:
                 continue
             for i in range(m):
                 inside |= act[i] == atom
             if not inside:
-                lowest, exchange = floor if m < room else np.inf, alone and alpha > 0
-                m = _enter(atom, near[l], exchange, lowest, floor, now, D, M, act, scratch, residual, m)
+                exchange, sign = alone and alpha > 0, 1.0 if near[l] > 0 else -1.0
+                m = _enter(x, atom, sign, exchange, floor, now, D, support, residual, m)
                 entered += 1
         m = settle(M, act, scratch, m, alpha, positive or alpha > 0)
         changed = m != before
         for i in range(m):
             changed |= born[i] == now
         subtract(x, D, act, c, residual, m)
+        copy(residual, r)
         for l in range(n):
-            near[l] = inner(D[candidates[l]], residual)
+            near[l] = dot(D[candidates[l]], r)
         moved |= changed
         if alone and not changed:
             break
@@ -162,99 +194,112 @@ def _improve(x, D, alpha, positive, bar, floor, candidates, near, n, M, act, scr
 
 
 @njit(**OPTIONS)
-def _round(x, D, h, bits, rounding, alpha, positive, last, floor, mask, candidates, near, M, act, scratch, residual, m):
-    """One round of a row of correlations h; the last only looks.  Returns the size of its support, and GOING, RENEWED or
-    how it ended."""
-    top, missed, room = largest(h, bits, mask), 0.0, len(act) - 2 * PAD
-    bar = alpha + rounding
+def _round(x, D, h, r, top, rounding, last, floor, worn, alpha, positive, support, buffers, m):
+    """One round of a row of correlations h, the largest of them top; the last round only looks.
+
+    Returns the size of the support, and GOING, RENEWED or how the row ended.
+    """
+    M, act, scratch = support
+    missed, room, signed = 0.0, len(act) - 2 * PAD, positive or alpha > 0
     for i in range(m):
         missed = max(missed, abs(h[act[i]] - alpha * scratch[1, i]))
-    if top <= bar and missed <= 10 * rounding:
+    stationary = missed <= 10 * rounding
+    if stationary and top <= alpha + rounding:
         return m, SOLVED
     if last:
         return m, UNFINISHED
-    if missed > 10 * rounding:
-        m = _renew(x, D, floor, M, act, scratch, residual, m)
-        return settle(M, act, scratch, m, alpha, positive or alpha > 0), RENEWED
-    n = _choose(h[: len(D)], bar, positive, candidates)
-    for l in range(n):
-        near[l] = h[candidates[l]]
-    m, moved = _improve(x, D, alpha, positive, bar, floor, candidates, near, n, M, act, scratch, residual, m, room)
-    if moved:
-        return m, GOING
-    if m == room < min(D.shape):
-        return m, FULL
-    return m, SOLVED if top <= alpha + 10 * rounding else UNFINISHED
+    if stationary:
+        m, moved = _improve(x, D, h, r, alpha, positive, alpha + rounding, floor, support, buffers, m)
+        if moved:
+            _refine(x, D, alpha, signed, support, buffers[2], m)
+            return m, GOING
+        if m == room < min(D.shape):
+            return m, FULL
+        if top <= alpha + 10 * rounding:
+            return m, SOLVED
+    if worn:
+        return m, UNFINISHED
+    m = _renew(x, D, floor, support, buffers[2], m)
+    return settle(M, act, scratch, m, alpha, signed), RENEWED
 
 
 @njit(**ENTRY)
-def _rounds(
-    X, D, H, bits, R, rows, live, now, alpha, positive, max_iter, slack, floor, mask, candidates, near, *state
-):
-    """One round of the live rows, of correlations H: those that go on come first in rows and R.  Returns how many."""
-    ends, sizes, roundings, floors, Ms, acts, scratches, residual = state
-    going = 0
-    for i in range(live):
+def _rounds(X, D, H, bits, rows, alpha, positive, max_iter, slack, floor, mask, buffers, state):
+    """One round of some rows, of correlations H (rows, K): those that go on come first in rows.  Returns how many."""
+    R, ends, ages, roundings, floors, sizes, scratches, acts, Ms = state
+    going, residual = 0, buffers[2]
+    for i in range(len(rows)):
         row, h = rows[i], H[i]
-        M, act, scratch = Ms[row], acts[row], scratches[row]
-        if now == 0:
-            roundings[row], floors[row] = slack * largest(h, bits[i], mask), floor
-        sizes[row], ends[row] = _round(
-            X[row], D, h, bits[i], roundings[row], alpha, positive, now == max_iter, floors[row], mask, candidates, near,
-            M, act, scratch, residual, sizes[row]
-        )
-        if ends[row] == RENEWED:
+        top, support = largest(h, bits[i], mask), (Ms[row], acts[row], scratches[row])
+        if ages[row] == 0:
+            roundings[row], floors[row] = slack * top, floor
+        last, worn = ages[row] == max_iter, floors[row] > WORN * floor
+        m, end = _round(
+            X[row], D, h[: len(D)], R[row], top, roundings[row], last, floors[row], worn, alpha, positive, support,
+            buffers, sizes[row]
+        )  # fmt: skip
+        ages[row] += 1
+        sizes[row], ends[row] = m, end
+        if end == RENEWED:
             floors[row] *= 10
-        if ends[row] < 0:
-            subtract(X[row], D, act, scratch[0], residual, sizes[row])
+        if end < 0 or end == FULL:
+            subtract(X[row], D, acts[row], scratches[row, 0], residual, m)
+            copy(residual, R[row])
+        if end < 0:
             rows[going] = row
-            copy(residual, R[going])
             going += 1
     return going
 
 
 @njit(**ENTRY)
-def _finish(X, D, C, alpha, signed, ends, sizes, roundings, floors, Ms, acts, scratches, residual):
-    """C becomes the codes."""
+def _write(X, D, C, alpha, signed, residual, state):
+    """C becomes the codes of the rows that ended."""
+    _, ends, _, _, _, sizes, scratches, acts, Ms = state
     for row in range(len(X)):
-        M, act, scratch, m = Ms[row], acts[row], scratches[row], sizes[row]
-        c, s, missing, step = scratch[0], scratch[1], scratch[4], scratch[5]
-        for _ in range(2):
-            refine(X[row], D, act, c, alpha, s, M, missing, step, residual, m)
-        if signed:
-            for i in range(m):  # zero, but for rounding
-                c[i] = max(c[i] * s[i], 0.0) * s[i]
-        write(C[row], act, c, m)
+        if ends[row] != FULL:
+            _refine(X[row], D, alpha, signed, (Ms[row], acts[row], scratches[row]), residual, sizes[row])
+            write(C[row], acts[row], scratches[row, 0], sizes[row])
 
 
-def lasso_products(X, D, coder, room=ROOM):
+def lasso_products(X, D, coder):
     """Codes C (n, K) of the rows X (n, d), and how many were not finished: as `lasso`, without Gram matrix."""
-    cap, dtype, size = min(room, *D.shape) + 2 * PAD, X.dtype, X.dtype.itemsize
-    C, ends = np.empty((len(X), len(D)), dtype), np.empty(len(X), np.int64)
+    size, C, unfinished = X.dtype.itemsize, np.empty((len(X), len(D)), X.dtype), 0
     mask = np.array(-1 if coder.positive else np.iinfo(f"i{size}").max, f"i{size}")[()]
     settings = float(coder.alpha), coder.positive, coder.max_iter, SLACK[size], FLOOR[size], mask
-    batch = min(len(X), ROWS, max(16, MEMORY // (8 * cap**2)))
-    bits = np.empty((batch, len(D) + 1), f"i{size}")
-    H, candidates, near = bits.view(dtype), np.empty(CANDIDATES, np.int64), np.empty(CANDIDATES)
-    for start in range(0, len(X), batch):
-        part = slice(start, min(start + batch, len(X)))
-        _solve(X[part], D, C[part], ends[part], H, bits, cap, settings, candidates, near)
-    again = np.flatnonzero(ends == FULL)
-    unfinished = int((ends == UNFINISHED).sum())
-    if len(again):
-        C[again], more = lasso_products(X[again], D, coder, 2 * room)
-        unfinished += more
+    buffers = np.empty(CANDIDATES, np.int64), np.empty(CANDIDATES, X.dtype), np.empty(X.shape[1])
+    bits = np.empty((min(len(X), ROWS), len(D) + 1), f"i{size}")
+    for start in range(0, len(X), ROWS):
+        x, code = X[start : start + ROWS], C[start : start + ROWS]
+        state = x.copy(), *np.zeros((2, len(x)), np.int64), *np.empty((2, len(x))), np.zeros(len(x), np.int64)
+        state = *state, *_room(len(x), min(ROOM, *D.shape))
+        unfinished += _solve(x, D, code, bits, settings, buffers, state)
     return C, unfinished
 
 
-def _solve(X, D, C, ends, H, bits, cap, settings, candidates, near):
-    n, (alpha, positive, max_iter, *_) = len(X), settings
-    state = ends, np.zeros(n, np.int64), np.empty(n), np.empty(n), np.zeros((n, cap, cap)), np.empty((n, cap), np.int64)
-    state = *state, np.zeros((n, 8, cap)), np.empty(X.shape[1])
-    R, rows, live = X.copy(), np.arange(n), n
-    for now in range(max_iter + 1):
-        np.matmul(R[:live], D.T, out=H[:live, :-1])
-        live = _rounds(X, D, H, bits, R, rows, live, now, *settings, candidates, near, *state)
-        if not live:
-            break
-    _finish(X, D, C, alpha, positive or alpha > 0, *state)
+def _room(n, room):
+    """Arrays for n supports of up to `room` atoms: what is known of their atoms, which they are, and the inverses."""
+    cap = room + 2 * PAD
+    return np.zeros((n, 8, cap)), np.empty((n, cap), np.int64), np.empty((n, cap, cap))
+
+
+def _solve(X, D, C, bits, settings, buffers, state):
+    """C becomes the codes of the rows X, from the state they are in; returns how many were not finished."""
+    R, ends, *_, scratches, acts, Ms = state
+    alpha, positive, *_ = settings
+    H, rows = bits.view(X.dtype), np.arange(len(X))
+    while len(rows):
+        np.matmul(R[rows], D.T, out=H[: len(rows), :-1])
+        rows = rows[: _rounds(X, D, H, bits, rows, *settings, buffers, state)]
+    _write(X, D, C, alpha, positive or alpha > 0, buffers[2], state)
+    unfinished, full = int((ends == UNFINISHED).sum()), np.flatnonzero(ends == FULL)
+    room = min(2 * (acts.shape[1] - 2 * PAD), *D.shape)
+    at_once = max(1, MEMORY // (8 * room**2))
+    for start in range(0, len(full), at_once):  # rows that need more room go on where they are
+        some = full[start : start + at_once]
+        moved, code = _room(len(some), room), np.empty((len(some), len(D)), X.dtype)
+        for new, old in zip(moved, (scratches, acts, Ms), strict=True):
+            new[tuple(map(slice, (len(some), *old.shape[1:])))] = old[some]
+        more = *(part[some] for part in state[:-3]), *moved
+        unfinished += _solve(X[some], D, code, bits, settings, buffers, more)
+        C[some] = code
+    return unfinished

@@ -10,7 +10,6 @@ from .support import (
     ENTRY,
     OPTIONS,
     any_beyond,
-    clear,
     copy,
     enter,
     fill,
@@ -182,7 +181,6 @@ def _orthogonal_rows(X, D, G, Q, most, target, positive, floor, noise, mask, h, 
         if positive:
             for i in range(m):
                 scratch[0, i] = max(scratch[0, i], 0.0)
-        clear(M, m)
         write(q, act, scratch[0], m)
 
 
@@ -197,7 +195,6 @@ def _matching_rows(X, G, Q, most, target, gradient, noise, mask, h, bits, scratc
 def _angles_rows(G, Q, most, floor, noise, mask, h, bits, M, scratch, act, slopes, place):
     for row in range(len(Q)):
         m = _angles(G, Q[row], most, floor, noise, mask, h, bits, M, scratch, act, slopes, place)
-        clear(M, m)
         write(Q[row], act, scratch[0], m)
 
 

@@ -5,7 +5,7 @@ bordering M and leaves by a rank-one step, m² operations each, all in loops tha
 a factorisation anew after every leave, in loops that do not.  What rounding does to M does no harm: `refine` corrects the
 answer with residuals of the data.
 
-Loops run to the next multiple of 8, so arrays are longer than m by up to 8 and M is zero beyond m.
+Loops run to the next multiple of 8, so arrays are longer than m by up to 8, and M is zero between m and there.
 
 What a first call waits for is the compiler: loops in place of assignments to slices (whose error messages alone compile
 for 2 s), and counters that start as np.int64(0) (a literal 0 would compile every function that it is passed to once more).
@@ -24,7 +24,7 @@ ENTRY: dict[str, Any] = {  # called from Python
     "cache": True,
 }
 OPTIONS: dict[str, Any] = {**ENTRY, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # called from kernels alone
-# A call with its array arguments costs as much as a loop of twenty numbers: without calls the lasso is 1.5 times as fast.
+# A call with its arrays costs as much as a loop of twenty numbers: without calls the lasso is 1.5 times as fast.
 INLINED: dict[str, Any] = {**OPTIONS, "forceinline": True}
 
 PAD = 8
@@ -88,6 +88,10 @@ def border(M, w, outside, m):
     w[m] = -1
     for i in range(m + 1, padded(m + 1)):
         w[i] = 0
+    if m % PAD == 0:
+        for i in range(m + PAD):
+            for j in range(m if i < m else 0, m + PAD):
+                M[i, j] = 0
     add_outer(M, w, 1 / outside, m + 1)
 
 
@@ -120,13 +124,6 @@ def fill(A, value):
 
 
 @njit(**INLINED)
-def clear(M, m):
-    """M becomes zero again, as the next row needs it."""
-    for i in range(m):
-        fill(M[i, : padded(m)], 0)
-
-
-@njit(**INLINED)
 def write(q, act, c, m):
     """q becomes the code: zero but for c on the support."""
     fill(q, 0)
@@ -140,6 +137,15 @@ def inner(x, y):
     total = 0.0
     for j in range(len(x)):
         total += np.float64(x[j]) * np.float64(y[j])
+    return total
+
+
+@njit(**OPTIONS)
+def dot(x, y):
+    """x · y in their own dtype: twice as fast for float32."""
+    total = x.dtype.type(0)
+    for j in range(len(x)):
+        total += x[j] * y[j]
     return total
 
 
@@ -252,7 +258,7 @@ def workspace(dtype, n_atoms, n_features, room):
     return (
         bits.view(dtype),
         bits,
-        np.zeros((cap, cap)),
+        np.empty((cap, cap)),
         np.zeros((8, cap)),
         np.empty(cap, np.int64),
         np.empty(n_features),
