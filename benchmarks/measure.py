@@ -117,20 +117,20 @@ def _timed_fits(fit, X, problem, repeats, limit):
     full = partial(fit, X, max_iter=problem.max_iter)
     signal.setitimer(signal.ITIMER_REAL, limit)  # nobody handles the signal, so it ends even a call of LAPACK
     began, busy = time.perf_counter(), _busy_elsewhere()
-    fits = [_timed(full)]
+    fits = [timed(full)]
     signal.setitimer(signal.ITIMER_REAL, 0)
     spent = fits[0][1]
     if spent < WARM_UP:
         fits, spent, began, busy = [], 0.0, time.perf_counter(), _busy_elsewhere()
     while not fits or (spent < limit and (len(fits) < repeats or spent < LEAST)):
-        fits.append(_timed(full))
+        fits.append(timed(full))
         spent = time.perf_counter() - began
     answers, seconds, peaks = zip(*fits, strict=True)
     others = (_busy_elsewhere() - busy) / (time.perf_counter() - began) / os.cpu_count() if spent > LEAST else None
     return answers[-1], seconds, peaks, others
 
 
-def _timed(call):
+def timed(call):
     """call()'s result, its seconds, and the bytes of memory it took at its peak beyond what was there before."""
     gc.collect()
     with suppress(OSError, AttributeError):  # freed memory goes back to the system, so that taking it again is seen

@@ -1,6 +1,7 @@
 """How good a separation or a dictionary is: against the truth where it is known, else by the data alone.
 
-Data-sized arguments are read by chunks, so they may be memory-mapped, and may live on a GPU.
+Data-sized arguments are read by chunks, so they may be memory-mapped, and may live on a GPU.  sample_weight: (n,), as
+how many rows each row counts; every mean and variance is then the weighted one.
 """
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from .contrasts import LogCosh, as_contrast
 from .device import CPU, array_device, to_host
 from .oracle import ContrastOracle, MomentOracle
-from .rows import of_norm_one, open_rows
+from .rows import check_weights, of_norm_one, open_rows
 from .solvers.fixed_point import rotation_gradient
 
 GAUSSIAN_LOGCOSH = 0.37456720749145711  # E log cosh of a standard normal variable
@@ -33,7 +34,7 @@ def amari_distance(components, A):
     return float(excess / max(2 * k * (k - 1), 1))
 
 
-def matched_correlation(S, T):
+def matched_correlation(S, T, sample_weight=None):
     """|correlation| of the columns of S (n, k) with those of T (n, l), matched one to one for the largest sum.
 
     Returns correlations (min(k, l),), in the order of S's columns, and the matched column of T for each.  Hungarian
@@ -42,7 +43,7 @@ def matched_correlation(S, T):
     S, T = _columns(S), _columns(T)
     if len(S) != len(T):
         raise ValueError(f"both must have the same rows, got {len(S)} and {len(T)}.")
-    both = open_rows(_SideBySide(S, T), dtype=np.dtype(np.float64), device=array_device(S))
+    both = _rows(_SideBySide(S, T), array_device(S), sample_weight)
     _, covariance = MomentOracle(both).moments()
     return match(to_host(_correlation(covariance))[: S.shape[1], S.shape[1] :])
 
@@ -54,35 +55,35 @@ def match(similarity):
     return similarity[rows, columns], columns
 
 
-def relative_gradient(S, fun="logcosh"):
+def relative_gradient(S, fun="logcosh", sample_weight=None):
     """Largest entry of the relative gradient of FastICA's and Picard-O's loss at sources S (n, k): 0 at a solution.
 
     S is scaled to variance 1, and should be uncorrelated.  max |skew part of s E g(y) yᵀ|, s_i = ±1 by the sign of
     E g'(y_i) - E g(y_i) y_i.  Compare with the sampling error, about 0.5 / sqrt(n).
     """
-    rows, scale = _standard(S)
+    rows, scale = _standard(S, sample_weight)
     xp = rows.xp
     _, cross, slope, _ = ContrastOracle(rows, as_contrast(fun)).likelihood(xp.diag(scale))
     return float(xp.abs(rotation_gradient(cross, slope, xp=xp)).max())
 
 
-def negentropy(S):
+def negentropy(S, sample_weight=None):
     """(k,) Hyvärinen's approximation of each column's negentropy, (E log cosh y - that of a Gaussian)², y scaled to
     variance 1: 0 for a Gaussian, larger the farther from one.  Neural Networks 13, 2000, equation (25).
     """
-    rows, scale = _standard(S)
+    rows, scale = _standard(S, sample_weight)
     loss = ContrastOracle(rows, LogCosh()).likelihood(rows.xp.diag(scale))[0]
     return to_host((loss - GAUSSIAN_LOGCOSH) ** 2)
 
 
-def excess_kurtosis(S):
+def excess_kurtosis(S, sample_weight=None):
     """(k,) E y⁴ / (E y²)² - 3 of each column of S (n, k), centered: 0 for a Gaussian, 3 for Laplace, -1.2 uniform."""
-    rows, scale = _standard(S)
+    rows, scale = _standard(S, sample_weight)
     loss = ContrastOracle(rows, as_contrast("cube")).likelihood(rows.xp.diag(scale))[0]  # G = u⁴ / 4
     return to_host(4 * loss - 3)
 
 
-def log_likelihood(X, components, mean=0.0, fun="logcosh"):
+def log_likelihood(X, components, mean=0.0, fun="logcosh", sample_weight=None):
     """Mean log-likelihood of one row of X (n, d = k) under independent sources y = components (x - mean), in nats.
 
     log |det components| - Σ_i E G(y_i) up to the constant of the density exp(-G).  components: (k, k), as of an ICA
@@ -92,7 +93,7 @@ def log_likelihood(X, components, mean=0.0, fun="logcosh"):
     if components.ndim != 2 or components.shape[0] != components.shape[1]:
         raise ValueError(f"a likelihood needs as many components as features, got components {components.shape}.")
     X = _columns(X)
-    rows = open_rows(X, dtype=np.dtype(np.float64), device=array_device(X))
+    rows = _rows(X, array_device(X), sample_weight)
     mean = np.broadcast_to(np.asarray(mean, dtype=np.float64), (X.shape[1],))
     projected = rows.projected(rows.xp.asarray(mean), rows.xp.asarray(components))
     loss = ContrastOracle(projected, as_contrast(fun)).likelihood(rows.xp.eye(len(components)))[0]
@@ -247,10 +248,16 @@ def _columns(S):
     return S
 
 
-def _standard(S):
+def _rows(X, device, sample_weight):
+    """X as rows worked on in float64, with its weights, where it is."""
+    weights = None if sample_weight is None else check_weights(sample_weight, X.shape[0])
+    return open_rows(X, dtype=np.dtype(np.float64), device=device, weights=weights)
+
+
+def _standard(S, sample_weight):
     """Rows of S centered, and the factors (k,) that bring each column to variance 1."""
     S = _columns(S)
-    rows = open_rows(S, dtype=np.dtype(np.float64), device=array_device(S))
+    rows = _rows(S, array_device(S), sample_weight)
     mean, covariance = MomentOracle(rows).moments()
     variance, xp = covariance.diagonal(), rows.xp
     centered = rows.projected(mean, xp.eye(S.shape[1]))

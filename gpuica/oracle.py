@@ -14,35 +14,80 @@ class NotFiniteError(ValueError):
 
 
 class MomentOracle:
-    """Answers what whitening asks: the mean and covariance of the rows."""
+    """Answers what whitening asks: a center of the rows, and their second moments about it.
 
-    def __init__(self, rows):
-        self.rows, self.xp = rows, rows.xp
-        self.n_rows, self.n_features = rows.n_rows, rows.n_features
+    evenness: after `moments` or `centered`, about (E r)² / E r² of the rows' distances r from the center: 1 where all
+    are equal, near 0 where a few rows are very much farther than the rest.
+    """
+
+    evenness = 1.0
+
+    def __init__(self, rows, center=None):
+        """center: (d,) where to take moments about; None: the mean."""
+        self.rows, self.center, self.xp = rows, center, rows.xp
+        self.n_rows, self.n_features, self.weight = rows.n_rows, rows.n_features, rows.weight
 
     def moments(self):
-        """Mean (d,) and covariance (d, d, divided by n) of the rows.  One pass.
+        """The center (d,) and the second moments about it (d, d, divided by n) of the rows.  One pass.
 
-        Summed about the mean of the first rows: sums of squares about 0 lose the digits that a large mean takes.
+        Summed about `middle`: sums of squares about 0 lose the digits that a large mean takes.
         """
-        head = next(self.rows.batches(min(1024, self.n_rows)))
-        shift = head.sum(sums.total)[0] / head.n_rows
-        total, scatter = self.rows.sum(sums.moments, shift)
+        shift = self.middle() if self.center is None else self.center
+        total, scatter, norms = self.rows.sum(sums.moments_and_norms, shift)
         self._check_finite(total, self.xp.diagonal(scatter))
-        drift = total / self.n_rows
-        return shift + drift, scatter / self.n_rows - drift[:, None] * drift[None, :]
+        self._compare_norms(norms, scatter.trace())
+        drift, covariance = self._about_the_center(total, scatter)
+        return shift + drift, covariance
 
     def projected_moments(self, mean, components):
-        """Mean (k,) and covariance (k, k) of (x - mean) @ componentsᵀ, in float64.  One pass.  components: (k, d)."""
-        total, scatter = self.rows.sum(sums.projected_moments, mean, components)
-        drift = total / self.n_rows
-        return drift, scatter / self.n_rows - drift[:, None] * drift[None, :]
+        """Mean (k,) and second moments (k, k) of (x - mean) @ componentsᵀ, components (k, d), in float64.  One pass."""
+        return self._about_the_center(*self.rows.sum(sums.projected_moments, mean, components))
 
     def centered(self):
-        """Mean (d,) in float64, and all rows with the mean subtracted (n, d).  Two passes; for data of few rows."""
-        mean = self.rows.sum(sums.total)[0] / self.n_rows
+        """The center (d,) in float64, and all rows minus it, times √w (n, d).  At most two passes; for few rows."""
+        mean, weights = self.mean() if self.center is None else self.center, self.rows.weights
         self._check_finite(mean)
-        return mean, self.rows.map(sums.centered, mean)
+        centered = self.rows.map(sums.centered, mean)
+        norms = sums.norms(centered.astype(np.float64), 0.0, weights)
+        if weights is not None:
+            centered = centered * weights[:, None] ** 0.5
+        self._compare_norms(norms, (centered.astype(np.float64) ** 2).sum())
+        return mean, centered
+
+    def mean(self):
+        """The mean (d,) in float64.  One pass."""
+        return self.rows.sum(sums.total)[0] / self.weight
+
+    def middle(self):
+        """(d,) where most of the first rows that count are: their median, feature by feature.
+
+        A mean would follow a row of enormous norm.
+        """
+        first = self.xp.zeros((0, self.n_features))
+        for head in self.rows.batches(64):
+            if head.weight:
+                rows = head.map(sums.as_float64)
+                first = self.xp.concatenate([first, rows if head.weights is None else rows[head.weights > 0]])
+            if len(first) >= 32:
+                break
+        return self.xp.sort(first, axis=0)[len(first) // 2]
+
+    def pull(self, center):
+        """Where the rows draw a point c (d,): E (x - c) / |x - c| (d,), E 1 / |x - c|, and the share of rows on c
+        itself, which the other two leave out.  One pass."""
+        return tuple(total / self.weight for total in self.rows.sum(sums.pull, center))
+
+    def _about_the_center(self, total, scatter):
+        """Mean and second moments about it, from sums about a point near; about the given center where there is one."""
+        drift = total / self.weight if self.center is None else self.xp.zeros(len(total))
+        return drift, scatter / self.weight - drift[:, None] * drift[None, :]
+
+    def _compare_norms(self, norms, square):
+        """Set `evenness` from Σ r, Σ r², Σ 1 of some rows (3,), and Σ r² of all."""
+        r, some_square, some = (float(part) for part in norms)
+        square = max(some_square * self.weight, float(square) * some)  # a giant among some rows counts for too many
+        if square:
+            self.evenness = r * r / some * self.weight / square
 
     def _check_finite(self, *totals):
         if not all(bool(self.xp.isfinite(total).all()) for total in totals):
@@ -61,14 +106,17 @@ class Likelihood(NamedTuple):
 
 
 class ContrastOracle:
-    """Answers what ICA asks about whitened rows z and a contrast G, at an unmixing matrix W (k, d)."""
+    """Answers what ICA asks about whitened rows z and a contrast G, at an unmixing matrix W (k, d).
+
+    n_rows is what a pass reads, n_effective what a standard error divides by: they differ where rows have weights.
+    """
 
     def __init__(self, rows, contrast, *, white=True):
-        """white: whether the rows have mean 0 and covariance 1."""
+        """white: whether the rows' second moments E z zᵀ are 1."""
         self.rows, self.contrast, self.white = rows, contrast, white
         self._covariance = rows.xp.eye(rows.n_features) if white else None
         self._lock = threading.Lock()  # solvers in step ask from threads of their own
-        self.xp, self.n_rows = rows.xp, rows.n_rows
+        self.xp, self.n_rows, self.weight, self.n_effective = rows.xp, rows.n_rows, rows.weight, rows.n_effective
         self.rounding = 32 * float(np.finfo(rows.dtype).eps)  # relative error of a mean loss, generously
 
     def fixed_point(self, W):
@@ -92,7 +140,7 @@ class ContrastOracle:
     def _of_all(self, contribution, Ws):
         ends = list(itertools.accumulate(map(len, Ws), initial=0))
         W = self.xp.concatenate(Ws).astype(self.rows.dtype)
-        means = [total / self.n_rows for total in self.rows.sum(sums.stacked, W, contribution, self.contrast)]
+        means = [total / self.weight for total in self.rows.sum(sums.stacked, W, contribution, self.contrast)]
         return [tuple(mean[a:b] for mean in means) for a, b in itertools.pairwise(ends)]
 
     def gaussian_loss(self):
@@ -104,7 +152,7 @@ class ContrastOracle:
         """E z zᵀ (d, d).  One pass the first time, unless the rows are known to be white."""
         with self._lock:
             if self._covariance is None:
-                self._covariance = self.rows.sum(sums.moments, self.xp.zeros(self.rows.n_features))[1] / self.n_rows
+                self._covariance = self.rows.sum(sums.moments, self.xp.zeros(self.rows.n_features))[1] / self.weight
             return self._covariance
 
     def power(self, W):
@@ -122,7 +170,7 @@ class ContrastOracle:
 
     def _mean(self, contribution, W):
         W = self.xp.asarray(W, dtype=self.rows.dtype)
-        return tuple(total / self.rows.n_rows for total in self.rows.sum(contribution, W, self.contrast))
+        return tuple(total / self.weight for total in self.rows.sum(contribution, W, self.contrast))
 
 
 class CodeMoments(NamedTuple):

@@ -59,13 +59,14 @@ class Stability:
         return figure
 
 
-def stability(estimator, X, *, n_runs=20, bootstrap=False, random_state=None):
+def stability(estimator, X, *, n_runs=20, bootstrap=False, random_state=None, sample_weight=None):
     """Run an ICA n_runs times and cluster the components of all runs.
 
     estimator: `FastICA` or `Picard`, unfitted; its random_state is not used.  X: (n, d) array of any kind it takes.
     n_runs: at least 2.  bootstrap: whether every run also draws its rows anew, with replacement (then X must be a NumPy
     array, and runs cannot share their passes); else all runs start elsewhere on the same rows, and share every pass.
-    random_state: int, RandomState or None.  Returns a `Stability`.
+    random_state: int, RandomState or None.  sample_weight: (n,) as for the estimator's `fit`; rows drawn anew bring
+    theirs along.  Returns a `Stability`.
     """
     if n_runs < 2:
         raise ValueError(f"n_runs must be at least 2 to compare runs, got {n_runs}.")
@@ -74,11 +75,14 @@ def stability(estimator, X, *, n_runs=20, bootstrap=False, random_state=None):
         runs = []
         for _ in range(n_runs):
             again = clone(estimator).set_params(random_state=rng.randint(2**31 - 1))
-            runs.append(again.fit(X[rng.randint(len(X), size=len(X))]).components_)
-        spread = np.cov(np.asarray(X, dtype=np.float64), rowvar=False).reshape(X.shape[1], X.shape[1])
+            drawn = rng.randint(len(X), size=len(X))
+            weights = None if sample_weight is None else np.asarray(sample_weight)[drawn]
+            runs.append(again.fit(X[drawn], sample_weight=weights).components_)
+        spread = np.cov(np.asarray(X, dtype=np.float64), rowvar=False, aweights=sample_weight)
+        spread = spread.reshape(X.shape[1], X.shape[1])
     else:
         together = clone(estimator).set_params(random_state=rng)
-        runs, spread = together.fit_runs(X, n_runs)
+        runs, spread = together.fit_runs(X, n_runs, sample_weight)
     k = min(map(len, runs))
     if k != max(map(len, runs)):
         raise ValueError("runs differ in their number of components: set n_components to at most the rank of X.")

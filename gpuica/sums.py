@@ -1,7 +1,8 @@
 """What one chunk of rows contributes to each sum that a solver asks for.
 
 Every function takes a chunk, (n_chunk, k) in the working dtype, and parameters in that dtype, and returns a tuple of
-arrays that add up over chunks.  Top-level functions, so that they can be sent to workers.
+arrays that add up over chunks.  Σ is Σ w over the rows where they have weights w (n_chunk,), `weights`.  Top-level
+functions, so that they can be sent to workers.
 """
 
 import numpy as np
@@ -12,28 +13,29 @@ from .device import array_device, to_host
 STACK = 256  # rows of a stack of unmixing matrices that are worked on at once: their scores stay in the cache
 
 
-def stacked(Z, W, contribution, contrast):
-    """contribution(Z, W, contrast) for W (m, d) of any height, STACK rows of W at a time."""
-    parts = [contribution(Z, W[i : i + STACK], contrast) for i in range(0, len(W), STACK)]
+def stacked(Z, W, contribution, contrast, weights=None):
+    """contribution(Z, W, contrast, weights) for W (m, d) of any height, STACK rows of W at a time."""
+    parts = [contribution(Z, W[i : i + STACK], contrast, weights) for i in range(0, len(W), STACK)]
     xp = array_device(Z).xp
     return tuple(xp.concatenate(part) for part in zip(*parts, strict=True))
 
 
-def fixed_point(Z, W, contrast):
+def fixed_point(Z, W, contrast, weights=None):
     """Σ g(y) zᵀ (k, d), Σ g'(y) (k,) and Σ g(y)² (k,), with y = W z.  Z: (n, d), W: (k, d)."""
     Y = Z @ W.T
-    slope, square = kernels.score(Y, contrast)
+    slope, square = kernels.score(Y, contrast, weights)
     return Y.T @ Z, slope, square
 
 
-def likelihood(Z, W, contrast):
+def likelihood(Z, W, contrast, weights=None):
     """Σ G(y) (k,), Σ g(y) zᵀ (k, d), Σ g'(y) (k,) and Σ g(y)² (k,), with y = W z.  Z: (n, d), W: (k, d)."""
-    Y = Z @ W.T
-    loss, slope, square = kernels.score_and_loss(Y, contrast)
-    return loss, Y.T @ Z, slope, square
+    with np.errstate(invalid="ignore", over="ignore"):  # a line search may ask too far out, and sees it in the sums
+        Y = Z @ W.T
+        loss, slope, square = kernels.score_and_loss(Y, contrast, weights)
+        return loss, Y.T @ Z, slope, square
 
 
-def moments(X, shift):
+def moments(X, shift, weights=None):
     """Σ (x - shift) (d,) and Σ (x - shift)(x - shift)ᵀ (d, d), in float64 whatever the dtype of X.
 
     Products in float64: their error, not the data's, would else decide which small directions exist.
@@ -41,12 +43,66 @@ def moments(X, shift):
     with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity show in the totals, where they are refused
         D = X.astype(np.float64)
         D -= shift
+        return _first_and_second(D, weights)
+
+
+def projected_moments(X, mean, components, weights=None):
+    """Σ z (k,) and Σ z zᵀ (k, k) of z = components (x - mean), in float64.  components: (k, d)."""
+    return _first_and_second((X.astype(np.float64, copy=False) - mean) @ components.T, weights)
+
+
+def _first_and_second(D, weights):
+    """Σ d and Σ d dᵀ of the rows of D, which is overwritten."""
+    if weights is None:
         return kernels.column_sums(D), D.T @ D
+    root = weights.astype(np.float64) ** 0.5  # on both sides: BLAS halves the work of a product Dᵀ D
+    D *= root[:, None]
+    return kernels.column_sums(D, root), D.T @ D
 
 
-def total(X):
+def moments_and_norms(X, shift, weights=None):
+    """`moments` and `norms` of the chunk."""
+    return *moments(X, shift, weights), norms(X, shift, weights)
+
+
+def norms(X, shift, weights=None):
+    """Σ r, Σ r² and Σ 1 (3,) of r = |x - shift| over some 64 rows that count, in float64.
+
+    They tell how long a row usually is, for next to nothing; what is rare among rows shows in the trace of the second
+    moments, which see every row.  An odd step, because sequences of tokens have even lengths.
+    """
+    xp = array_device(X).xp
+    if weights is None:
+        some = slice(None, None, _odd_step(len(X)))
+    else:
+        some = xp.nonzero(weights)[0]
+        some = some[:: _odd_step(len(some))]
+        weights = weights[some]
+    with np.errstate(invalid="ignore", over="ignore"):
+        D = X[some] - shift
+        square = (D * D).sum(axis=1, keepdims=True)
+        powers = xp.concatenate([square**0.5, square, xp.ones_like(square)], axis=1)
+        return kernels.column_sums(powers, weights)
+
+
+def _odd_step(n):
+    return 1 + 2 * (n // 128)
+
+
+def total(X, weights=None):
     """Σ x (d,), in float64."""
-    return (kernels.column_sums(X.astype(np.float64, copy=False)),)
+    return (kernels.column_sums(X.astype(np.float64, copy=False), weights),)
+
+
+def pull(X, center, weights=None):
+    """Σ (x - c) / r (d,), Σ 1 / r (1,) over rows with r = |x - c| > 0, and Σ 1 (1,) over rows on c; in float64."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        D = X.astype(np.float64) - center
+        r = (D * D).sum(axis=1) ** 0.5
+        w = array_device(X).xp.ones_like(r) if weights is None else weights.astype(np.float64)
+        here = r == 0
+        nearness = ~here * w / (r + here)
+        return nearness @ D, nearness.sum(keepdims=True), (w * here).sum(keepdims=True)
 
 
 def centered(X, mean):
@@ -54,10 +110,9 @@ def centered(X, mean):
     return (X - mean).astype(X.dtype, copy=False)
 
 
-def projected_moments(X, mean, components):
-    """Σ z (k,) and Σ z zᵀ (k, k) of z = components (x - mean), in float64.  components: (k, d)."""
-    Z = (X.astype(np.float64, copy=False) - mean) @ components.T
-    return kernels.column_sums(Z), Z.T @ Z
+def as_float64(X):
+    """The chunk in float64.  To be mapped over rows."""
+    return X.astype(np.float64, copy=False)
 
 
 def gram(D):

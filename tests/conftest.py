@@ -5,8 +5,11 @@ import importlib.util
 import numpy as np
 import pytest
 
+from gpuica import device
 from gpuica.device import CPU, why_no_gpu
 from gpuica.rows import open_rows
+
+from . import fake_cupy
 
 
 def pytest_collection_modifyitems(items):
@@ -31,3 +34,17 @@ def as_rows(request):
         return open_rows(X, dtype=np.dtype(dtype or X.dtype), device=CPU, chunk_rows=chunk_rows)
 
     return open_as
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.gpu)])
+def cupy(request):
+    """CuPy: the stand-in for it everywhere, and itself on a GPU (marker gpu)."""
+    for cached in (device.why_no_gpu, device.say_once):
+        cached.cache_clear()
+    if request.param == "real":
+        yield pytest.importorskip("cupy")
+    else:
+        with fake_cupy.installed() as fake:
+            yield fake
+    for cached in (device.why_no_gpu, device.say_once):
+        cached.cache_clear()

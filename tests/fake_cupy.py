@@ -13,8 +13,8 @@ import numpy as np
 
 HOST_FREE = (bool, int, float, str, slice, type(None), type(Ellipsis), type, np.dtype)
 ARRAY_FUNCTIONS = """
-abs arange argpartition ascontiguousarray broadcast_to concatenate diagonal empty exp eye isfinite log log1p maximum
-minimum nonzero ones sign sqrt tanh where zeros zeros_like
+abs arange argpartition argsort ascontiguousarray broadcast_to concatenate diagonal empty exp eye isfinite log log1p
+maximum minimum nonzero ones ones_like sign sort sqrt tanh where zeros zeros_like
 """.split()
 waits = 0
 

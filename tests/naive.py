@@ -68,6 +68,12 @@ def fastica(Z, W, n_iter):
     return W
 
 
+def pull(x, c):
+    """(x - c) / |x - c|, 1 / |x - c| and 0 of one row x; 0, 0 and 1 where it is c."""
+    r = math.dist(x, c)
+    return ((x - c) / r, np.array([1 / r]), np.zeros(1)) if r else (np.zeros(len(c)), np.zeros(1), np.ones(1))
+
+
 def block_descent(D, A, B, *, positive=False, norm="ball", least_use=1e-6, sweeps=1):
     """Mairal et al. 2009, algorithm 2, one atom at a time: D from A = Σ c cᵀ and B = Σ c xᵀ."""
     D = np.array(D, dtype=float)

@@ -203,7 +203,7 @@ def test_any_layout_of_the_input_will_do(coder):
     for Y in (frozen, np.asfortranarray(X), wide[::2, ::2]):
         before = Y.copy()
         np.testing.assert_allclose(encode(Y, np.asfortranarray(D), coder)[0], expected, atol=1e-12)
-        assert (Y == before).all()
+        assert (before == Y).all()
 
 
 @pytest.mark.parametrize("coder", EVERY, ids=str)

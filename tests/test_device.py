@@ -6,24 +6,11 @@ import pickle
 import numpy as np
 import pytest
 
-from gpuica import FastICA, device, fastica
+from gpuica import FastICA, device, fastica, metrics
 from gpuica.device import CPU, Device, choose_device, to_host
 
 from . import fake_cupy
 from .problems import amari, mixture, white
-
-
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.gpu)])
-def cupy(request):
-    for cached in (device.why_no_gpu, device.say_once):
-        cached.cache_clear()
-    if request.param == "real":
-        yield pytest.importorskip("cupy")
-    else:
-        with fake_cupy.installed() as fake:
-            yield fake
-    for cached in (device.why_no_gpu, device.say_once):
-        cached.cache_clear()
 
 
 def cube(x):
@@ -49,6 +36,52 @@ def test_device_arrays_give_the_answer_of_the_cpu(cupy, algorithm, fun, whiten):
     back = there.inverse_transform(again)
     assert isinstance(back, cupy.ndarray)
     np.testing.assert_allclose(back.get(), X, atol=1e-7)
+
+
+@pytest.mark.parametrize("weights_there", [True, False])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"whiten": False},
+        {"center": "median", "normalize_rows": True},
+        {"algorithm": "deflation", "fun": "cube", "whiten_solver": "eigh"},
+        {"fun": cube, "tol": "auto"},
+        {"n_init": 2, "tol": 1e-3},
+        {"growth": 2.0},
+    ],
+)
+def test_weights_on_the_device_give_the_answer_of_the_cpu(cupy, arguments, weights_there, rng):
+    n = 60_000 if "growth" in arguments else 2000
+    X = mixture(n, 4)[0] if arguments.get("whiten", True) else white(n, 4)
+    w = rng.integers(0, 3, size=n)
+    host, there = FastICA(random_state=0, **arguments), FastICA(random_state=0, **arguments)
+    expected = host.fit_transform(X, sample_weight=w)
+    sources = there.fit_transform(cupy.asarray(X), sample_weight=cupy.asarray(w) if weights_there else w)
+    np.testing.assert_allclose(sources.get(), expected, atol=1e-7)
+    np.testing.assert_allclose(there.components_, host.components_, atol=1e-7 * np.abs(host.components_).max())
+    assert there.n_passes_ == host.n_passes_
+
+
+def test_weighted_fits_of_few_and_of_enormous_rows_on_the_device(cupy, rng, caplog):
+    X, w = rng.laplace(size=(30, 50)), rng.exponential(size=30)
+    with pytest.warns(UserWarning, match="numerical rank 29"):
+        host = FastICA(random_state=0, tol=1).fit(X, sample_weight=w)
+    with pytest.warns(UserWarning, match="numerical rank 29"):
+        there = FastICA(random_state=0, tol=1).fit(cupy.asarray(X), sample_weight=w)
+    np.testing.assert_allclose(there.components_, host.components_, atol=1e-6 * np.abs(host.components_).max())
+    X = mixture(2000, 3)[0]
+    X[77] *= 1e6
+    with caplog.at_level(logging.WARNING, logger="gpuica"):
+        FastICA(random_state=0, tol=1).fit(cupy.asarray(X))
+    assert "a few rows of enormous norm" in caplog.text
+
+
+def test_weighted_metrics_on_the_device(cupy, rng):
+    S, w = rng.laplace(size=(500, 3)), rng.integers(0, 3, size=500)
+    expected = metrics.matched_correlation(S, -S, sample_weight=w)[0]
+    found = metrics.matched_correlation(cupy.asarray(S), cupy.asarray(-S), sample_weight=cupy.asarray(w))[0]
+    np.testing.assert_allclose(found, expected)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int16])

@@ -10,7 +10,7 @@ from gpuica.contrasts import as_contrast
 from gpuica.oracle import ContrastOracle
 from gpuica.rows.memory import MemoryRows
 from gpuica.solvers.fixed_point import deflation, parallel
-from gpuica.solvers.growth import choose
+from gpuica.solvers.growth import fittest
 from gpuica.solvers.quasi_newton import picard
 from gpuica.solvers.restarts import solve_all
 
@@ -96,11 +96,11 @@ def test_the_best_is_kept():
     assert far_from_gaussian(run) >= max(map(far_from_gaussian, singles)) - 1e-4
 
 
-def test_choose_prefers_the_separated(rng):
+def test_the_fittest_is_the_separated(rng):
     Z = white(3000, 4)
     good = parallel(oracle(Z), rng.normal(size=(4, 4)), max_iter=200, tol=1e-8)
     bad = parallel(oracle(Z), rng.normal(size=(4, 4)), max_iter=1, tol=2.0)
-    assert choose(oracle(Z), [bad, good, bad]) == 1
+    assert fittest(oracle(Z), [bad, good, bad])[0] == 1
 
 
 @pytest.mark.parametrize(
@@ -111,6 +111,25 @@ def test_estimators_with_restarts(estimator):
     ica = estimator.set_params(random_state=0).fit(X)
     assert ica.converged_
     assert amari(ica.components_ @ A) < 0.01
+
+
+@pytest.mark.parametrize("estimator", [FastICA(n_init=8), Picard(n_init=8)])
+def test_starts_compete_on_samples_and_one_reads_all_rows(estimator, monkeypatch):
+    from gpuica.solvers import growth
+
+    in_step, solve_all = [], growth.solve_all
+
+    def counted(solve, oracle, starts):
+        in_step.append((oracle.n_rows, len(starts)))
+        return solve_all(solve, oracle, starts)
+
+    monkeypatch.setattr(growth, "solve_all", counted)
+    X, A = mixture(50_000, 6, dtype=np.float32)
+    ica = estimator.set_params(random_state=0).fit(X)
+    assert amari(ica.components_ @ A) < 0.01
+    assert in_step[0] == (10_000, 8)
+    assert in_step[-1] == (50_000, 1)
+    assert [n for n, _ in in_step] == sorted(n for n, _ in in_step)
 
 
 def test_restarts_that_cannot_be():

@@ -86,8 +86,9 @@ class Learner(SparseCoding):
         self.n_replaced_ = learned.n_replaced
 
     def score(self, X, y=None):
-        """Minus the mean cost of a row, ½‖x - c D‖² + alpha ‖c‖₁ (without the last term for pursuits), with the coder of
-        the fit.  X : array of shape (n_samples, n_features).  Larger is better.
+        """Minus the mean cost of a row, ½‖x - c D‖² + alpha ‖c‖₁ (the last term not for pursuits), coded as in the fit.
+
+        X : array of shape (n_samples, n_features).  Larger is better.
         """
         given, D = take(self, X, reset=False), self.components_
         coder = self._fit_coder(D.shape)

@@ -3,13 +3,14 @@ become arrays of X's kind.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import assert_all_finite, check_array, validate_data
 
 from ..device import CPU, array_device, to_host
+from ..rows import check_weights
 
 HALF = ("float16", "bfloat16")
 
@@ -20,15 +21,37 @@ class Given:
 
     array: (n_rows, n_features), NumPy or CuPy, or half-precision numbers that are read as float32 when sliced.
     back: turns a NumPy or CuPy result into an array of the caller's kind, on the caller's device.
+    weights: (n_rows,) the caller's, float64, divided by unit; or None.
     """
 
     array: Any
     dtype: np.dtype
     back: Callable[[Any], Any]
+    weights: Any = None
+    unit: float = 1.0
 
     @property
     def shape(self):
         return self.array.shape
+
+    @property
+    def weight(self):
+        """Σ of the caller's weights; n_rows without."""
+        return self.shape[0] if self.weights is None else self.unit * float(self.weights.sum())
+
+    def weighted(self, sample_weight):
+        """The same with weights (n_rows,), an array of any kind, or None.  ValueError for what cannot be weights."""
+        if sample_weight is None:
+            return self
+        array, _ = _unwrap(sample_weight)
+        weights = check_weights(array[:] if isinstance(array, BFloat16) else array, self.shape[0])
+        range_ = np.finfo(self.dtype)
+        if not range_.tiny <= weights.sum() <= range_.max:
+            raise ValueError(f"sample_weight must add up to a number that {self.dtype} holds: rescale it.")
+        unit = 2.0 ** float(
+            np.frexp(weights.max())[1] - 1
+        )  # the dtype must hold squares too; powers of 2 cost no digit
+        return replace(self, weights=weights / unit, unit=unit)
 
 
 def take(estimator, X, *, reset, min_rows=1, finite=True):

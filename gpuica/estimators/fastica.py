@@ -37,8 +37,8 @@ class FastICA(Separation, SklearnFastICA):
     max_iter : int, default=200
         Largest number of iterations (for 'deflation' of each component).
     tol : float or 'auto', default=1e-4
-        Stop when no row of W moves more than this: max | |<new, old>| - 1 | < tol; for 'picard' when the relative
-        gradient is below sqrt(tol), about the same.  'auto' (not for 'deflation'): stop when each component's
+        Stop when no row of W moves more than this: max | |<new, old>| - 1 | < tol; for 'picard' the
+        same of the turn that its Newton step would make.  'auto' (not for 'deflation'): stop when each component's
         relative gradient is below half its standard error, beyond which the data have little to say.
     w_init : array-like of shape (n_components, n_components), default=None
         Start; None draws it from a normal distribution.
@@ -60,12 +60,16 @@ class FastICA(Separation, SklearnFastICA):
         samples goes on to all rows.
     normalize_rows : bool, default=False
         Divide every row of X by its norm first, in `transform` too: language models have a few tokens of enormous norm
-        that would rule every contrast.
+        that would rule every contrast.  (A fit that meets such rows says so on the logger "gpuica".)
     stop_percentile : float in (0, 100], default=100
         Stop when so many per cent of the components are at rest; 100 is scikit-learn's rule, the worst component's.
     sort : None, 'objective' or 'variance', default=None
         Order of the components: as the start finds them (scikit-learn's); the farthest from Gaussian first; or the one
         that explains most variance of X first.
+    center : {'mean', 'median'}, default='mean'
+        What whitening subtracts: the mean of X, or its geometric median, which a few rows of enormous norm cannot move
+        (about ten passes more).  Second moments, and so variances, are then those about the median; not for
+        whiten=False.
 
     Attributes
     ----------
@@ -74,9 +78,10 @@ class FastICA(Separation, SklearnFastICA):
     mixing_ : ndarray of shape (n_features, n_components)
         Pseudo-inverse of components_.  Its columns are the sources' patterns in the data: the "dictionary".
     mean_ : ndarray of shape (n_features,)
-        Mean of X; only with whitening.
+        Mean of X, or its geometric median for center='median'; only with whitening.
     whitening_ : ndarray of shape (n_components, n_features)
-        The whitening matrix, scaled as scikit-learn's: (X - mean_) @ whitening_.T has variance 1 / n_samples.
+        The whitening matrix, scaled as scikit-learn's: (X - mean_) @ whitening_.T has variance 1 / n_samples, n_samples
+        being the sum of the weights where there are any.
     n_iter_ : int
         Iterations ('deflation': the largest of all components).
     converged_ : bool
@@ -129,6 +134,7 @@ class FastICA(Separation, SklearnFastICA):
         "normalize_rows": ["boolean"],
         "stop_percentile": [Interval(Real, 0, 100, closed="right")],
         "sort": [StrOptions({"objective", "variance"}), None],
+        "center": [StrOptions({"mean", "median"})],
     }
     _watched = "movement"
 
@@ -152,6 +158,7 @@ class FastICA(Separation, SklearnFastICA):
         normalize_rows=False,
         stop_percentile=100,
         sort=None,
+        center="mean",
     ):
         SklearnFastICA.__init__(
             self,
@@ -173,6 +180,7 @@ class FastICA(Separation, SklearnFastICA):
         self.normalize_rows = normalize_rows
         self.stop_percentile = stop_percentile
         self.sort = sort
+        self.center = center
 
     def _contrast(self):
         return as_contrast(self.fun, self.fun_args)
@@ -195,7 +203,6 @@ class FastICA(Separation, SklearnFastICA):
                 raise ValueError(f"{what} needs a contrast whose G is known: a name, or an object with `loss`.")
 
     def _solve(self, oracle, starts, rng, report, keep="best"):
-        tol = self.tol**0.5 if self.algorithm == "picard" and self.tol != "auto" else self.tol
         return {"best": run, "all": run_all}[keep](
             ALGORITHMS[self.algorithm],
             oracle,
@@ -203,8 +210,9 @@ class FastICA(Separation, SklearnFastICA):
             growth=self.growth,
             rng=rng,
             max_iter=self.max_iter,
-            tol=tol,
+            tol=self.tol,
             report=report,
+            **({"by": "movement"} if self.algorithm == "picard" else {}),
             **({} if self.algorithm == "deflation" else {"share": self.stop_percentile / 100}),
         )
 

@@ -108,7 +108,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
             batch_size = min(self._batch_rows(shape[0]), n_rows)
             batches_of_pass = -(-n_rows // batch_size)
             n_steps = self.max_iter * batches_of_pass
-            stop = NoProgress(n_rows, shape[0], self.tol, self.max_no_improvement, oracle.xp)
+            stop = NoProgress(n_rows, shape[0], self.tol, self.max_no_improvement)
             parts = cycle(gen_batches(n_rows, batch_size))
             learned = online(
                 oracle,
@@ -223,8 +223,8 @@ def dict_learning_online(
 ):
     """Dictionary learning by mini-batches, as a function; scikit-learn's `dict_learning_online`.
 
-    X : array of shape (n_samples, n_features).  method is `MiniBatchDictionaryLearning`'s fit_algorithm, method_max_iter
-    its transform_max_iter; the other parameters have its names.
+    X : array of shape (n_samples, n_features).  method is `MiniBatchDictionaryLearning`'s fit_algorithm,
+    method_max_iter its transform_max_iter; the other parameters have its names.
 
     Returns
     -------

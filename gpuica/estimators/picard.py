@@ -41,7 +41,7 @@ class Picard(Separation):
     tol : float or 'auto', default='auto'
         Bound for the largest entry of the relative gradient.  'auto': each component's entries below
         half their standard error sqrt(Var / n_samples), in root mean square, which the same sums give: optimising
-        further would mostly fit noise.
+        further would mostly fit noise.  (With sample_weight n_samples is Kish's effective number.)
     m : int, default=7
         Pairs that L-BFGS keeps.
     ls_tries : int, default=10
@@ -59,7 +59,7 @@ class Picard(Separation):
     growth : 'auto', None or float > 1, default='auto'
         Start on a random sample of max(10000, 30 n_components) rows, enlarge it by this factor up to all rows.
         'auto': by 2, where X has four times as many rows.
-    n_init, normalize_rows, stop_percentile, sort, device, verbose
+    n_init, normalize_rows, stop_percentile, sort, center, device, verbose
         As for `FastICA`.
 
     Attributes
@@ -95,7 +95,7 @@ class Picard(Separation):
         name: FastICA._parameter_constraints[name]
         for name in (
             "n_components whiten whiten_solver fun_args w_init max_iter tol random_state growth n_init normalize_rows "
-            "stop_percentile sort device verbose"
+            "stop_percentile sort center device verbose"
         ).split()
     } | {
         "ortho": ["boolean"],
@@ -131,6 +131,7 @@ class Picard(Separation):
         normalize_rows=False,
         stop_percentile=100,
         sort=None,
+        center="mean",
         device="auto",
         verbose=0,
     ):
@@ -154,6 +155,7 @@ class Picard(Separation):
         self.normalize_rows = normalize_rows
         self.stop_percentile = stop_percentile
         self.sort = sort
+        self.center = center
         self.device = device
         self.verbose = verbose
 

@@ -12,30 +12,33 @@ WORTH_COMPILING = 50_000
 ATOMS_WORTH_COMPILING = 4_000
 
 
-def column_sums(A):
-    """Σ over the rows of A (n, k), (k,).  As a product: NumPy's own sum is ten times slower for few columns."""
-    return array_device(A).xp.ones(len(A), dtype=A.dtype) @ A
+def column_sums(A, weights=None):
+    """Σ w a over the rows a of A (n, k), (k,).  As a product: NumPy's own sum is ten times slower for few columns."""
+    return (array_device(A).xp.ones(len(A), dtype=A.dtype) if weights is None else weights) @ A
 
 
-def score(Y, contrast):
-    """Replace Y (n, k) by g(Y); return Σ g'(y) and Σ g(y)² over the rows, (k,) each."""
+def score(Y, contrast, weights=None):
+    """Replace Y (n, k) by w g(Y); return Σ w g'(y) and Σ w g(y)² over the rows, (k,) each.  weights w: (n,) or None."""
     if _compiled(Y, contrast):
         from . import cpu
 
-        return cpu.score(Y, contrast)
+        return cpu.score(Y, contrast, weights)
     g, slope = contrast.at(Y, array_device(Y).xp)
     Y[...] = g
-    return column_sums(slope), column_sums(Y * Y)
+    square = column_sums(Y * Y, weights)
+    if weights is not None:
+        Y *= weights[:, None]
+    return column_sums(slope, weights), square
 
 
-def score_and_loss(Y, contrast):
-    """Replace Y (n, k) by g(Y); return Σ G(y), Σ g'(y) and Σ g(y)² over the rows, (k,) each."""
+def score_and_loss(Y, contrast, weights=None):
+    """Replace Y (n, k) by w g(Y); return Σ w G(y), Σ w g'(y) and Σ w g(y)² over the rows, (k,) each."""
     if _compiled(Y, contrast):
         from . import cpu
 
-        return cpu.score_and_loss(Y, contrast)
-    loss = column_sums(contrast.loss(Y, array_device(Y).xp))
-    return loss, *score(Y, contrast)
+        return cpu.score_and_loss(Y, contrast, weights)
+    loss = column_sums(contrast.loss(Y, array_device(Y).xp), weights)
+    return loss, *score(Y, contrast, weights)
 
 
 def encode(X, D, gram, coder):

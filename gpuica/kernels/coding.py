@@ -5,10 +5,11 @@ from numba import njit
 
 from .lasso import lasso
 from .lasso_products import lasso_products
+from .orthogonal import orthogonal
 from .pursuit import lars, matching_pursuit, omp
 from .support import ENTRY, copy
 
-CODERS = {"lasso": lasso, "omp": omp, "lars": lars, "matching_pursuit": matching_pursuit}
+CODERS = {"lasso": lasso, "omp": omp, "orthogonal": orthogonal, "lars": lars, "matching_pursuit": matching_pursuit}
 
 
 def encode(X, D, gram, coder):

@@ -179,18 +179,60 @@ def _score_and_loss(Y, losses, slopes, squares, params):
         squares += square
 
 
-def score(Y, contrast):
-    """Replace Y (n, k), C order, by g(Y); return Σ g'(y) and Σ g(y)² over the rows, (k,) each."""
-    return _swept(_score, Y, contrast, 2)
+def _weighted_score(Y, weights, slopes, squares, params):
+    """Y (n, k) becomes w g(Y); adds Σ w g'(y) and Σ w g(y)² to slopes and squares (k,), float64.  weights: (n, k)."""
+    n, k = Y.shape
+    tile, square = np.empty(k, Y.dtype), np.empty(k, Y.dtype)
+    for start in range(0, n, TILE):
+        tile[:] = 0
+        square[:] = 0
+        for i in range(start, min(start + TILE, n)):
+            for j in range(k):
+                _, g, slope = at_point(Y[i, j], *params)
+                w = weights[i, j]
+                Y[i, j] = w * g
+                tile[j] += w * slope
+                square[j] += w * g * g
+        slopes += tile
+        squares += square
 
 
-def score_and_loss(Y, contrast):
-    """Replace Y (n, k), C order, by g(Y); return Σ G(y), Σ g'(y) and Σ g(y)² over the rows, (k,) each."""
-    return _swept(_score_and_loss, Y, contrast, 3)
+def _weighted_score_and_loss(Y, weights, losses, slopes, squares, params):
+    """As `_weighted_score`; adds Σ w G(y) to losses (k,) too."""
+    n, k = Y.shape
+    loss, tile, square = np.empty(k, Y.dtype), np.empty(k, Y.dtype), np.empty(k, Y.dtype)
+    for start in range(0, n, TILE):
+        loss[:] = 0
+        tile[:] = 0
+        square[:] = 0
+        for i in range(start, min(start + TILE, n)):
+            for j in range(k):
+                G, g, slope = at_point(Y[i, j], *params)
+                w = weights[i, j]
+                Y[i, j] = w * g
+                loss[j] += w * G
+                tile[j] += w * slope
+                square[j] += w * g * g
+        losses += loss
+        slopes += tile
+        squares += square
 
 
-def _swept(sweep, Y, contrast, n_totals):
-    """Run a sweep; n_totals arrays (k,) come back."""
+def score(Y, contrast, weights=None):
+    """Replace Y (n, k), C order, by w g(Y); return Σ w g'(y) and Σ w g(y)² over the rows, (k,) each.
+
+    weights w: (n,) in the dtype of Y, or all 1.
+    """
+    return _swept(_score if weights is None else _weighted_score, Y, contrast, 2, weights)
+
+
+def score_and_loss(Y, contrast, weights=None):
+    """Replace Y (n, k), C order, by w g(Y); return Σ w G(y), Σ w g'(y) and Σ w g(y)² over the rows, (k,) each."""
+    return _swept(_score_and_loss if weights is None else _weighted_score_and_loss, Y, contrast, 3, weights)
+
+
+def _swept(sweep, Y, contrast, n_totals, weights):
+    """Run a sweep over Y, and over weights repeated for every column; n_totals arrays (k,) come back."""
     n, k = Y.shape
     kind: Any = type(contrast)
     kernel = _kernel(sweep, kind, Y.dtype)
@@ -199,8 +241,9 @@ def _swept(sweep, Y, contrast, n_totals):
     fold = -(-16 // k)  # few columns: take several rows as one, so that the inner loop fills the vector registers
     whole = n - n % fold
     wide = np.zeros((n_totals, fold * k))
-    kernel(Y[:whole].reshape(-1, fold * k), *wide, params)
-    kernel(Y[whole:], *totals, params)
+    swept = [Y] if weights is None else [Y, np.ascontiguousarray(np.broadcast_to(weights[:, None], Y.shape))]
+    kernel(*(array[:whole].reshape(-1, fold * k) for array in swept), *wide, params)
+    kernel(*(array[whole:] for array in swept), *totals, params)
     return totals + wide.reshape(n_totals, fold, k).sum(axis=1)
 
 

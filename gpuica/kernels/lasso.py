@@ -13,6 +13,7 @@ from numba import njit
 
 from .support import (
     ENTRY,
+    INLINED,
     OPTIONS,
     PAD,
     any_beyond,
@@ -39,7 +40,7 @@ ROOM = 256  # atoms of a support before more room is made
 UNFINISHED, SOLVED, FULL, HARD = 0, 1, 2, 3  # how a row ends
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def drop(p, m, M, act, scratch):
     """Atom p leaves the support of m; the last takes its place.  Returns m - 1."""
     leave(M, p, scratch[6], m)
@@ -49,7 +50,7 @@ def drop(p, m, M, act, scratch):
     return m - 1
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def settle(M, act, scratch, m, alpha, signed):
     """Minimise ½ cᵀGc - bᵀc + alpha |c| over the support; returns its size, smaller where coefficients met zero.
 
@@ -82,7 +83,7 @@ def settle(M, act, scratch, m, alpha, signed):
     return m
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _admit(h, G, least, at_once, positive, close, now, M, act, scratch, m, room):
     """Atoms with |h| >= least enter the support, `at_once` of them at most.  Returns its size."""
     c, s, b, born, w, a = scratch[0], scratch[1], scratch[2], scratch[3], scratch[6], scratch[7]

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from ..device import array_device
+from ..device import array_device, to_host
 
 
 class Rows(ABC):
@@ -21,6 +21,23 @@ class Rows(ABC):
     dtype: np.dtype
     n_passes = 0
     scratch = None  # (n_rows, n_features) array behind the rows that may be overwritten once they are done with
+    weights = None  # (n_rows,) as how many rows each row counts, in `dtype`, where the chunks are; None: as one
+
+    @property
+    def weight(self):
+        """What a mean divides by: Σ w, or n_rows."""
+        return self.n_rows if self.weights is None else float(self.weights.sum(dtype=np.float64))
+
+    @property
+    def n_effective(self):
+        """What a variance of means divides by: (Σ w)² / Σ w², blind to the weights' scale, or n_rows.
+
+        Kish, Survey Sampling, Wiley 1965.
+        """
+        if self.weights is None:
+            return self.n_rows
+        w = self.weights.astype(np.float64, copy=False)
+        return float(w.sum() ** 2 / (w * w).sum())
 
     @property
     @abstractmethod
@@ -31,6 +48,7 @@ class Rows(ABC):
     def sum(self, contribution, *params):
         """Totals over all chunks of `contribution(chunk, *params)`, a tuple of arrays; float64.  One pass.
 
+        Where the rows have weights, of `contribution(chunk, *params, weights=those of the chunk)`.
         Chunks are added in order, whatever the number of threads: the same call gives the same bits.
         """
 
@@ -55,7 +73,10 @@ class Rows(ABC):
 
     @abstractmethod
     def batches(self, size, rng=None):
-        """Iterate over all rows once, as Rows of `size` rows each, the last of fewer; in random order with rng."""
+        """Iterate over all rows once, as Rows of `size` rows each, the last of fewer; in random order with rng.
+
+        Rows keep their weights; the order is drawn without regard to them.
+        """
 
     def projected(self, mean, components):
         """Rows (x - mean) @ componentsᵀ: stored when they fit the memory budget, else computed on the way."""
@@ -69,6 +90,7 @@ class ProjectedRows(Rows):
         """ready: a `projection`, on the rows' device."""
         self.rows, self.projection = rows, ready
         self.n_rows, self.n_features, self.dtype = rows.n_rows, len(ready[1]), rows.dtype
+        self.weights = rows.weights
 
     @property
     def xp(self):
@@ -116,8 +138,8 @@ def project(chunk, ready):
     return projected
 
 
-def _on_projection(chunk, ready, function, *params):
-    return function(project(chunk, ready), *params)
+def _on_projection(chunk, ready, function, *params, **weights):
+    return function(project(chunk, ready), *params, **weights)
 
 
 def of_norm_one(chunk):
@@ -129,14 +151,36 @@ def of_norm_one(chunk):
     return chunk / xp.where(norm > 0, norm, 1)
 
 
-def open_rows(X, *, dtype, device, chunk_rows=None, prepare=None, work=None):
+def check_weights(sample_weight, n_rows):
+    """The weights of n_rows rows, float64 (n_rows,), on the host.
+
+    sample_weight: array-like, on any device.  ValueError for what is not finite, >= 0, and somewhere above 0.
+    """
+    given = to_host(sample_weight)
+    if given.dtype.kind not in "biufO":
+        raise ValueError(f"sample_weight must hold real numbers, got dtype {given.dtype}.")
+    if given.shape != (n_rows,):
+        raise ValueError(f"sample_weight must hold a number for each row of X, shape ({n_rows},); got {given.shape}.")
+    weights = given.astype(np.float64)
+    with np.errstate(over="ignore"):
+        total = weights.sum()
+    if not np.isfinite(total):
+        raise ValueError("sample_weight contains NaN, infinity, or numbers whose sum overflows: clean or rescale it.")
+    if (weights < 0).any():
+        raise ValueError("sample_weight contains negative weights: a row counts 0 times or more.")
+    if not total:
+        raise ValueError("sample_weight is zero for every row: at least one weight must be above zero.")
+    return weights
+
+
+def open_rows(X, *, dtype, device, chunk_rows=None, prepare=None, work=None, weights=None):
     """The Rows that hold X.
 
     X: (n_rows, n_features), an array of any library whose slices are arrays.  dtype: float32 or float64 to work in.
     device: a `Device`.  chunk_rows: rows of a chunk; by default what stays in a cache.  prepare: a function of a chunk
     that gives the chunk to be seen instead, `of_norm_one` say.  work: operations that a pass costs for a row, by default
-    those of ICA.
+    those of ICA.  weights: (n_rows,) as `check_weights` gives them.
     """
     from .memory import MemoryRows
 
-    return MemoryRows(X, dtype=dtype, device=device, chunk_rows=chunk_rows, prepare=prepare, work=work)
+    return MemoryRows(X, dtype=dtype, device=device, chunk_rows=chunk_rows, prepare=prepare, work=work, weights=weights)

@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 
-from ..device import CPU, host_threads, one_blas_thread
+from ..device import CPU, array_device, host_threads, one_blas_thread
 from . import Rows, project, projection
 
 CACHED = 1 << 18  # numbers of a host chunk: 1 MB in float32, so that a chunk and what is made of it share a core's L2
@@ -17,17 +17,19 @@ RESIDENT = 1 << 26  # numbers of a device chunk: large enough that launches do n
 class MemoryRows(Rows):
     """An array, cut into chunks of rows.  Host chunks are shared out to threads."""
 
-    def __init__(self, array, *, dtype=None, device=CPU, chunk_rows=None, prepare=None, work=None):
+    def __init__(self, array, *, dtype=None, device=CPU, chunk_rows=None, prepare=None, work=None, weights=None):
         """array: (n_rows, n_features), whatever gives an array when sliced.  It is read, never copied whole.
 
         prepare: a function of a chunk that gives the chunk to be seen instead, or None.  work: operations that a pass
-        costs for a row, by default those of ICA.
+        costs for a row, by default those of ICA.  weights: (n_rows,) or None.
         """
         self.array, self.device, self.prepare = array, device, prepare
         self.work = work or array.shape[1] * (array.shape[1] + 128)
         self.n_rows, self.n_features = array.shape
         self.dtype = np.dtype(dtype or array.dtype)
         self.chunk_rows = chunk_rows or default_chunk_rows(self.n_features, device)
+        # on the device as a whole: they are one column beside n_features of them
+        self.weights = None if weights is None else device.put(weights).astype(self.dtype, copy=False)
         self.n_passes = 0
 
     @property
@@ -37,9 +39,10 @@ class MemoryRows(Rows):
     def sum(self, contribution, *params):
         self.n_passes += 1
         if self.n_rows <= self.chunk_rows:
-            return tuple(part.astype(np.float64, copy=False) for part in contribution(self._chunk(0), *params))
+            parts = contribution(self._chunk(0), *params, **self._weights(0))
+            return tuple(part.astype(np.float64, copy=False) for part in parts)
         totals = Totals()
-        self._in_order(totals.add, contribution, params)
+        self._in_order(totals.add, contribution, params, self._weights)
         return totals.sums
 
     def each(self, consume, function, *params):
@@ -47,10 +50,16 @@ class MemoryRows(Rows):
         self._in_order(consume, function, params)
 
     def take(self, indices):
-        return self._prepared(self.array[indices])
+        return self._prepared(_at(self.array, np.asarray(indices)))
 
     def only(self, indices):
-        return MemoryRows(self.take(indices), device=self.device, chunk_rows=self.chunk_rows, work=self.work)
+        return MemoryRows(
+            self.take(indices),
+            device=self.device,
+            chunk_rows=self.chunk_rows,
+            work=self.work,
+            weights=None if self.weights is None else _at(self.weights, np.asarray(indices)),
+        )
 
     def map(self, function, *params, out=None):
         self.n_passes += 1
@@ -72,14 +81,15 @@ class MemoryRows(Rows):
         order = None if rng is None else rng.permutation(self.n_rows)
         for start in range(0, self.n_rows, size):
             stop = min(start + size, self.n_rows)
-            rows = self.array[start:stop] if order is None else self.array[np.sort(order[start:stop])]
+            rows = slice(start, stop) if order is None else np.sort(order[start:stop])
             yield MemoryRows(
-                rows,
+                _at(self.array, rows),
                 dtype=self.dtype,
                 device=self.device,
                 chunk_rows=self.chunk_rows,
                 prepare=self.prepare,
                 work=self.work,
+                weights=None if self.weights is None else _at(self.weights, rows),
             )
 
     def projected(self, mean, components):
@@ -87,13 +97,13 @@ class MemoryRows(Rows):
         if size > ALWAYS_STORED and size > self.device.budget():
             return super().projected(mean, components)
         stored = self.map(project, projection(mean, components, self.dtype))
-        rows = MemoryRows(stored, device=self.device)
+        rows = MemoryRows(stored, device=self.device, weights=self.weights)
         rows.scratch, rows.n_passes = stored, self.n_passes
         return rows
 
-    def _in_order(self, consume, function, params):
+    def _in_order(self, consume, function, params, keywords=lambda i: {}):
         order = InOrder(consume)
-        self._each_chunk(lambda i, chunk: order.add(i, function(chunk, *params)), order.wait_for_room)
+        self._each_chunk(lambda i, chunk: order.add(i, function(chunk, *params, **keywords(i))), order.wait_for_room)
 
     def _chunk(self, i):
         return self._prepared(self.array[i * self.chunk_rows : (i + 1) * self.chunk_rows])
@@ -106,6 +116,12 @@ class MemoryRows(Rows):
         # BLAS takes rows or columns in sequence; anything else it would copy, in every product
         return part if part.itemsize in part.strides else self.xp.ascontiguousarray(part)
 
+    def _weights(self, i):
+        """The keyword that brings chunk i's weights to a contribution; nothing where rows have none."""
+        if self.weights is None:
+            return {}
+        return {"weights": self.weights[i * self.chunk_rows : (i + 1) * self.chunk_rows]}
+
     def _each_chunk(self, work, wait_for_room=None):
         """Call work(i, chunk) for every chunk i; host threads take turns when there is enough to do."""
         n_chunks = -(-self.n_rows // self.chunk_rows)
@@ -114,6 +130,11 @@ class MemoryRows(Rows):
                 work(i, self._chunk(i))
         else:
             in_turns(n_chunks, lambda i: work(i, self._chunk(i)), wait_for_room)
+
+
+def _at(array, rows):
+    """array[rows], rows a slice or a host array of indices, which go to where the array is."""
+    return array[rows if isinstance(rows, slice) else array_device(array).put(rows)]
 
 
 def default_chunk_rows(n_features, device=CPU):

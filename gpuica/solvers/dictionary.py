@@ -40,10 +40,10 @@ def alternate(oracle, D, *, max_iter, tol, update, renew, report):
             found.A[unused], found.B[unused] = 0, 0
             found.A[:, unused] = 0
             D = renew(D, unused, found.worst, oracle)
-            n_replaced += int(unused.sum())
+            n_replaced += int(unused.sum()) * renew.replaces
         costs.append(found.cost_at(D, coded_with))
         n_unfinished = found.n_unfinished
-        converged = n_iter > 1 and costs[-2] - costs[-1] < tol * costs[-1]
+        converged = n_iter > 1 and (costs[-2] - costs[-1] < tol * costs[-1] or costs[-1] == 0)
         report(n_iter, D, costs)
         if converged:
             break
@@ -83,7 +83,7 @@ def one_batch(oracle, D, statistics, step, *, update, renew):
         D = renew(D, unused, found.worst, oracle)
         if renew.forgets:
             statistics.forget(unused)
-    return D, found.cost / oracle.n_rows, int(unused.sum()), found.n_unfinished
+    return D, found.cost / oracle.n_rows, int(unused.sum()) * renew.replaces, found.n_unfinished
 
 
 def online(oracle, D, statistics, batches, *, update, renew, stop, report):
@@ -109,7 +109,7 @@ def online(oracle, D, statistics, batches, *, update, renew, stop, report):
 class Resample:
     """An unused atom becomes a row drawn at random, with noise of a hundredth of its spread: scikit-learn's policy."""
 
-    forgets = False
+    replaces, forgets = True, False
 
     def __init__(self, rng, positive):
         """rng: a numpy RandomState."""
@@ -120,7 +120,7 @@ class Resample:
 
     def __call__(self, D, unused, worst, oracle):
         xp, D = oracle.xp, D.copy()
-        for j in np.flatnonzero(unused.tolist()):
+        for j in np.flatnonzero(unused.tolist()).tolist():
             row = oracle.row(self.rng.choice(oracle.n_rows))
             noise = self.rng.normal(0, 0.01 * (float(row.std()) or 1.0), size=len(row))
             atom = row + xp.asarray(noise.astype(D.dtype))
@@ -144,6 +144,8 @@ class Worst(Resample):
 class Keep(Resample):
     """Unused atoms stay as they are."""
 
+    replaces = False
+
     def __call__(self, D, unused, worst, oracle):
         return D
 
@@ -158,8 +160,8 @@ class NoProgress:
     begun after 100 batches or one pass over the rows.
     """
 
-    def __init__(self, n_rows, n_atoms, tol, patience, xp=np):
-        self.n_rows, self.n_atoms, self.tol, self.patience, self.xp = n_rows, n_atoms, tol, patience, xp
+    def __init__(self, n_rows, n_atoms, tol, patience):
+        self.n_rows, self.n_atoms, self.tol, self.patience = n_rows, n_atoms, tol, patience
         self.average = self.best = None
         self.without_progress, self.why = 0, ""
 
@@ -169,7 +171,7 @@ class NoProgress:
             return False
         share = min(batch_rows / (self.n_rows + 1), 1)
         self.average = cost if self.average is None else self.average * (1 - share) + cost * share
-        if self.tol > 0 and float(self.xp.linalg.norm(D - old)) / self.n_atoms <= self.tol:
+        if self.tol > 0 and float(((D - old) ** 2).sum()) ** 0.5 / self.n_atoms <= self.tol:
             self.why = "small dictionary change"
             return True
         if self.best is None or self.average < self.best:

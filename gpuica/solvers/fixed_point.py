@@ -68,7 +68,7 @@ def parallel(oracle, W, *, max_iter, tol, share=1.0, report=None):
         if tol == "auto":
             M = cross @ W.T
             sign = xp.where(slope < xp.diagonal(M), -1.0, 1.0)
-            error = rotation_error(M, square, oracle.power(W), sign, oracle.n_rows, xp)
+            error = rotation_error(M, square, oracle.power(W), sign, oracle.n_effective, xp)
             at_rest = within_error(rotation_gradient(M, slope, sign, xp), error)
         else:
             at_rest = movement < tol

@@ -13,6 +13,7 @@ import numpy as np
 from .restarts import solve_all
 
 FACTOR = 2.0
+KEPT = 4  # of so many starts one goes on to the next sample
 STAGE = 20  # iterations of a stage: a sample too small for its k would never settle
 
 
@@ -27,30 +28,36 @@ def worth_growing(n_rows, k):
 
 
 def run(solver, oracle, starts, **options):
-    """The best Solution of `run_all`: only the best start goes from the samples to all rows."""
+    """The best Solution of `run_all`, whose starts compete on samples."""
     solutions = run_all(solver, oracle, starts, survivors=1, **options)
-    return solutions[choose(oracle, solutions)]
+    return solutions[fittest(oracle, solutions)[0]]
 
 
 def run_all(solver, oracle, starts, *, growth, rng, max_iter, tol, survivors=None, report=None, **options):
     """The Solutions of solver(oracle, W, ...) for the starts, on all rows or on growing samples.
 
     starts: list of W (k, k).  growth: None, a factor > 1, or "auto", FACTOR where that is worth it.  rng: draws the
-    samples.  max_iter, tol: of the last stage, on all rows; earlier stages stop when the gradient is below its standard
-    error.  survivors: 1, the best start alone goes from the samples to all rows, or None, all do.  n_iter of a solution
-    counts the iterations of all its stages, `sampled` the passes over samples.
+    samples, whose sizes count effective rows, so that none is made of rows of no weight.  max_iter, tol: of the last
+    stage, on all rows; earlier stages stop when the gradient is below its standard error.  survivors: 1, one start in
+    KEPT goes from each sample to the next and the best to all rows, or None, all do; several starts compete on one
+    sample without growth too.  n_iter of a solution counts the iterations of all its stages, `sampled` the passes over
+    samples.
     """
+    worth_it = worth_growing(oracle.n_effective, len(starts[0]))
     if growth == "auto":
-        growth = FACTOR if worth_growing(oracle.n_rows, len(starts[0])) else None
+        growth = FACTOR if worth_it else None
     n, sampled, n_iter = first_sample(len(starts[0])), 0.0, [0] * len(starts)
-    while growth and n * growth <= oracle.n_rows:
-        sample = oracle.sample(int(n), rng)
+    if growth is None and survivors and len(starts) > 1 and worth_it:
+        growth = oracle.n_effective / n
+    while growth and n * growth <= oracle.n_effective:
+        sample = oracle.sample(int(n * (oracle.n_rows / oracle.n_effective)), rng)
         stage = partial(solver, max_iter=min(STAGE, max_iter), tol="auto", report=report, **options)
         found = solve_all(stage, sample, starts)
         n *= growth
-        if survivors and n * growth > oracle.n_rows:
-            best = choose(sample, found)
-            found, n_iter = [found[best]], [n_iter[best]]
+        if survivors and len(found) > 1:
+            kept = 1 if n * growth > oracle.n_effective else -(-len(found) // KEPT)
+            best = fittest(sample, found)[:kept]
+            found, n_iter = [found[i] for i in best], [n_iter[i] for i in best]
         starts = [solution.W for solution in found]
         n_iter = [before + solution.n_iter for before, solution in zip(n_iter, found, strict=True)]
         sampled += sample.n_passes * sample.n_rows / oracle.n_rows
@@ -61,10 +68,13 @@ def run_all(solver, oracle, starts, *, growth, rng, max_iter, tol, survivors=Non
     ]
 
 
-def choose(oracle, solutions):
-    """The index of the solution whose sources are farthest from Gaussian: largest Σ |E G(y_i) - E G(Gaussian)|."""
+def fittest(oracle, solutions):
+    """The indices of the solutions, those first whose sources are farthest from Gaussian.
+
+    By Σ |E G(y_i) - E G(Gaussian)|.
+    """
     if len(solutions) == 1:
-        return 0
+        return [0]
     gaussian = oracle.gaussian_loss()
     answers = oracle.likelihood_of_all([solution.W for solution in solutions])
-    return int(np.argmax([float(abs(answer.loss - gaussian).sum()) for answer in answers]))
+    return np.argsort([-float(abs(answer.loss - gaussian).sum()) for answer in answers], kind="stable").tolist()

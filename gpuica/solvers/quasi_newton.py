@@ -44,7 +44,7 @@ class Rotations:
 
     def error(self, W, at, sign):
         """The standard error of each entry of the gradient, (k, k)."""
-        return rotation_error(at.cross, at.square, self.oracle.power(W), sign, self.oracle.n_rows, self.xp)
+        return rotation_error(at.cross, at.square, self.oracle.power(W), sign, self.oracle.n_effective, self.xp)
 
     def newton(self, q, W, at, sign):
         """The approximate Hessian's inverse times q: on rotations (κ_i + κ_j) / 2 for the pair i, j."""
@@ -84,7 +84,7 @@ class Matrices:
         power, square = self.oracle.power(W), at.square
         if self.extended:
             square = square + 2 * sign * self.xp.diagonal(at.cross) + power
-        return self.xp.sqrt(square[:, None] * power / self.oracle.n_rows)
+        return self.xp.sqrt(square[:, None] * power / self.oracle.n_effective)
 
     def newton(self, q, W, at, sign):
         """The approximate Hessian's inverse times q: the block [h_ij 1; 1 h_ji] for the pair i, j."""
@@ -107,6 +107,7 @@ def picard(
     *,
     max_iter,
     tol,
+    by="gradient",
     share=1.0,
     ortho=True,
     extended=True,
@@ -118,7 +119,9 @@ def picard(
     """Minimise the loss by L-BFGS from W (k, k).  About one pass per iteration.
 
     oracle: answers `likelihood` (and `covariance`, `power`).  tol: a bound for the largest entry of the relative
-    gradient, or "auto": every component's entries within half their standard error, sqrt(Var / n), in root mean square,
+    gradient, by="gradient", or for what the next step would turn each component by, 1 - cos of the angle,
+    by="movement", which is FastICA's rule: a gradient can be small far from a solution, where all sources are a mixture
+    of many and nearly Gaussian.  Or "auto": every component's entries within half their standard error, sqrt(Var / n), in root mean square,
     beyond which there is little to learn from n rows.  share: of the components that must be at rest.  memory: pairs
     that L-BFGS keeps.  ls_tries: halvings of a step.  lambda_min: floor of the curvature.
     report: called with (n_iter, largest gradient of each component, at rest, n_rows) at each iteration.
@@ -136,6 +139,8 @@ def picard(
         losses.append(loss)
         if tol == "auto":
             at_rest = within_error(gradient, space.error(W, at, sign))
+        elif by == "movement":
+            at_rest = (space.newton(gradient, W, at, sign) ** 2).sum(axis=1) / 2 < tol
         else:
             at_rest = (xp.abs(gradient) < tol).all(axis=1)
         converged = float(at_rest.mean()) >= share

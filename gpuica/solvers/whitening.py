@@ -18,9 +18,9 @@ DOUBLE = float(np.finfo(np.float64).eps)
 class Spectrum:
     """The covariance of the rows as directions and standard deviations.
 
-    mean: (d,).  directions: (d, m), orthonormal columns u, signs fixed by the first feature.  deviations: (m,),
-    standard deviations along them, descending.  rank: how many deviations are more than rounding noise.  kept: how
-    many of the directions are wanted.
+    mean: (d,), or the center that the covariance is taken about.  directions: (d, m), orthonormal columns u, signs
+    fixed by the first feature.  deviations: (m,), standard deviations along them, descending.  rank: how many
+    deviations are more than rounding noise.  kept: how many of the directions are wanted.
     """
 
     mean: Any
@@ -92,8 +92,8 @@ def _few_rows(oracle, eps):
     xp = oracle.xp
     mean, centered = oracle.centered()
     _, deviations, directions = xp.linalg.svd(centered, full_matrices=False)
-    rms = xp.sqrt(mean**2 + (centered.astype(np.float64) ** 2).mean(axis=0))
-    deviations = deviations.astype(np.float64) / oracle.n_rows**0.5
+    rms = xp.sqrt(mean**2 + (centered.astype(np.float64) ** 2).sum(axis=0) / oracle.weight)
+    deviations = deviations.astype(np.float64) / oracle.weight**0.5
     return _spectrum(xp, mean, directions.T.astype(np.float64), deviations, rms, eps)
 
 

@@ -1,0 +1,82 @@
+"""Sparse coding and dictionary learning with device arrays: on the stand-in for CuPy, and on a GPU."""
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_array
+
+from gpuica import DictionaryLearning, MiniBatchDictionaryLearning, SparseCoder, sparse_encode
+
+CODERS = ["lasso_cd", "fista", "omp", "ormp", "lars", "matching_pursuit", "gradient_pursuit", "threshold", "topk"]
+
+
+@pytest.fixture
+def atoms(rng):
+    D = rng.normal(size=(20, 12))
+    return D / np.linalg.norm(D, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("name", CODERS)
+def test_codes_are_those_of_the_cpu(cupy, name, atoms, rng):
+    X = rng.normal(size=(150, 12))
+    settings = {"algorithm": name, "n_nonzero_coefs": 3, "alpha": 0.2 if name in CODERS[:2] else None}
+    expected = sparse_encode(X, atoms, **settings)
+    there = sparse_encode(cupy.asarray(X), atoms, **settings)
+    assert isinstance(there, cupy.ndarray)
+    np.testing.assert_allclose(there.get(), expected, atol=1e-3 if name in CODERS[:2] else 1e-9)
+    sparse = sparse_encode(cupy.asarray(X), atoms, sparse_output=True, **settings)
+    assert isinstance(sparse, csr_array)
+    np.testing.assert_array_equal(sparse.toarray(), there.get())
+
+
+def test_codes_split_by_sign_and_back(cupy, atoms, rng):
+    X = rng.normal(size=(40, 12))
+    coder = SparseCoder(atoms, transform_n_nonzero_coefs=12, split_sign=True)
+    code = coder.transform(cupy.asarray(X))
+    assert code.shape == (40, 40)
+    np.testing.assert_allclose(coder.inverse_transform(code).get(), X, atol=1e-8)
+
+
+@pytest.mark.parametrize("fit_algorithm", ["cd", "omp"])
+@pytest.mark.parametrize("dead_atoms", ["resample", "worst", "keep"])
+@pytest.mark.parametrize("learner", [DictionaryLearning, MiniBatchDictionaryLearning])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_atoms_are_those_of_the_cpu(cupy, learner, dead_atoms, fit_algorithm, atoms, rng):
+    X, start = rng.normal(size=(200, 12)), atoms.copy()
+    start[3] = 0  # no code uses it
+    settings = {"alpha": 0.3, "max_iter": 3, "init": start, "fit_algorithm": fit_algorithm, "random_state": 0}
+    host = learner(20, dead_atoms=dead_atoms, **settings).fit(X)
+    there = learner(20, dead_atoms=dead_atoms, **settings).fit(cupy.asarray(X))
+    assert there.device_ == "cuda:0"
+    assert isinstance(there.components_, np.ndarray)
+    np.testing.assert_allclose(there.components_, host.components_, atol=1e-2 if fit_algorithm == "cd" else 1e-8)
+    assert there.n_replaced_ == host.n_replaced_
+    np.testing.assert_allclose(there.score(cupy.asarray(X)), host.score(X), rtol=1e-3)
+
+
+@pytest.mark.parametrize("init", ["svd", "data"])
+def test_starts_on_the_device(cupy, init, rng):
+    X = rng.normal(size=(100, 6))
+    host, there = (
+        MiniBatchDictionaryLearning(4, init=init, max_iter=0, random_state=0).fit(rows) for rows in (X, cupy.asarray(X))
+    )
+    np.testing.assert_allclose(abs(there.components_), abs(host.components_), atol=1e-8)
+
+
+def test_partial_fit_on_the_device_and_then_on_the_host(cupy, rng):
+    X, start = rng.normal(size=(90, 6)), rng.normal(size=(4, 6))
+    settings = {"alpha": 0.3, "fit_algorithm": "omp", "transform_n_nonzero_coefs": 2, "dict_init": start}
+    host, there = (MiniBatchDictionaryLearning(4, random_state=0, **settings) for _ in range(2))
+    for i in range(0, 90, 30):
+        host.partial_fit(X[i : i + 30])
+        there.partial_fit(X[i : i + 30] if i == 60 else cupy.asarray(X[i : i + 30]))
+    np.testing.assert_allclose(there.components_, host.components_, atol=1e-9)
+
+
+def test_a_coder_that_needs_the_cpu_says_so(cupy, atoms, rng):
+    X = rng.normal(size=(30, 12))
+    with pytest.raises(NotImplementedError, match="CPU alone"):
+        sparse_encode(cupy.asarray(X), atoms, algorithm="nnomp")
+    np.testing.assert_array_equal(
+        sparse_encode(cupy.asarray(X), atoms, algorithm="nnomp", device="cpu").get(),
+        sparse_encode(X, atoms, algorithm="nnomp"),
+    )
