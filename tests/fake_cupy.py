@@ -14,7 +14,7 @@ import numpy as np
 HOST_FREE = (bool, int, float, str, slice, type(None), type(Ellipsis), type, np.dtype)
 ARRAY_FUNCTIONS = """
 abs arange ascontiguousarray broadcast_to concatenate diagonal empty exp eye isfinite log1p maximum nonzero ones sqrt
-tanh where zeros
+tanh tril where zeros
 """.split()
 waits = 0
 
