@@ -12,20 +12,21 @@ CHUNK = 1 << 22  # numbers in a chunk
 
 
 def judge(X, components, mean, A=None):
-    """Every measure of one answer, a dict of floats: amari, gradient, whiteness, loss.
+    """Every measure of one answer, a dict of floats: amari, gradient, unrest, whiteness, loss.
 
     X: (n, d).  components: (k, d).  mean: (d,).  A: (d, k), the mixing matrix, or None; amari is then None.
-    gradient and loss are None where the sources are linearly dependent, that is, where the answer is no answer.
+    gradient, unrest and loss are None where the sources are linearly dependent, that is, where the answer is no answer.
     """
     components, mean = np.asarray(components, np.float64), np.asarray(mean, np.float64)
     scale, offset, whiteness = white(X, components, mean)
-    gradient, loss = None, None
+    gradient, unrest, loss = None, None, None
     if scale is not None:
-        gradient, loss = gradient_and_loss(X, scale @ components, scale @ components @ mean + offset)
+        gradient, unrest, loss = gradient_and_loss(X, scale @ components, scale @ components @ mean + offset)
     known = A is not None and len(components) == A.shape[1]
     return {
         "amari": amari(components, A) if known else None,
         "gradient": gradient,
+        "unrest": unrest,
         "whiteness": whiteness,
         "loss": loss,
     }
@@ -67,23 +68,30 @@ def white(X, components, mean):
 
 
 def gradient_and_loss(X, W, offset):
-    """Relative gradient and loss at white sources u = W x - offset.  X: (n, d), W: (k, d), offset: (k,).
+    """Relative gradient, unrest and loss at white sources u = W x - offset.  X: (n, d), W: (k, d), offset: (k,).
 
     With g = tanh, s_i = sign(E g'(u_i) - E g(u_i) u_i) and M_ij = s_i E g(u_i) u_j, the gradient is max |M - Mᵀ| / 2,
-    which is 0 at every fixed point of FastICA and Picard-O.  loss = -Σ_i |E log cosh(u_i) - Gaussian's|, lower is
+    which is 0 at every fixed point of FastICA and Picard-O.  unrest: the same in standard errors, as tol="auto" judges:
+    each component's entries over sqrt(Var / n) in root mean square, the largest of all components; Var of one row's
+    (s_i g(u_i) u_j - s_j g(u_j) u_i) / 2 for independent u.  loss = -Σ_i |E log cosh(u_i) - Gaussian's|, lower is
     better.
     """
-    k = len(W)
-    cross, slope, logcosh = np.zeros((k, k)), np.zeros(k), np.zeros(k)
+    k, n = len(W), len(X)
+    cross, square, logcosh = np.zeros((k, k)), np.zeros(k), np.zeros(k)
     for U in _sources(X, W, offset):
         size = np.abs(U)
         logcosh += (size + np.log1p(np.exp(-2 * size)) - np.log(2)).sum(axis=0)
         g = np.tanh(U)
-        slope += (1 - g * g).sum(axis=0)
+        square += (g * g).sum(axis=0)
         cross += g.T @ U
-    cross, slope, logcosh = cross / len(X), slope / len(X), logcosh / len(X)
-    M = np.sign(slope - np.diag(cross))[:, None] * cross
-    return float(np.abs(M - M.T).max() / 2), float(-np.abs(logcosh - GAUSSIAN).sum())
+    cross, square, logcosh = cross / n, square / n, logcosh / n
+    slope = 1 - square
+    sign = np.sign(slope - np.diag(cross))
+    M = sign[:, None] * cross
+    gradient = (M - M.T) / 2
+    variance = (square[:, None] + square) / 4 - np.outer(np.diag(M), np.diag(M)) / 2
+    unrest = np.sqrt((gradient**2 / np.maximum(variance / n, np.finfo(float).tiny)).mean(axis=1)).max()
+    return float(np.abs(gradient).max()), float(unrest), float(-np.abs(logcosh - GAUSSIAN).sum())
 
 
 def _sources(X, W, offset):

@@ -202,7 +202,8 @@ class CodeOracle:
 
     def moments(self, D, n_worst=0):
         """The CodeMoments of all rows; n_worst rows of them are told.  One pass."""
-        xp, unfinished = self.xp, []
+        xp = self.xp
+        unfinished: list[int] = []
         A, B = xp.zeros((len(D), len(D))), xp.zeros(D.shape)
         cost, worst = 0.0, _Worst(n_worst, xp)
 

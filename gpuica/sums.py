@@ -117,7 +117,8 @@ def as_float64(X):
 
 def gram(D):
     """D Dᵀ (K, K) of a dictionary D (K, d), or None where coders do better without it."""
-    return D @ D.T if kernels.gram_pays(*D.shape, D.dtype.itemsize) else None
+    n_atoms, n_features = D.shape
+    return D @ D.T if kernels.gram_pays(n_atoms, n_features, D.dtype.itemsize) else None
 
 
 def codes(X, D, gram, coder, unfinished):
@@ -141,7 +142,8 @@ def coded(X, D, gram, coder, unfinished):
 def add_code_moments(X, D, C, A, B):
     """Add Σ c cᵀ to A (K, K) and Σ c xᵀ to B (K, d); return ‖x - c D‖² of every row, (n,).  C: of `coded`."""
     if isinstance(C, tuple):
-        return kernels.add_code_moments(X, D, *C, A, B)
+        counts, indices, values = C
+        return kernels.add_code_moments(X, D, counts, indices, values, A, B)
     A += C.T @ C
     B += C.T @ X
     R = X - C @ D

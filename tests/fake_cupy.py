@@ -14,7 +14,7 @@ import numpy as np
 HOST_FREE = (bool, int, float, str, slice, type(None), type(Ellipsis), type, np.dtype)
 ARRAY_FUNCTIONS = """
 abs arange argpartition argsort ascontiguousarray broadcast_to concatenate diagonal empty exp eye isfinite log log1p
-maximum minimum nonzero ones ones_like sign sort sqrt tanh where zeros zeros_like
+maximum minimum nonzero ones ones_like sign sort sqrt tanh tril where zeros zeros_like
 """.split()
 waits = 0
 

@@ -140,6 +140,24 @@ def omp(x, D, n_nonzero, target=0.0, positive=False):
     return c
 
 
+def ormp(x, D, n_nonzero, target=0.0):
+    """Order-recursive matching pursuit: every atom is tried, and the one that leaves the least enters."""
+    support, c = [], np.zeros(len(D))
+    while len(support) < min(n_nonzero, *D.shape):
+        r = x - c @ D
+        tries = {}
+        for j in set(range(len(D))) - set(support):
+            values = np.linalg.lstsq(D[[*support, j]].T, x)[0]
+            tries[j] = ((x - values @ D[[*support, j]]) ** 2).sum()
+        best = min(tries, key=tries.get)
+        if r @ r <= target or tries[best] >= (1 - 1e-13) * (r @ r):
+            break
+        support.append(best)
+        c = np.zeros(len(D))
+        c[support] = np.linalg.lstsq(D[support].T, x)[0]
+    return c
+
+
 def matching_pursuit(x, D, n_steps, gradient=False):
     """Matching pursuit, or gradient pursuit: the codes after each step, (n_steps, K)."""
     c, chosen, codes = np.zeros(len(D)), set(), []

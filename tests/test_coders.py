@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuica import coders, kernels
-from gpuica.coders import OMP, Fista, Lars, Lasso, MatchingPursuit, Threshold, TopK
+from gpuica import kernels
+from gpuica.coders import OMP, ORMP, Fista, Lars, Lasso, MatchingPursuit, Threshold, TopK
+from gpuica.coders.penalised import largest_eigenvalue
 from gpuica.kernels import lasso as lasso_kernel
 
 from . import fake_cupy, naive
@@ -175,6 +176,8 @@ EVERY = [
     OMP(4),
     OMP(4, positive=True),
     OMP(9, target=2.0),
+    ORMP(4),
+    ORMP(9, target=2.0),
     Lars(4),
     MatchingPursuit(4),
     MatchingPursuit(4, gradient=True),
@@ -248,9 +251,32 @@ def test_omp_stops_at_the_residual_it_is_given(share, dtype):
         assert np.count_nonzero(c) == next(m for m in range(21) if left[m] <= target or m == 20)
 
 
-def test_omp_ends_when_only_dependent_atoms_are_left(rng):
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(20, 12, 40), (20, 30, 9), (3, 1, 5), (5, 7, 1)])
+@pytest.mark.parametrize("n_nonzero", [1, 4, 100])
+def test_ormp_tries_every_atom(n_nonzero, shape, dtype):
+    X, D = data(*shape, dtype, seed=1)
+    C, _ = encode(X, D, ORMP(n_nonzero))
+    expected = [naive.ormp(*both, n_nonzero) for both in _in_float64(X, D)]
+    if n_nonzero < 100:
+        np.testing.assert_allclose(C, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    np.testing.assert_allclose(C @ D, expected @ D, atol=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.5, 1e-2])
+def test_ormp_stops_at_the_residual_it_is_given(share):
+    X, D = data(20, 12, 30, np.float64)
+    target = share * float((X * X).sum(axis=1).mean())
+    C, _ = encode(X, D, ORMP(12, target))
+    for x, c in zip(X, C, strict=True):
+        left = [float(((x - naive.ormp(x, D, m) @ D) ** 2).sum()) for m in range(13)]
+        assert np.count_nonzero(c) == next(m for m in range(13) if left[m] <= target or m == 12)
+
+
+@pytest.mark.parametrize("coder", [OMP(5), ORMP(5)])
+def test_omp_ends_when_only_dependent_atoms_are_left(coder, rng):
     X, D = rng.normal(size=(9, 5)), np.tile(np.eye(5)[:3], (4, 1))
-    C, _ = encode(X, D, OMP(5))
+    C, _ = encode(X, D, coder)
     assert (np.count_nonzero(C, axis=1) == 3).all()
     np.testing.assert_allclose(C @ D, X * [1, 1, 1, 0, 0], atol=1e-12)
 
@@ -362,7 +388,7 @@ def test_largest_eigenvalue_is_bounded_from_above(m, rng):
     for S in (A @ A.T, np.outer(A[0], A[0]), np.eye(m) * 1e4):
         exact = np.linalg.eigvalsh(S)[-1]
         for dtype in DTYPES:
-            assert exact <= coders.largest_eigenvalue(S.astype(dtype), np) <= 1.05 * exact
+            assert exact <= largest_eigenvalue(S.astype(dtype), np) <= 1.05 * exact
 
 
 # ---- sums over codes -------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ ALLOWED = {
     "rows": {"rows", "device"},
     "solvers": {"solvers", "kernels"},
     "contrasts": set(),
-    "coders": set(),
+    "coders": {"coders"},
     "device": set(),
     "_version": set(),
 }

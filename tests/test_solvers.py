@@ -139,6 +139,18 @@ def test_noise_of_large_features_does_not_hide_small_ones(dtype, rng):
     np.testing.assert_allclose(Z.T @ Z / 3000, np.eye(5), atol=1e-3)
 
 
+@pytest.mark.parametrize("solver", WHITENERS)
+def test_what_the_decomposition_cannot_resolve_is_left_out(solver, rng):
+    """The last LayerNorm of MiniLM: gains of 1e-33 and 1e-9 beside ordinary ones, and no sum over the features."""
+    X = rng.laplace(size=(3000, 30))
+    X -= X.mean(1, keepdims=True)
+    X[:, [3, 17, 20]] *= [5e-33, 6e-33, 1.5e-9]
+    spectrum = spectrum_of(X.astype(np.float32), solver)
+    assert spectrum.rank in (27, 28)  # 27 ordinary features; the one of 1e-9 where it is resolved
+    Z = (X - spectrum.mean) @ spectrum.whitening.T
+    np.testing.assert_allclose(Z.T @ Z / 3000, np.eye(len(spectrum.whitening)), atol=1e-3)
+
+
 def test_constant_rows_have_rank_0():
     assert spectrum_of(np.ones((10, 3))).rank == 0
     assert spectrum_of(np.ones((2, 3))).rank == 0

@@ -333,16 +333,16 @@ def test_samples_hold_enough_rows_that_count(monkeypatch, rng):
 
 def test_only_the_best_start_goes_on_to_all_weighted_rows(monkeypatch):
     chosen = []
-    original = growth.choose
+    original = growth.fittest
 
     def watch(oracle, solutions):
         chosen.append((oracle.n_rows, len(solutions)))
         return original(oracle, solutions)
 
-    monkeypatch.setattr(growth, "choose", watch)
+    monkeypatch.setattr(growth, "fittest", watch)
     X, _ = mixture(100_000, 3)
     Picard(random_state=0, n_init=2).fit(X, sample_weight=np.tile([0, 1], 50_000))
-    assert chosen == [(40_000, 2), (100_000, 1)]
+    assert chosen == [(20_000, 2), (100_000, 1)]
 
 
 # ---- what is said and refused ----------------------------------------------------------------------------------------

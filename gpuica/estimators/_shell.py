@@ -2,7 +2,6 @@
 become arrays of X's kind.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +25,7 @@ class Given:
 
     array: Any
     dtype: np.dtype
-    back: Callable[[Any], Any]
+    back: Any
     weights: Any = None
     unit: float = 1.0
 

@@ -15,7 +15,7 @@ from ..coders import CODERS, as_coder
 from ..device import choose_device
 from ..oracle import CodeOracle
 from ..rows import open_rows
-from ._shell import take
+from ._shell import Given, take
 
 CACHED = 1 << 18  # codes of a chunk of rows, in numbers: they share a core's cache with what they are made of
 WORK = 25  # operations for each of the K d numbers of a dictionary and row, measured on lasso codes of image patches
@@ -74,10 +74,8 @@ class SparseCoding(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         D = np.asarray(self._dictionary())
-        sparse = issparse(X)
-        given = None if sparse else take(self, X, reset=None)
-        C = check_array(X, accept_sparse="csr") if sparse else given.array
-        expected = len(D) * (2 if self.split_sign else 1)
+        given = Given(check_array(X, accept_sparse="csr"), D.dtype, None) if issparse(X) else take(self, X, reset=None)
+        C, expected = given.array, len(D) * (2 if self.split_sign else 1)
         if C.shape[1] != expected:
             raise ValueError(
                 "The number of components in the code is different from the number of components in the dictionary."
@@ -85,7 +83,7 @@ class SparseCoding(TransformerMixin, BaseEstimator):
             )
         if self.split_sign:
             D = np.concatenate([D, -D])
-        if sparse:
+        if issparse(C):
             return C @ D
         device = choose_device(self.device, C, work=2 * C.shape[0] * D.size)
         with device.active():

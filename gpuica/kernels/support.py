@@ -24,7 +24,7 @@ ENTRY: dict[str, Any] = {  # called from Python
     "cache": True,
 }
 OPTIONS: dict[str, Any] = {**ENTRY, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # called from kernels alone
-# A call with its array arguments costs as much as a loop of twenty numbers: without calls the lasso is 1.5 times as fast.
+# A call with its arrays costs as much as a loop of twenty numbers: without calls the lasso is 1.5 times as fast.
 INLINED: dict[str, Any] = {**OPTIONS, "forceinline": True}
 
 PAD = 8

@@ -11,6 +11,7 @@ from . import Rows, project, projection
 CACHED = 1 << 18  # numbers of a host chunk: 1 MB in float32, so that a chunk and what is made of it share a core's L2
 WORTH_THREADS = 5e7  # work of a pass, about a millisecond, below which starting threads (0.1 ms) gains nothing
 ALWAYS_STORED = 1 << 26  # bytes that are stored without asking how much memory is free (0.1 ms)
+BATCH_CHUNK = 128  # rows of a chunk of a batch, which is small: several threads shall have some
 RESIDENT = 1 << 26  # numbers of a device chunk: large enough that launches do not count
 
 
@@ -53,10 +54,11 @@ class MemoryRows(Rows):
         return self._prepared(_at(self.array, np.asarray(indices)))
 
     def only(self, indices):
+        small = self.chunk_rows if self.device != CPU else min(self.chunk_rows, BATCH_CHUNK)
         return MemoryRows(
             self.take(indices),
             device=self.device,
-            chunk_rows=self.chunk_rows,
+            chunk_rows=small,
             work=self.work,
             weights=None if self.weights is None else _at(self.weights, np.asarray(indices)),
         )

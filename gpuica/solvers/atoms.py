@@ -12,6 +12,8 @@ Every function of `UPDATES` takes (D, A, B) and
 and returns the new D, in D's dtype, and which atoms are unused, (k,) booleans.
 """
 
+from typing import Any
+
 import numpy as np
 
 from .. import kernels
@@ -78,7 +80,11 @@ def approximate_ksvd(D, A, B, *, positive=False, norm="unit", least_use=LEAST_US
     return _settled(D, (B - A @ D) / scale[:, None] + D, used, positive, norm, xp)
 
 
-UPDATES = {"block_descent": block_descent, "least_squares": least_squares, "approximate_ksvd": approximate_ksvd}
+UPDATES: dict[str, Any] = {
+    "block_descent": block_descent,
+    "least_squares": least_squares,
+    "approximate_ksvd": approximate_ksvd,
+}
 
 
 def replace_unused(D, unused, candidates, *, rng, positive=False, xp=np):

@@ -121,9 +121,9 @@ def picard(
     oracle: answers `likelihood` (and `covariance`, `power`).  tol: a bound for the largest entry of the relative
     gradient, by="gradient", or for what the next step would turn each component by, 1 - cos of the angle,
     by="movement", which is FastICA's rule: a gradient can be small far from a solution, where all sources are a mixture
-    of many and nearly Gaussian.  Or "auto": every component's entries within half their standard error, sqrt(Var / n), in root mean square,
-    beyond which there is little to learn from n rows.  share: of the components that must be at rest.  memory: pairs
-    that L-BFGS keeps.  ls_tries: halvings of a step.  lambda_min: floor of the curvature.
+    of many and nearly Gaussian.  Or "auto": every component's entries within half their standard error, sqrt(Var / n),
+    in root mean square, beyond which there is little to learn from n rows.  share: of the components that must be at
+    rest.  memory: pairs that L-BFGS keeps.  ls_tries: halvings of a step.  lambda_min: floor of the curvature.
     report: called with (n_iter, largest gradient of each component, at rest, n_rows) at each iteration.
     """
     xp = oracle.xp

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 DOUBLE = float(np.finfo(np.float64).eps)
+TINY = float(np.finfo(np.float64).tiny)
+RESOLVED = 0.1  # variance and covariances of a whitened direction may be so far from 1 and 0
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,9 @@ def by_svd(oracle, *, eps):
         eigenvalues, vectors = xp.linalg.eigh(again)
         factor = (vectors * xp.sqrt(xp.maximum(eigenvalues, 0))).T @ factor
     _, deviations, directions = xp.linalg.svd(factor)
-    return _spectrum(xp, mean, directions.T, deviations, rms, eps)
+    white = factor @ (directions.T / xp.maximum(deviations, DOUBLE**2 * deviations[0] + TINY))
+    skewed = xp.abs(xp.tril(white.T @ white) - xp.eye(len(deviations))).max(axis=1)
+    return _spectrum(xp, mean, directions.T, deviations, rms, eps, resolved=skewed < RESOLVED)
 
 
 def by_eigh(oracle, *, eps):
@@ -97,16 +101,18 @@ def _few_rows(oracle, eps):
     return _spectrum(xp, mean, directions.T.astype(np.float64), deviations, rms, eps)
 
 
-def _spectrum(xp, mean, directions, deviations, rms, eps, blind=0.0):
+def _spectrum(xp, mean, directions, deviations, rms, eps, blind=0.0, resolved=True):
     """Fix signs and count the rank.
 
     A direction exists if its deviation exceeds what rounding the data, or the products that made them, puts there:
-    feature j carries noise of about eps times its root mean square.  Features of very different scales keep their own.
+    feature j carries noise of about eps times its root mean square.  Features of very different scales keep their own,
+    as far as the decomposition resolved them: its error is relative to the largest deviation, so that a direction of
+    1e-17 of that need not whiten (trained LayerNorms have gains of 1e-33).
     """
     directions = directions * xp.where(directions[0] < 0, -1.0, 1.0)
     d = len(directions)
     noise = ((10 + d**0.5) * eps + d * DOUBLE) * xp.sqrt(((rms[:, None] * directions) ** 2).sum(axis=0))
-    exists = deviations > xp.maximum(noise, blind)
+    exists = (deviations > xp.maximum(noise, blind)) & resolved
     rank = int(exists.sum())
     if rank < len(deviations):  # noise of a large feature comes last too
         order = xp.concatenate([xp.nonzero(exists)[0], xp.nonzero(~exists)[0]])

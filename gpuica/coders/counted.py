@@ -1,8 +1,4 @@
-"""Sparse coders: which code c a row x gets from a dictionary D, x ≈ c D.
-
-Every coder is a value whose docstring is its formula.  `encode` is its definition, in array code that runs with NumPy
-and CuPy; `gpuica.kernels` has a compiled form for the CPU under the name `kernel`.
-"""
+"""Coders that bound the number of atoms of a code: pursuits, least angle regression, the largest."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,76 +6,6 @@ from typing import ClassVar
 import numpy as np
 
 ROUNDING = 4  # epsilons of a row's largest correlation: what is left below is rounding
-
-
-@dataclass(frozen=True)
-class Lasso:
-    """c = argmin ½‖x - c D‖² + alpha ‖c‖₁, over c >= 0 if positive.
-
-    max_iter: rounds for a row (or batch); what they leave undone is counted, and reported by a ConvergenceWarning.
-    """
-
-    alpha: float = 1.0
-    positive: bool = False
-    max_iter: int = 1000
-    kernel: ClassVar[str] = "lasso"
-    cpu_only: ClassVar[bool] = False
-
-    def encode(self, X, D, xp=np):
-        """Codes (n, K) of X (n, d), and how many rows were not finished.  As `Fista` finds them."""
-        return Fista(self.alpha, self.positive, 50 * self.max_iter).encode(X, D, xp)
-
-    def penalty(self, C):
-        """alpha ‖c‖₁, summed over rows."""
-        return self.alpha * abs(C).sum()
-
-
-@dataclass(frozen=True)
-class Fista:
-    """The lasso by accelerated proximal gradient steps (Beck and Teboulle, 2009), restarted where they overshoot.
-
-    Stops at a relative duality gap of tol in every row.  max_iter: steps.
-    """
-
-    alpha: float = 1.0
-    positive: bool = False
-    max_iter: int = 1000
-    tol: float = 1e-6
-    kernel: ClassVar[None] = None
-    cpu_only: ClassVar[bool] = False
-
-    def encode(self, X, D, xp=np):
-        """Codes (n, K) of X (n, d), and how many rows were not finished."""
-        Q, times_gram = X @ D.T, _times_gram(D)
-        lipschitz = max(float(largest_eigenvalue(D @ D.T if len(D) < D.shape[1] else D.T @ D, xp)), 1e-30)
-        C = xp.zeros_like(Q)
-        ahead, momentum = C, xp.ones((len(Q), 1), dtype=Q.dtype)
-        unfinished = len(X)
-        for step in range(self.max_iter):
-            if step % 10 == 0:
-                unfinished = int((self._gap(X, C, D, xp) > self.tol).sum())
-                if not unfinished:
-                    break
-            new = soft(ahead + (Q - times_gram(ahead)) / lipschitz, self.alpha / lipschitz, xp)
-            if self.positive:
-                new = xp.maximum(new, 0)
-            uphill = ((ahead - new) * (new - C)).sum(axis=1, keepdims=True) > 0
-            later = (1 + xp.sqrt(1 + 4 * momentum**2)) / 2
-            push = xp.where(uphill, 0, (momentum - 1) / later)
-            C, ahead, momentum = new, new + push * (new - C), xp.where(uphill, 1, later)
-        return C, unfinished
-
-    def _gap(self, X, C, D, xp):
-        """Duality gap of every row over ½‖x‖²."""
-        R = X - C @ D
-        H = R @ D.T
-        loss, size = (R * R).sum(axis=1) / 2, (X * X).sum(axis=1) / 2
-        largest = (H if self.positive else abs(H)).max(axis=1)
-        scale = xp.minimum(1, self.alpha / xp.maximum(largest, 1e-30))
-        dual = scale * (X * R).sum(axis=1) - scale**2 * loss
-        return (loss + self.alpha * abs(C).sum(axis=1) - dual) / xp.where(size > 0, size, 1)
-
-    penalty = Lasso.penalty
 
 
 @dataclass(frozen=True)
@@ -255,22 +181,6 @@ class MatchingPursuit:
 
 
 @dataclass(frozen=True)
-class Threshold:
-    """c = sign(q) max(|q| - alpha, 0), q = x Dᵀ; max(q - alpha, 0) if positive."""
-
-    alpha: float = 1.0
-    positive: bool = False
-    kernel: ClassVar[None] = None
-    cpu_only: ClassVar[bool] = False
-    penalty = Lasso.penalty
-
-    def encode(self, X, D, xp=np):
-        """Codes (n, K) of X (n, d), and 0."""
-        C = soft(X @ D.T, self.alpha, xp)
-        return (xp.maximum(C, 0) if self.positive else C), 0
-
-
-@dataclass(frozen=True)
 class TopK:
     """The n_nonzero largest |q|, q = x Dᵀ, and zeros; the largest q above zero if positive."""
 
@@ -293,32 +203,6 @@ class TopK:
         return C, 0
 
 
-def soft(A, threshold, xp):
-    """sign(A) max(|A| - threshold, 0)."""
-    return xp.sign(A) * xp.maximum(abs(A) - threshold, 0)
-
-
-def largest_eigenvalue(S, xp):
-    """Of a positive semidefinite S (m, m), from above: the Frobenius norm of S⁶⁴, to the power 1/64.
-
-    At most m^(1/128) times too large.  By squaring, which is quicker than a decomposition on every device.
-    """
-    log = 0.0
-    for power in range(7):
-        norm = xp.maximum(xp.sqrt((S * S).sum()), 1e-30)
-        log = log + xp.log(norm) / 2**power
-        S = (S / norm) @ (S / norm) if power < 6 else S
-    return 1.001 * xp.exp(log)  # for the rounding of the products
-
-
-def _times_gram(D):
-    """A ↦ A D Dᵀ, in the order that costs less."""
-    if len(D) < 2 * D.shape[1]:
-        G = D @ D.T
-        return lambda A: A @ G
-    return lambda A: (A @ D) @ D.T
-
-
 def _solve(atoms, B, xp):
     """Solutions (n, m) of the systems atoms atomsᵀ c = B, for atoms (n, m, d) and B (n, m, 1)."""
     ridge = 1 + xp.eye(atoms.shape[1], dtype=atoms.dtype) * ROUNDING * float(np.finfo(atoms.dtype).eps)
@@ -328,42 +212,3 @@ def _solve(atoms, B, xp):
 def _noise(H):
     """(n,) below which correlations of the rows are rounding, from H (n, K) before the first atom entered."""
     return ROUNDING * float(np.finfo(H.dtype).eps) * abs(H).max(axis=1)
-
-
-LASSO = ("lasso_lars", "lasso_cd", "fista")
-BY_COUNT = ("omp", "nnomp", "ormp", "lars", "matching_pursuit", "gradient_pursuit", "topk")
-CODERS = (*LASSO, *BY_COUNT, "threshold")
-NO_POSITIVE = ("omp", "ormp", "lars", "matching_pursuit", "gradient_pursuit")
-
-
-def as_coder(name, shape, *, alpha=None, n_nonzero=None, positive=False, max_iter=1000):
-    """The coder of a name in CODERS, for dictionaries of this shape (K, d).
-
-    alpha: the penalty or threshold, 1 by default; for pursuits the squared residual to be reached, in place of a
-    number of atoms.  n_nonzero: atoms a row, by default a tenth of the features, at least 1.
-    Raises ValueError for positive codes where a coder has none, and for more atoms than there are.
-    """
-    n_atoms, n_features = shape
-    if positive and name in NO_POSITIVE:
-        remedy = " Use 'nnomp'." if name == "omp" else ""
-        raise ValueError(f"Positive constraint not supported for '{name}' coding method.{remedy}")
-    if name in LASSO:
-        kind = Fista if name == "fista" else Lasso
-        return kind(1.0 if alpha is None else float(alpha), positive, max_iter)
-    if name == "threshold":
-        return Threshold(1.0 if alpha is None else float(alpha), positive)
-    if n_nonzero is not None and n_nonzero > n_atoms:
-        raise ValueError(f"n_nonzero_coefs={n_nonzero} is more than the {n_atoms} atoms of the dictionary.")
-    count = int(min(max(n_features / 10, 1), n_atoms)) if n_nonzero is None else int(n_nonzero)
-    if name == "lars":
-        return Lars(count)
-    if name == "topk":
-        return TopK(count, positive)
-    target = 0.0 if alpha is None else float(alpha)
-    if alpha is not None:
-        count = n_atoms
-    if name in ("omp", "nnomp"):
-        return OMP(count, target, positive=name == "nnomp")
-    if name == "ormp":
-        return ORMP(count, target)
-    return MatchingPursuit(count, target, gradient=name == "gradient_pursuit")
