@@ -39,7 +39,7 @@ ROWS = 512  # of a product
 ROOM = 64  # atoms of a support before more room is made
 MEMORY = 1 << 27  # bytes of the supports that outgrew it
 
-GOING, RENEWED = -1, -2  # how a row's round ends if not as in `lasso`
+GOING, RENEWED, STUCK = -1, -2, -3  # how a round ends if not as in `lasso`
 
 
 @njit(**OPTIONS)
@@ -91,17 +91,18 @@ def _enter(x, atom, sign, exchange, floor, now, D, support, residual, m):
     """
     M, act, scratch = support
     c, s, b, born, a = scratch[0], scratch[1], scratch[2], scratch[3], scratch[7]
-    value, before, most = 0.0, m, min(D.shape)
+    value = 0.0
     for i in range(m):
         a[i] = dot(D[atom], D[act[i]])
-    outside = _measure(atom, D, support, residual, m)
-    if exchange and (outside <= floor or m == most):
+    for attempt in range(2):
+        outside = _measure(atom, D, support, residual, m)
+        if outside > floor and m < min(D.shape):
+            border(M, scratch[6], outside * inner(D[atom], D[atom]), m)
+            act[m], c[m], s[m], b[m], born[m] = atom, value, sign, inner(D[atom], x), now
+            return m + 1
+        if attempt or not exchange:
+            break
         m, value = _make_way(sign, support, m)
-        outside = _measure(atom, D, support, residual, m) if m < before else 0.0
-    if outside > floor and m < most:
-        border(M, scratch[6], outside * inner(D[atom], D[atom]), m)
-        act[m], c[m], s[m], b[m], born[m] = atom, value, sign, inner(D[atom], x), now
-        m += 1
     return m
 
 
@@ -152,9 +153,9 @@ def _choose(h, bar, positive, candidates, near):
 
 
 @njit(**OPTIONS)
-def _improve(x, D, h, r, alpha, positive, bar, floor, support, buffers, m):
-    """Solve the row on its support and the candidates that h tells.  Returns the size of the support and whether anything
-    changed.  r: scratch in the dtype of x."""
+def _improve(x, D, h, r, alpha, positive, bar, floor, anew, support, buffers, m):
+    """Solve the row on its support and the candidates that h tells.  Returns the size of the support and whether it
+    changed.  anew: whether M is new.  r: scratch in the dtype of x."""
     M, act, scratch = support
     candidates, near, residual = buffers
     c, born, room, most = scratch[0], scratch[3], len(act) - 2 * PAD, min(D.shape)
@@ -163,7 +164,7 @@ def _improve(x, D, h, r, alpha, positive, bar, floor, support, buffers, m):
         top = 0.0
         for l in range(n):
             top = max(top, near[l] if positive else abs(near[l]))
-        if top <= bar:
+        if top <= bar and not (anew and now == 0):
             break
         least, before, entered = top if alone else bar + REACH * (top - bar), m, 0
         for l in range(n):
@@ -194,33 +195,29 @@ def _improve(x, D, h, r, alpha, positive, bar, floor, support, buffers, m):
 
 
 @njit(**OPTIONS)
-def _round(x, D, h, r, top, rounding, last, floor, worn, alpha, positive, support, buffers, m):
+def _round(x, D, h, r, top, rounding, was, last, floor, worn, alpha, positive, support, buffers, m):
     """One round of a row of correlations h, the largest of them top; the last round only looks.
 
-    Returns the size of the support, and GOING, RENEWED or how the row ended.
+    was: how the round before ended.  Returns the size of the support, and how this one ended.
     """
     M, act, scratch = support
-    missed, room, signed = 0.0, len(act) - 2 * PAD, positive or alpha > 0
+    missed, room = 0.0, len(act) - 2 * PAD
     for i in range(m):
         missed = max(missed, abs(h[act[i]] - alpha * scratch[1, i]))
-    stationary = missed <= 10 * rounding
-    if stationary and top <= alpha + rounding:
+    anew = missed > 10 * rounding or was == STUCK
+    if top <= alpha + rounding and not anew:
         return m, SOLVED
-    if last:
+    if last or (anew and worn):
         return m, UNFINISHED
-    if stationary:
-        m, moved = _improve(x, D, h, r, alpha, positive, alpha + rounding, floor, support, buffers, m)
-        if moved:
-            _refine(x, D, alpha, signed, support, buffers[2], m)
-            return m, GOING
-        if m == room < min(D.shape):
-            return m, FULL
-        if top <= alpha + 10 * rounding:
-            return m, SOLVED
-    if worn:
-        return m, UNFINISHED
-    m = _renew(x, D, floor, support, buffers[2], m)
-    return settle(M, act, scratch, m, alpha, signed), RENEWED
+    if anew:
+        m = _renew(x, D, floor, support, buffers[2], m)
+    m, moved = _improve(x, D, h, r, alpha, positive, alpha + rounding, floor, anew, support, buffers, m)
+    if moved or anew:
+        _refine(x, D, alpha, positive or alpha > 0, support, buffers[2], m)
+        return m, RENEWED if anew else GOING
+    if m == room < min(D.shape):
+        return m, FULL
+    return m, SOLVED if top <= alpha + 10 * rounding else STUCK
 
 
 @njit(**ENTRY)
@@ -235,8 +232,8 @@ def _rounds(X, D, H, bits, rows, alpha, positive, max_iter, slack, floor, mask, 
             roundings[row], floors[row] = slack * top, floor
         last, worn = ages[row] == max_iter, floors[row] > WORN * floor
         m, end = _round(
-            X[row], D, h[: len(D)], R[row], top, roundings[row], last, floors[row], worn, alpha, positive, support,
-            buffers, sizes[row]
+            X[row], D, h[: len(D)], R[row], top, roundings[row], ends[row], last, floors[row], worn, alpha, positive,
+            support, buffers, sizes[row]
         )  # fmt: skip
         ages[row] += 1
         sizes[row], ends[row] = m, end
