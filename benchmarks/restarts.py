@@ -5,8 +5,8 @@
 
 Cost: a fit with n_init=20 against one with n_init=1, medians of three, on a mixture of Laplace and uniform sources.
 
-Agreement: the share of components that two seeds have in common, |correlation| above 0.9 after matching, and the mean of
-it; without growing samples, with them, and with restarts; and the mean stability index (Icasso, ten runs) beside.
+Agreement: the share of components that two seeds have in common, |correlation| above 0.9 after matching, and the mean
+of it; without growing samples, with them, and with restarts; and the mean stability index (Icasso, ten runs) beside.
 """
 
 import argparse
@@ -59,10 +59,8 @@ def agreement(X, components):
         runs = {name: value for name, value in settings.items() if name != "n_init"}
         index = stability(Picard(components, **runs), X, n_runs=10, random_state=0).index
         shown = ", ".join(f"{name}={value}" for name, value in settings.items()) or "defaults"
-        print(
-            f"| {shown} | {first.n_passes_:.0f} | {(alike > 0.9).mean():.2f} | {alike.mean():.2f} | {index.mean():.2f} |",
-            flush=True,
-        )
+        found = f"{(alike > 0.9).mean():.2f} | {alike.mean():.2f} | {index.mean():.2f}"
+        print(f"| {shown} | {first.n_passes_:.0f} | {found} |", flush=True)
 
 
 def main():
