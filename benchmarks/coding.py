@@ -59,7 +59,7 @@ def split(X, k, seed=1):
     """(rows, k atoms): other rows than those, as the atoms; unit norm."""
     order = np.random.RandomState(seed).permutation(len(X))
     D = X[order[:k]]
-    return X[order[k:]], D / np.linalg.norm(D, axis=1, keepdims=True)
+    return X[order[k:]], D / np.maximum(np.linalg.norm(D, axis=1, keepdims=True), 1e-6)
 
 
 # name -> (what makes n rows, atoms, coder, rows by default)
