@@ -24,7 +24,7 @@ class OMP:
     @property
     def kernel(self):
         """The name of the compiled form."""
-        return "omp" if self.positive else "orthogonal"
+        return "nonnegative" if self.positive else "orthogonal"
 
     @property
     def cpu_only(self):

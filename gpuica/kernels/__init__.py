@@ -51,8 +51,8 @@ def encode(X, D, gram, coder):
 
 
 def gram_pays(n_atoms, n_features, itemsize):
-    """Whether coders should be given D Dᵀ: where it takes 1 GiB at most, and its rows, K numbers for every atom of a code
-    and round, cost less than products of 2 K d operations.
+    """Whether coders should be given D Dᵀ: where it takes 1 GiB at most, and its rows, K numbers for every atom of a
+    code and round, cost less than products of 2 K d operations.
 
     Measured on one core, lasso, 17 to 21 non-zeros: d = 64 K = 2,048 36 µs a row against 52, K = 4,096 99 against 75;
     d = 384 K = 4,096 83 against 161, K = 8,192 170 against 289.

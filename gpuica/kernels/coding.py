@@ -6,14 +6,20 @@ from numba import njit
 from .lasso import lasso
 from .lasso_products import lasso_products
 from .orthogonal import orthogonal
-from .pursuit import lars, matching_pursuit, omp
+from .pursuit import lars, matching_pursuit, nonnegative
 from .support import ENTRY, copy
 
-CODERS = {"lasso": lasso, "omp": omp, "orthogonal": orthogonal, "lars": lars, "matching_pursuit": matching_pursuit}
+CODERS = {
+    "lasso": lasso,
+    "nonnegative": nonnegative,
+    "orthogonal": orthogonal,
+    "lars": lars,
+    "matching_pursuit": matching_pursuit,
+}
 
 
 def encode(X, D, gram, coder):
-    """Codes (n, K) of the rows X (n, d), and how many rows were not finished.  gram: D Dᵀ, or None for want of memory."""
+    """Codes (n, K) of the rows X (n, d), and how many rows were not finished.  gram: D Dᵀ, or None to do without."""
     X, D = _plain(X), _plain(D)
     if gram is None:
         return lasso_products(X, D, coder) if coder.kernel == "lasso" else coder.encode(X, D)
@@ -75,12 +81,12 @@ def _add_moments(X, D, counts, indices, values, A, B, squares, residual):
         copy(X[row], residual)
         for i in range(start, stop):
             atom, value = indices[i], values[i]
-            for l in range(start, stop):
-                A[atom, indices[l]] += value * values[l]
-            for l in range(len(residual)):
-                B[atom, l] += value * X[row, l]
-                residual[l] -= value * D[atom, l]
+            for k in range(start, stop):
+                A[atom, indices[k]] += value * values[k]
+            for k in range(len(residual)):
+                B[atom, k] += value * X[row, k]
+                residual[k] -= value * D[atom, k]
         total = 0.0
-        for l in range(len(residual)):
-            total += residual[l] * residual[l]
+        for k in range(len(residual)):
+            total += residual[k] * residual[k]
         squares[row] = total

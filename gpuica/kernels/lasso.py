@@ -2,8 +2,8 @@
 
 Per row, with correlations h = D (x - c D): atoms that violate |h| <= alpha enter the support; on it the minimiser for
 the present signs is found exactly, and on the way there atoms whose coefficient meets zero leave (the feature-sign rule
-of Lee et al., "Efficient sparse coding algorithms", NIPS 2007); h is refreshed once for all of them.  Every round lowers
-the objective, so no support returns and the rounds end.
+of Lee et al., "Efficient sparse coding algorithms", NIPS 2007); h is refreshed once for all of them.  Every round
+lowers the objective, so no support returns and the rounds end.
 
 Rows that need more care, where an atom comes close to the span of others, are left to `lasso_products`.
 """

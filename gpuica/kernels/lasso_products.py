@@ -1,8 +1,8 @@
 """Lasso for many rows against one dictionary without its Gram matrix, and for rows that need care with it.
 
-As `lasso`, with h = D (x - c D) of many rows by one matrix product.  A product costs more than what follows it, so a row
-makes the most of each: the largest violation in every block of atoms is a candidate, and the row's problem is solved on
-its support and the candidates, whose correlations are computed one by one, before the next product.
+As `lasso`, with h = D (x - c D) of many rows by one matrix product.  A product costs more than what follows it, so a
+row makes the most of each: the largest violation in every block of atoms is a candidate, and the row's problem is
+solved on its support and the candidates, whose correlations are computed one by one, before the next product.
 
 Care: an atom close to the span of the support is measured by what the support leaves of it; one that depends on the
 support may take another's place; the inverse M is computed anew where its answers miss.
@@ -108,7 +108,7 @@ def _enter(x, atom, sign, exchange, floor, now, D, support, residual, m):
 
 @njit(**OPTIONS)
 def _renew(x, D, floor, support, residual, m):
-    """M and b anew from the atoms; those at `floor` or less from the span of the others leave.  Returns the new size."""
+    """M and b anew from the atoms; those at `floor` or less from the span of the others leave.  Returns the size."""
     M, act, scratch = support
     c, s, b, born, a = scratch[0], scratch[1], scratch[2], scratch[3], scratch[7]
     kept = np.int64(0)
@@ -162,19 +162,19 @@ def _improve(x, D, h, r, alpha, positive, bar, floor, anew, support, buffers, m)
     n, alone, moved = _choose(h, bar, positive, candidates, near), False, False
     for now in range(10 * len(candidates)):
         top = 0.0
-        for l in range(n):
-            top = max(top, near[l] if positive else abs(near[l]))
+        for k in range(n):
+            top = max(top, near[k] if positive else abs(near[k]))
         if top <= bar and not (anew and now == 0):
             break
         least, before, entered = top if alone else bar + REACH * (top - bar), m, 0
-        for l in range(n):
-            atom, violation, inside = candidates[l], near[l] if positive else abs(near[l]), False
+        for k in range(n):
+            atom, violation, inside = candidates[k], near[k] if positive else abs(near[k]), False
             if violation < least or entered == (1 if alone else AT_ONCE) or m == room < most:
                 continue
             for i in range(m):
                 inside |= act[i] == atom
             if not inside:
-                exchange, sign = alone and alpha > 0, 1.0 if near[l] > 0 else -1.0
+                exchange, sign = alone and alpha > 0, 1.0 if near[k] > 0 else -1.0
                 m = _enter(x, atom, sign, exchange, floor, now, D, support, residual, m)
                 entered += 1
         m = settle(M, act, scratch, m, alpha, positive or alpha > 0)
@@ -183,8 +183,8 @@ def _improve(x, D, h, r, alpha, positive, bar, floor, anew, support, buffers, m)
             changed |= born[i] == now
         subtract(x, D, act, c, residual, m)
         copy(residual, r)
-        for l in range(n):
-            near[l] = dot(D[candidates[l]], r)
+        for k in range(n):
+            near[k] = dot(D[candidates[k]], r)
         moved |= changed
         if alone and not changed:
             break
@@ -200,7 +200,7 @@ def _round(x, D, h, r, top, rounding, was, last, floor, worn, alpha, positive, s
 
     was: how the round before ended.  Returns the size of the support, and how this one ended.
     """
-    M, act, scratch = support
+    _, act, scratch = support
     missed, room = 0.0, len(act) - 2 * PAD
     for i in range(m):
         missed = max(missed, abs(h[act[i]] - alpha * scratch[1, i]))

@@ -110,8 +110,8 @@ def orthogonal(X, D, G, Q, coder):
     dtype, size, most = Q.dtype, Q.dtype.itemsize, min(coder.n_nonzero, *D.shape)
     bits = np.empty(len(D) + 1, f"i{size}")
     mask = bits.dtype.type(np.iinfo(bits.dtype).max)
-    settings = np.diagonal(G).copy(), most, float(coder.target), coder.by_gain
-    settings = *settings, FLOOR[size], NOISE[size] ** 2, CLOSE[size], mask
+    what = np.diagonal(G).copy(), most, float(coder.target), coder.by_gain
+    settings = *what, FLOOR[size], NOISE[size] ** 2, CLOSE[size], mask
     h, outside = np.empty((2, len(D)), dtype)
     arrays = np.empty((most, len(D)), dtype), np.empty(most, np.int64), *np.empty((4, most))
     _encode_rows(X, D, G, Q, *settings, h, bits.view(dtype), bits, outside, *arrays, np.empty(D.shape[1]))

@@ -1,5 +1,7 @@
-"""Greedy coders for many rows against one dictionary: one atom a step, correlations refreshed from rows of the Gram matrix
-(Batch-OMP of Rubinstein, Zibulevsky and Elad, 2008) instead of a product with the dictionary.
+"""Non-negative OMP, matching and gradient pursuit, least angle regression for many rows against one dictionary.
+
+One atom a step; correlations are refreshed from rows of the Gram matrix (Rubinstein, Zibulevsky and Elad, 2008) instead
+of a product with the dictionary.
 """
 
 import numpy as np
@@ -48,8 +50,8 @@ def _where_positive(h, top):
 
 
 @njit(**OPTIONS)
-def _orthogonal(x, D, G, q, most, target, positive, floor, noise, mask, h, bits, M, scratch, act):
-    """Orthogonal matching pursuit of one row; returns the size of its support, in act and scratch[0].
+def _nonnegative(x, D, G, q, most, target, floor, noise, mask, h, bits, M, scratch, act):
+    """Non-negative orthogonal matching pursuit of one row; returns the size of its support, in act and scratch[0].
 
     Ends with `most` atoms, at a squared residual of `target`, or when what is left is rounding.
     """
@@ -58,10 +60,10 @@ def _orthogonal(x, D, G, q, most, target, positive, floor, noise, mask, h, bits,
     copy(q, h)
     top = largest(h, bits, mask)
     least, left = noise * top, square
-    for now in range(2 * most if positive else most):  # atoms may leave again where they must be positive
+    for now in range(2 * most):  # atoms may leave again
         if m == most or left <= target or top <= least:
             break
-        j = _where_positive(h[:K], top) if positive else _where(h[:K], top)
+        j = _where_positive(h[:K], top)
         row = G[j]
         for i in range(m):
             a[i] = row[act[i]]
@@ -69,10 +71,7 @@ def _orthogonal(x, D, G, q, most, target, positive, floor, noise, mask, h, bits,
             break
         act[m], c[m], s[m], b[m], born[m] = j, 0.0, 1.0, inner(x, D[j]), now
         m += 1
-        if positive:
-            m = settle(M, act, scratch, m, 0.0, positive)
-        else:
-            times(M, b, c, m)
+        m = settle(M, act, scratch, m, 0.0, True)
         copy(q, h)
         subtract_atoms(h[:K], G, act, c, m)
         top = largest(h, bits, mask)
@@ -106,8 +105,8 @@ def _matching(x, G, q, most, target, gradient, noise, mask, h, bits, scratch, ac
                 moved[i] = h[act[i]]
                 along += moved[i] * moved[i]
             for i in range(m):
-                for l in range(m):
-                    curvature += moved[i] * G[act[i], act[l]] * moved[l]
+                for k in range(m):
+                    curvature += moved[i] * G[act[i], act[k]] * moved[k]
             step = along / curvature
             for i in range(m):
                 moved[i] *= step
@@ -119,8 +118,8 @@ def _matching(x, G, q, most, target, gradient, noise, mask, h, bits, scratch, ac
             left -= step * h[j]
             c[place[j]] += step
             row, real = G[j], h.dtype.type(step)
-            for l in range(K):
-                h[l] -= real * row[l]
+            for k in range(K):
+                h[k] -= real * row[k]
         top = largest(h, bits, mask)
     for i in range(m):
         place[act[i]] = -1
@@ -152,14 +151,14 @@ def _angles(G, q, most, floor, noise, mask, h, bits, M, scratch, act, slopes, pl
         fill(slopes, 0)
         subtract_atoms(slopes, G, act, direction, m)
         step, j = top, np.int64(-1)
-        for l in range(K):
-            if place[l] < 0:
-                fall = -np.float64(slopes[l])  # of h_l for a unit step; at 1 it keeps up, as duplicates do
-                if fall < 1 - floor and (top - h[l]) / (1 - fall) < step:
-                    step, j = (top - h[l]) / (1 - fall), l
-                if fall > floor - 1 and (top + h[l]) / (1 + fall) < step:
-                    step, j = (top + h[l]) / (1 + fall), l
-        step = max(step, 0.0)
+        for k in range(K):
+            if place[k] < 0:
+                fall = -np.float64(slopes[k])  # of h_l for a unit step; at 1 it keeps up, as duplicates do
+                if fall < 1 - floor and (top - h[k]) / (1 - fall) < step:
+                    step, j = (top - h[k]) / (1 - fall), k
+                if fall > floor - 1 and (top + h[k]) / (1 + fall) < step:
+                    step, j = (top + h[k]) / (1 + fall), k
+        step = max(step, np.float64(0))
         for i in range(m):
             c[i] += step * direction[i]
         copy(q, h)
@@ -167,20 +166,19 @@ def _angles(G, q, most, floor, noise, mask, h, bits, M, scratch, act, slopes, pl
         top -= step
         if j < 0:
             break
-    for l in range(K):
-        place[l] = -1
+    for k in range(K):
+        place[k] = -1
     return m
 
 
 @njit(**ENTRY)
-def _orthogonal_rows(X, D, G, Q, most, target, positive, floor, noise, mask, h, bits, M, scratch, act, residual):
+def _nonnegative_rows(X, D, G, Q, most, target, floor, noise, mask, h, bits, M, scratch, act, residual):
     for row in range(len(Q)):
         q = Q[row]
-        m = _orthogonal(X[row], D, G, q, most, target, positive, floor, noise, mask, h, bits, M, scratch, act)
+        m = _nonnegative(X[row], D, G, q, most, target, floor, noise, mask, h, bits, M, scratch, act)
         refine(X[row], D, act, scratch[0], 0.0, scratch[1], M, scratch[4], scratch[5], residual, m)
-        if positive:
-            for i in range(m):
-                scratch[0, i] = max(scratch[0, i], 0.0)
+        for i in range(m):
+            scratch[0, i] = max(scratch[0, i], 0.0)
         write(q, act, scratch[0], m)
 
 
@@ -198,21 +196,21 @@ def _angles_rows(G, Q, most, floor, noise, mask, h, bits, M, scratch, act, slope
         write(Q[row], act, scratch[0], m)
 
 
-def omp(X, D, G, Q, coder):
-    """Codes of X (n, d) by orthogonal matching pursuit: n_nonzero atoms, or fewer where ‖x - c D‖² <= target.
+def nonnegative(X, D, G, Q, coder):
+    """Codes of X (n, d) by non-negative OMP: n_nonzero atoms, or fewer where ‖x - c D‖² <= target.
 
-    G = D Dᵀ; Q = X Dᵀ becomes the codes.  coder: n_nonzero, target, positive.  Returns 0, as every row is finished.
+    G = D Dᵀ; Q = X Dᵀ becomes the codes.  coder: n_nonzero, target.  Returns 0, as every row is finished.
     """
     size, most = Q.dtype.itemsize, min(coder.n_nonzero, *D.shape)
     h, bits, *arrays = workspace(Q.dtype, len(D), D.shape[1], most)
-    mask = np.array(-1 if coder.positive else np.iinfo(bits.dtype).max, bits.dtype)[()]
-    settings = most, float(coder.target), coder.positive, FLOOR[size], NOISE[size], mask
-    _orthogonal_rows(X, D, G, Q, *settings, h, bits, *arrays)
+    mask = bits.dtype.type(-1)
+    settings = most, float(coder.target), FLOOR[size], NOISE[size], mask
+    _nonnegative_rows(X, D, G, Q, *settings, h, bits, *arrays)
     return 0
 
 
 def matching_pursuit(X, D, G, Q, coder):
-    """As `omp`, by n_nonzero steps of matching pursuit, or of gradient pursuit.  coder: n_nonzero, target, gradient."""
+    """As `nonnegative`, by n_nonzero steps of matching or gradient pursuit.  coder: n_nonzero, target, gradient."""
     h, bits, *_ = workspace(Q.dtype, len(D), 0, 0)
     scratch, act = np.zeros((8, coder.n_nonzero)), np.empty(coder.n_nonzero, np.int64)
     place, mask = np.full(len(D), -1), np.iinfo(bits.dtype).max
@@ -222,7 +220,7 @@ def matching_pursuit(X, D, G, Q, coder):
 
 
 def lars(X, D, G, Q, coder):
-    """As `omp`, by least angle regression up to n_nonzero atoms.  coder: n_nonzero."""
+    """As `nonnegative`, by least angle regression up to n_nonzero atoms.  coder: n_nonzero."""
     size, most = Q.dtype.itemsize, min(coder.n_nonzero, *D.shape)
     h, bits, M, scratch, act, _ = workspace(Q.dtype, len(D), D.shape[1], most)
     slopes, place, mask = np.empty(len(D), Q.dtype), np.full(len(D), -1), np.iinfo(bits.dtype).max

@@ -1,14 +1,15 @@
 """Least squares on a growing and shrinking support: the small problem inside the sparse coders, compiled by Numba.
 
-A support is a list of m atoms.  Kept with it is M (m, m), the inverse of its Gram matrix, in float64.  An atom enters by
-bordering M and leaves by a rank-one step, m² operations each, all in loops that vectorise; triangular factors would need
-a factorisation anew after every leave, in loops that do not.  What rounding does to M does no harm: `refine` corrects the
-answer with residuals of the data.
+A support is a list of m atoms.  Kept with it is M (m, m), the inverse of its Gram matrix, in float64.  An atom enters
+by bordering M and leaves by a rank-one step, m² operations each, all in loops that vectorise; triangular factors would
+need a factorisation anew after every leave, in loops that do not.  What rounding does to M does no harm: `refine`
+corrects the answer with residuals of the data.
 
 Loops run to the next multiple of 8, so arrays are longer than m by up to 8, and M is zero between m and there.
 
-What a first call waits for is the compiler: loops in place of assignments to slices (whose error messages alone compile
-for 2 s), and counters that start as np.int64(0) (a literal 0 would compile every function that it is passed to once more).
+What a first call waits for is the compiler, hence loops in place of assignments to slices (whose error messages alone
+compile for 2 s), and counters that start as np.int64(0) (a literal 0 would compile every function that it is passed to
+once more).
 """
 
 from typing import Any
