@@ -256,6 +256,7 @@ LEARNERS = {
     "spams": learn_spams,
     "gpuica": learn_ours,
     "gpuica-512": partial(learn_ours, batch_size=512),
+    "gpuica-512-20": partial(learn_ours, batch_size=512, memory=20 * 256),  # 20 rows an atom
     "sklearn-cd": learn_sklearn,
 }
 

@@ -104,6 +104,18 @@ def test_finds_a_known_dictionary(learner, rng):
     assert mcc(rng.normal(size=D.shape), D) < 0.8
 
 
+def test_memory_is_a_window_over_the_batches(rng):
+    X, start = rng.normal(size=(80, 6)), rng.normal(size=(4, 6))
+    model = MiniBatchDictionaryLearning(4, memory=20, dict_init=start, alpha=0.1, random_state=0)
+    expected = np.zeros((4, 4))
+    for step, part in enumerate(np.split(X, 8)):
+        D = start if step == 0 else model.components_
+        C = sparse_encode(part, D, algorithm="lasso_cd", alpha=0.1)
+        expected = (0 if step == 0 else 0.5) * expected + C.T @ C / 10  # two batches' worth
+        model.partial_fit(part)
+        np.testing.assert_allclose(model._A, expected, rtol=1e-9)
+
+
 def test_batch_costs_are_the_objective_and_fall(rng):
     X = rng.normal(size=(150, 8))
     code, D, errors = dict_learning(X, 10, alpha=0.3, max_iter=30, tol=1e-3, random_state=0)

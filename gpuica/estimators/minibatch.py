@@ -2,12 +2,13 @@
 
 from functools import partial
 from itertools import cycle
+from numbers import Integral
 
 import numpy as np
 from sklearn.base import _fit_context
 from sklearn.decomposition import MiniBatchDictionaryLearning as SklearnMiniBatch
 from sklearn.utils import check_random_state, gen_batches
-from sklearn.utils._param_validation import StrOptions, validate_params
+from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.extmath import randomized_svd
 
 from ..device import to_host
@@ -28,11 +29,15 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
     batch_size : int or "auto", default=256
         "auto": at least 256, and as many rows as atoms up to 4096: in smaller batches a large dictionary's atoms are
         each used less than once.
+    memory : int, default=None
+        Rows whose codes the update of the atoms remembers, an exponential window.  None: scikit-learn's weights, about
+        batch_size squared, which is more than a pass over small data; 10 to 30 rows an atom learn in fewer passes.
     """
 
     _parameter_constraints: dict = {
         **SklearnMiniBatch._parameter_constraints,
         **ADDED,
+        "memory": [Interval(Integral, 1, None, closed="left"), None],
         "batch_size": [*SklearnMiniBatch._parameter_constraints["batch_size"], StrOptions({"auto"})],
     }
 
@@ -64,6 +69,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         init="svd",
         dead_atoms="resample",
         update="block_descent",
+        memory=None,
     ):
         SklearnMiniBatch.__init__(
             self,
@@ -93,6 +99,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         self.init = init
         self.dead_atoms = dead_atoms
         self.update = update
+        self.memory = memory
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
@@ -160,7 +167,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         else:
             decompose = partial(_randomised_atoms, k=shape[0], rng=self._random_state)
             D = self._initial(given, oracle, shape, self._random_state, decompose)
-        self._statistics = Statistics(shape, given.dtype, oracle.xp)
+        self._statistics = Statistics(shape, given.dtype, oracle.xp, self.memory)
         return oracle, device.put(D)
 
     def _batch_rows(self, n_atoms):

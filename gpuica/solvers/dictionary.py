@@ -51,15 +51,23 @@ def alternate(oracle, D, *, max_iter, tol, update, renew, report):
 
 
 class Statistics:
-    """The past of the batches in two matrices: A (K, K) and B (K, d), older batches weighing less and less."""
+    """The past of the batches in two matrices: A (K, K) and B (K, d), older batches weighing less and less.
 
-    def __init__(self, shape, dtype, xp=np):
+    memory: rows that the past holds, an exponential window; None for the weights of Mairal et al. 2009, section 3.4.3,
+    which hold about n_rows² rows for batches of n_rows.
+    """
+
+    def __init__(self, shape, dtype, xp=np, memory=None):
         self.A, self.B = xp.zeros((shape[0], shape[0]), dtype=dtype), xp.zeros(shape, dtype=dtype)
+        self.memory = memory
 
     def add(self, found, n_rows, step):
-        """Batch number `step`, from 0, of n_rows rows.  Mairal et al. 2009, section 3.4.3, its weights."""
-        theta = (step + 1) * n_rows if step < n_rows - 1 else n_rows**2 + step + 1 - n_rows
-        beta = (theta + 1 - n_rows) / (theta + 1)
+        """Batch number `step`, from 0, of n_rows rows."""
+        if self.memory:
+            beta = 1 - 1 / min(step + 1, max(self.memory / n_rows, 1))
+        else:
+            theta = (step + 1) * n_rows if step < n_rows - 1 else n_rows**2 + step + 1 - n_rows
+            beta = (theta + 1 - n_rows) / (theta + 1)
         for total, part in ((self.A, found.A), (self.B, found.B)):
             total *= beta
             total += (part / n_rows).astype(total.dtype)
