@@ -5,7 +5,6 @@
 import numpy as np
 from numba import njit
 
-from .lasso import settle
 from .support import (
     ENTRY,
     OPTIONS,
@@ -16,6 +15,7 @@ from .support import (
     inner,
     largest,
     refine,
+    settle,
     subtract_atoms,
     times,
     workspace,
