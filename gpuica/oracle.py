@@ -214,14 +214,14 @@ class CodeOracle:
             cost += float(squares.sum()) / 2 + float(penalty)
             worst.add(X, squares)
 
-        self.rows.each(add, sums.coded, D, sums.gram(D), self.coder, unfinished)
+        self.rows.each(add, sums.coded, D, sums.gram(D, self.coder), self.coder, unfinished)
         return CodeMoments(cost, A, B, worst.rows, sum(unfinished))
 
     def codes(self, D, sparse=False):
         """The codes of all rows, (n, K) or compressed: (non-zeros a row, columns, values); and how many rows are not
         finished.  One pass."""
         unfinished: list[int] = []
-        settings = D, sums.gram(D), self.coder, unfinished
+        settings = D, sums.gram(D, self.coder), self.coder, unfinished
         if not sparse:
             return self.rows.map(sums.codes, *settings), sum(unfinished)
         parts: list[tuple] = []

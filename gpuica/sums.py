@@ -8,7 +8,7 @@ functions, so that they can be sent to workers.
 import numpy as np
 
 from . import kernels
-from .device import array_device, to_host
+from .device import CPU, array_device, to_host
 
 STACK = 256  # rows of a stack of unmixing matrices that are worked on at once: their scores stay in the cache
 
@@ -115,10 +115,11 @@ def as_float64(X):
     return X.astype(np.float64, copy=False)
 
 
-def gram(D):
-    """D Dᵀ (K, K) of a dictionary D (K, d), or None where coders do better without it."""
+def gram(D, coder):
+    """D Dᵀ (K, K) of a dictionary D (K, d), or None where a coder does better without it or has no use for it."""
     n_atoms, n_features = D.shape
-    return D @ D.T if kernels.gram_pays(n_atoms, n_features, D.dtype.itemsize) else None
+    pays = array_device(D) == CPU and kernels.gram_pays(n_atoms, n_features, D.dtype.itemsize, coder)
+    return D @ D.T if pays else None
 
 
 def codes(X, D, gram, coder, unfinished):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from gpuica import kernels
 from gpuica.coders import OMP, ORMP, Fista, Lars, Lasso, MatchingPursuit, Threshold, TopK
 from gpuica.coders.penalised import largest_eigenvalue
-from gpuica.kernels import lasso as lasso_kernel
+from gpuica.kernels import lasso, lasso_products
 
 from . import fake_cupy, naive
 
@@ -78,20 +78,22 @@ def encode(X, D, coder, gram=True):
     return C, unfinished
 
 
+@pytest.mark.parametrize("gram", [True, False])
 @pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", LASSO)
-def test_lasso_is_optimal(name, dtype, positive):
+def test_lasso_is_optimal(name, dtype, positive, gram):
     X, D, alpha = LASSO[name](dtype)
-    C, unfinished = encode(X, D, Lasso(alpha, positive))
+    C, unfinished = encode(X, D, Lasso(alpha, positive), gram)
     assert unfinished == 0
     check_lasso(X, D, C, alpha, positive)
 
 
+@pytest.mark.parametrize("gram", [True, False])
 @pytest.mark.parametrize("positive", [False, True])
-def test_lasso_is_the_textbook_loop(positive):
+def test_lasso_is_the_textbook_loop(positive, gram):
     X, D = data(20, 8, 24)
-    C, _ = encode(X, D, Lasso(0.1, positive))
+    C, _ = encode(X, D, Lasso(0.1, positive), gram)
     np.testing.assert_allclose(C, [naive.lasso(x, D, 0.1, positive) for x in X], atol=1e-9)
 
 
@@ -104,24 +106,26 @@ def test_lasso_is_the_textbook_loop(positive):
     dtype=st.sampled_from(DTYPES),
     positive=st.booleans(),
     whole=st.booleans(),
+    gram=st.booleans(),
 )
-def test_lasso_is_optimal_for_any_shape(n, d, K, alpha, dtype, positive, whole):
+def test_lasso_is_optimal_for_any_shape(n, d, K, alpha, dtype, positive, whole, gram):
     X, D = data(n, d, K, seed=n + 10 * d + 300 * K)
     X, D = (np.round(X), np.round(2 * D)) if whole else (X, D)  # ties, duplicates and dependent atoms
     X, D = X.astype(dtype), D.astype(dtype)
-    C, unfinished = encode(X, D, Lasso(alpha, positive))
+    C, unfinished = encode(X, D, Lasso(alpha, positive), gram)
     assert unfinished == 0
     check_lasso(X, D, C, alpha, positive)
 
 
+@pytest.mark.parametrize("gram", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_lasso_without_penalty_is_least_squares(dtype):
+def test_lasso_without_penalty_is_least_squares(dtype, gram):
     X, D = data(12, 30, 20, dtype)
-    C, unfinished = encode(X, D, Lasso(0.0))
+    C, unfinished = encode(X, D, Lasso(0.0), gram)
     assert unfinished == 0
     np.testing.assert_allclose(C, np.linalg.lstsq(D.T, X.T)[0].T, atol=3e-5 if dtype == np.float32 else 1e-10)
     X, D = data(12, 9, 40, dtype)
-    C, unfinished = encode(X, D, Lasso(0.0))
+    C, unfinished = encode(X, D, Lasso(0.0), gram)
     assert unfinished == 0
     np.testing.assert_allclose(C @ D, X, atol=2e-5 if dtype == np.float32 else 1e-9)
 
@@ -138,32 +142,65 @@ def test_lasso_with_a_large_penalty_is_zero(positive):
     assert not encode(X, D, Lasso(1.001 * np.abs(X @ D.T).max(), positive))[0].any()
 
 
+@pytest.mark.parametrize("gram", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("room", [1, 3, 8, 40])
-def test_supports_may_outgrow_their_room(room, dtype, monkeypatch):
+def test_supports_may_outgrow_their_room(room, dtype, gram, monkeypatch):
     X, D, alpha = LASSO["large supports"](dtype)
     expected, _ = encode(X, D, Lasso(alpha))
-    monkeypatch.setattr(lasso_kernel, "ROOM", room)
-    C, unfinished = encode(X, D, Lasso(alpha))
+    monkeypatch.setattr(lasso if gram else lasso_products, "ROOM", room)
+    monkeypatch.setattr(lasso_products, "MEMORY", 8 * 3 * 80**2)  # three rows at a time, of the last size
+    C, unfinished = encode(X, D, Lasso(alpha), gram)
     assert (C != 0).sum(axis=1).min() > 40
     assert unfinished == 0
     np.testing.assert_allclose(C, expected, atol=1e-6 if dtype == np.float32 else 1e-12)
 
 
-def test_lasso_counts_the_rows_it_leaves_undone(monkeypatch):
-    X, D = data(12, 30, 90)
+@pytest.mark.parametrize("gram", [True, False])
+def test_lasso_counts_the_rows_it_leaves_undone(gram, monkeypatch):
+    X, D = data(12, 30, 190)
     X[:2] = 0  # done before the first round
-    _, needed = zip(*(encode(X, D, Lasso(0.05, max_iter=rounds)) for rounds in (0, 1, 100)), strict=True)
-    assert needed == (10, 10, 0)
-    monkeypatch.setattr(lasso_kernel, "ROOM", 2)
-    assert encode(X, D, Lasso(0.05, max_iter=1))[1] == 10
+    _, left = zip(*(encode(X, D, Lasso(0.05, max_iter=rounds), gram) for rounds in (0, 1, 100)), strict=True)
+    assert left == (10, 10, 0)
+    monkeypatch.setattr(lasso, "ROOM", 2)
+    monkeypatch.setattr(lasso_products, "ROOM", 2)
+    assert encode(X, D, Lasso(0.05, max_iter=1), gram)[1] == 10
 
 
 @pytest.mark.parametrize("positive", [False, True])
-def test_both_precisions_find_the_same_support(positive):
+def test_rows_that_need_care_are_told_from_others(positive, monkeypatch):
+    """Near duplicates are left to the kernel that can; Gaussian atoms are not."""
+    seen = []
+    original = lasso.lasso_products
+    monkeypatch.setattr(lasso, "lasso_products", lambda X, *rest: seen.append(len(X)) or original(X, *rest))
+    encode(*data(500, 60, 120), Lasso(0.5, positive))
+    assert sum(seen) == 0
+    encode(*LASSO["parallel atoms"](np.float64)[:2], Lasso(0.1, positive))
+    assert sum(seen) > 0
+
+
+def test_rows_of_several_products(monkeypatch):
+    X, D = data(50, 20, 60)
+    expected, _ = encode(X, D, Lasso(0.1), gram=False)
+    monkeypatch.setattr(lasso_products, "ROWS", 7)
+    np.testing.assert_allclose(encode(X, D, Lasso(0.1), gram=False)[0], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("candidates", [1, 5, 200])
+def test_any_number_of_candidates_will_do(candidates, monkeypatch):
+    X, D = data(20, 20, 60)
+    monkeypatch.setattr(lasso_products, "CANDIDATES", candidates)
+    C, unfinished = encode(X, D, Lasso(0.1), gram=False)
+    assert unfinished == 0
+    check_lasso(X, D, C, 0.1, positive=False)
+
+
+@pytest.mark.parametrize("gram", [True, False])
+@pytest.mark.parametrize("positive", [False, True])
+def test_both_precisions_find_the_same_support(positive, gram):
     X, D = data(200, 20, 60)
     X, D = X.astype(np.float32), D.astype(np.float32)
-    single, _ = encode(X, D, Lasso(0.1, positive))
+    single, _ = encode(X, D, Lasso(0.1, positive), gram)
     double, _ = encode(X.astype(float), D.astype(float), Lasso(0.1, positive))
     assert ((single != 0) == (double != 0)).all()
     np.testing.assert_allclose(single, double, atol=2e-6)
@@ -357,12 +394,13 @@ def test_threshold_and_top_k(positive):
 @pytest.mark.parametrize("coder", EVERY, ids=str)
 @pytest.mark.parametrize("K", [8, 40])
 def test_the_definition_in_array_code_is_the_kernel(coder, K):
-    """On arrays that refuse to mix with NumPy, as CuPy's do."""
+    """On arrays that refuse to mix with NumPy, as CuPy's do, and on the host without a Gram matrix."""
     if coder.cpu_only:
         pytest.skip("has no definition in array code")
     X, D = data(25, 12, K)
     X[3] = 0
     compiled, _ = encode(X, D, coder)
+    np.testing.assert_allclose(encode(X, D, coder, gram=False)[0], compiled, atol=1e-9)
     with fake_cupy.installed() as cupy:
         C, unfinished = kernels.encode(cupy.asarray(X), cupy.asarray(D), None, coder)
     assert unfinished == 0

@@ -235,8 +235,11 @@ def check_dictionary(dictionary, n_features):
 
 
 def open_for_coding(given, n_atoms, device):
-    """Rows of X in chunks whose codes against n_atoms atoms stay in the cache."""
-    chunk_rows = min(max(CACHED // n_atoms, 64), 1024) if device.kind == "cpu" else max((1 << 26) // n_atoms, 64)
+    """Rows of X in chunks whose codes against n_atoms atoms stay in the cache, or are enough for a matrix product."""
+    if device.kind == "cpu":
+        chunk_rows = min(max(CACHED // n_atoms, 512), 1024, max((1 << 24) // n_atoms, 64))
+    else:
+        chunk_rows = max((1 << 26) // n_atoms, 64)
     work = WORK * n_atoms * given.shape[1]
     return open_rows(given.array, dtype=given.dtype, device=device, chunk_rows=chunk_rows, work=work)
 

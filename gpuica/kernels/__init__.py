@@ -7,6 +7,7 @@ from ..device import CPU, array_device
 
 # Below this many numbers NumPy is as fast as the compiled loop, and a small fit then never loads Numba (0.4 s).
 WORTH_COMPILING = 50_000
+LARGEST_GRAM = 1 << 30  # bytes
 
 # The same for a block of atoms, where it is Python's loop over atoms that the compiled one replaces.
 ATOMS_WORTH_COMPILING = 4_000
@@ -50,14 +51,16 @@ def encode(X, D, gram, coder):
     return coding.encode(X, D, gram, coder)
 
 
-def gram_pays(n_atoms, n_features, itemsize):
-    """Whether coders should be given D Dᵀ: where it takes 1 GiB at most, and its rows, K numbers for every atom of a
-    code and round, cost less than products of 2 K d operations.
+def gram_pays(n_atoms, n_features, itemsize, coder):
+    """Whether a coder should be given D Dᵀ: where it has a kernel, the memory allows it, and nothing else is faster.
 
-    Measured on one core, lasso, 17 to 21 non-zeros: d = 64 K = 2,048 36 µs a row against 52, K = 4,096 99 against 75;
-    d = 384 K = 4,096 83 against 161, K = 8,192 170 against 289.
+    The lasso without it takes less time once D Dᵀ exceeds half a megabyte for each feature.  Measured on one core with
+    2 MB of L2, at 16, 64 and 144 features (for 2,000, 2,700 and 4,000 atoms of float32).  At 384 features it takes 1.5
+    times as long with up to 12,288 atoms, but from 7,000 on computing D Dᵀ costs what 10,000 rows gain by it.
     """
-    return n_atoms**2 * itemsize <= 1 << 30 and n_atoms <= 48 * n_features
+    size = n_atoms**2 * itemsize
+    most = n_features << 19 if coder.kernel == "lasso" else LARGEST_GRAM
+    return coder.cpu_only or (coder.kernel is not None and size <= min(most, LARGEST_GRAM))
 
 
 def compress(C):

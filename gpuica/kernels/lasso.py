@@ -11,6 +11,7 @@ Rows that need more care, where an atom comes close to the span of others, are l
 import numpy as np
 from numba import njit
 
+from .lasso_products import FULL, REACH, SLACK, SOLVED, UNFINISHED, lasso_products
 from .support import (
     ENTRY,
     INLINED,
@@ -20,67 +21,20 @@ from .support import (
     copy,
     enter,
     largest,
-    leave,
     refine,
+    settle,
     subtract_atoms,
-    times,
     workspace,
     write,
 )
 
-# What |h| may exceed alpha by, in units of the row's largest correlation: the rounding of h.
-SLACK = {4: 2e-6, 8: 1e-10}
 # Share of an atom's square outside the span of others below which it is close to it: the inverse of their Gram matrix
 # loses the digits of that share.
 CLOSE = {4: 1e-4, 8: 1e-9}
-REACH = 0.6  # atoms enter whose violation is this share of the largest one, at least
 AT_ONCE = 6  # of them in a round: fewer rounds, but more atoms that leave again (measured on image patches)
 ROOM = 256  # atoms of a support before more room is made
 
-UNFINISHED, SOLVED, FULL, HARD = 0, 1, 2, 3  # how a row ends
-
-
-@njit(**INLINED)
-def drop(p, m, M, act, scratch):
-    """Atom p leaves the support of m; the last takes its place.  Returns m - 1."""
-    leave(M, p, scratch[6], m)
-    act[p] = act[m - 1]
-    for row in range(5):
-        scratch[row, p] = scratch[row, m - 1]
-    return m - 1
-
-
-@njit(**INLINED)
-def settle(M, act, scratch, m, alpha, signed):
-    """Minimise ½ cᵀGc - bᵀc + alpha |c| over the support; returns its size, smaller where coefficients met zero.
-
-    c has the signs s, or is zero where atoms have just entered.  signed: whether the signs bind.
-    """
-    c, s, b, z, v = scratch[0], scratch[1], scratch[2], scratch[4], scratch[5]
-    while m:
-        for i in range(m):
-            v[i] = b[i] - alpha * s[i]
-        times(M, v, z, m)
-        if not signed:
-            copy(z[:m], c)
-            break
-        entered = m
-        for i in range(m - 1, -1, -1):  # an atom that would leave zero to the wrong side was not needed
-            if c[i] == 0 and z[i] * s[i] <= 0:
-                m = drop(i, m, M, act, scratch)
-        if m < entered:
-            continue
-        share, meets = 1.0, m
-        for i in range(m):
-            if z[i] * s[i] <= 0 and c[i] / (c[i] - z[i]) < share:
-                share, meets = c[i] / (c[i] - z[i]), i
-        if meets == m:
-            copy(z[:m], c)
-            break
-        for i in range(m):
-            c[i] += share * (z[i] - c[i])
-        m = drop(meets, m, M, act, scratch)
-    return m
+HARD = 3  # how a row ends that is left to `lasso_products`
 
 
 @njit(**INLINED)
@@ -177,8 +131,6 @@ def lasso(X, D, G, Q, coder):
         room = min(most, 2 * room)
     unfinished, hard = int((ends == UNFINISHED).sum()), np.flatnonzero(ends > SOLVED)
     if len(hard):
-        from .lasso_products import lasso_products
-
         Q[hard], more = lasso_products(X[hard], D, coder)
         unfinished += more
     return unfinished

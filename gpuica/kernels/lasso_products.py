@@ -13,7 +13,6 @@ A row's support is (M, act, scratch); m is its size.  buffers: (candidates, near
 import numpy as np
 from numba import njit
 
-from .lasso import FULL, REACH, SLACK, SOLVED, UNFINISHED, drop, settle
 from .support import (
     ENTRY,
     OPTIONS,
@@ -22,14 +21,19 @@ from .support import (
     border,
     copy,
     dot,
+    drop,
     inner,
     largest,
     refine,
+    settle,
     subtract,
     times,
     write,
 )
 
+# What |h| may exceed alpha by, in units of the row's largest correlation: the rounding of h.
+SLACK = {4: 2e-6, 8: 1e-10}
+REACH = 0.6  # atoms enter whose violation is this share of the largest one, at least
 CLOSE = 1e-3  # share of an atom's square outside the span of others below which it is computed with care,
 FLOOR = {4: 1e-6, 8: 1e-12}  # and below which it depends on them
 WORN = 1e3  # a row is given up when its floor has risen by this factor, by ten with each new M
@@ -39,7 +43,8 @@ ROWS = 512  # of a product
 ROOM = 64  # atoms of a support before more room is made
 MEMORY = 1 << 27  # bytes of the supports that outgrew it
 
-GOING, RENEWED, STUCK = -1, -2, -3  # how a round ends if not as in `lasso`
+UNFINISHED, SOLVED, FULL = 0, 1, 2  # how a row ends; FULL: for want of room
+GOING, RENEWED, STUCK = -1, -2, -3  # how a round ends else
 
 
 @njit(**OPTIONS)

@@ -7,7 +7,6 @@ of a product with the dictionary.
 import numpy as np
 from numba import njit
 
-from .lasso import settle
 from .support import (
     ENTRY,
     OPTIONS,
@@ -18,6 +17,7 @@ from .support import (
     inner,
     largest,
     refine,
+    settle,
     subtract_atoms,
     times,
     workspace,

@@ -175,6 +175,49 @@ def refine(x, D, act, c, alpha, s, M, missing, step, residual, m):
 
 
 @njit(**INLINED)
+def drop(p, m, M, act, scratch):
+    """Atom p leaves the support of m; the last takes its place.  Returns m - 1."""
+    leave(M, p, scratch[6], m)
+    act[p] = act[m - 1]
+    for row in range(5):
+        scratch[row, p] = scratch[row, m - 1]
+    return m - 1
+
+
+@njit(**INLINED)
+def settle(M, act, scratch, m, alpha, signed):
+    """Minimise ½ cᵀGc - bᵀc + alpha |c| over the support; returns its size, smaller where coefficients met zero.
+
+    c has the signs s, or is zero where atoms have just entered.  signed: whether the signs bind.
+    """
+    c, s, b, z, v = scratch[0], scratch[1], scratch[2], scratch[4], scratch[5]
+    while m:
+        for i in range(m):
+            v[i] = b[i] - alpha * s[i]
+        times(M, v, z, m)
+        if not signed:
+            copy(z[:m], c)
+            break
+        entered = m
+        for i in range(m - 1, -1, -1):  # an atom that would leave zero to the wrong side was not needed
+            if c[i] == 0 and z[i] * s[i] <= 0:
+                m = drop(i, m, M, act, scratch)
+        if m < entered:
+            continue
+        share, meets = 1.0, m
+        for i in range(m):
+            if z[i] * s[i] <= 0 and c[i] / (c[i] - z[i]) < share:
+                share, meets = c[i] / (c[i] - z[i]), i
+        if meets == m:
+            copy(z[:m], c)
+            break
+        for i in range(m):
+            c[i] += share * (z[i] - c[i])
+        m = drop(meets, m, M, act, scratch)
+    return m
+
+
+@njit(**INLINED)
 def subtract_atoms(h, G, act, c, m):
     """h -= c G_act, four rows of G at a time: one store of h for four products."""
     real = h.dtype.type
