@@ -13,7 +13,7 @@ import numpy as np
 from .restarts import solve_all
 
 FACTOR = 2.0
-KEPT = 4  # of so many starts one goes on to the next sample
+KEPT = 4  # of so many starts one goes on to the next sample, after STAGE / 2 iterations: enough to tell them apart
 STAGE = 20  # iterations of a stage: a sample too small for its k would never settle
 
 
@@ -51,7 +51,8 @@ def run_all(solver, oracle, starts, *, growth, rng, max_iter, tol, survivors=Non
         growth = oracle.n_effective / n
     while growth and n * growth <= oracle.n_effective:
         sample = oracle.sample(int(n * (oracle.n_rows / oracle.n_effective)), rng)
-        stage = partial(solver, max_iter=min(STAGE, max_iter), tol="auto", report=report, **options)
+        most = STAGE // 2 if survivors and len(starts) > 1 else STAGE
+        stage = partial(solver, max_iter=min(most, max_iter), tol="auto", report=report, **options)
         found = solve_all(stage, sample, starts)
         n *= growth
         if survivors and len(found) > 1:
