@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from gpuica import kernels
 from gpuica.coders import OMP, ORMP, Fista, Lars, Lasso, MatchingPursuit, Threshold, TopK
 from gpuica.coders.penalised import largest_eigenvalue
-from gpuica.kernels import lasso, lasso_products
+from gpuica.kernels import coding, lasso, lasso_products
 
 from . import fake_cupy, naive
 
@@ -427,6 +427,22 @@ def test_largest_eigenvalue_is_bounded_from_above(m, rng):
         exact = np.linalg.eigvalsh(S)[-1]
         for dtype in DTYPES:
             assert exact <= largest_eigenvalue(S.astype(dtype), np) <= 1.05 * exact
+
+
+def test_definitions_work_on_some_rows_at_a_time(monkeypatch):
+    X, D = data(100, 12, 40)
+    whole, _ = encode(X, D, OMP(4), gram=False)
+    monkeypatch.setattr(coding, "PART", 17 * len(D))
+    np.testing.assert_allclose(encode(X, D, OMP(4), gram=False)[0], whole, atol=1e-12)
+
+
+def test_when_the_gram_matrix_pays():
+    assert kernels.gram_pays(1024, 64, 4, Lasso())
+    assert not kernels.gram_pays(4096, 64, 4, Lasso())  # slower
+    assert kernels.gram_pays(4096, 64, 4, OMP(3))
+    assert not kernels.gram_pays(20_000, 64, 4, OMP(3))  # too large
+    assert kernels.gram_pays(20_000, 64, 4, OMP(3, positive=True))  # there is no other way
+    assert not kernels.gram_pays(64, 64, 4, TopK(3))
 
 
 # ---- sums over codes -------------------------------------------------------------------------------------------------

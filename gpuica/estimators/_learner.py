@@ -95,6 +95,6 @@ class Learner(SparseCoding):
         device = device_for_coding(self.device, given, D, coder)
         with device.active():
             oracle = CodeOracle(open_for_coding(given, len(D), device), coder)
-            found = oracle.moments(device.put(D.astype(given.dtype)))
+            found = oracle.moments(device.put(D.astype(given.dtype, order="C")))
         warn_of_unfinished(found.n_unfinished, given.shape[0])
         return -found.cost / given.shape[0]

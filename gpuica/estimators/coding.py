@@ -255,7 +255,7 @@ def encode(given, D, coder, device="auto", sparse=False):
     device = device_for_coding(device, given, D, coder)
     with device.active():
         oracle = CodeOracle(open_for_coding(given, len(D), device), coder)
-        codes, n_unfinished = oracle.codes(device.put(D.astype(given.dtype)), sparse)
+        codes, n_unfinished = oracle.codes(device.put(D.astype(given.dtype, order="C")), sparse)
     warn_of_unfinished(n_unfinished, given.shape[0])
     if not sparse:
         return codes
