@@ -22,6 +22,8 @@ logger = logging.getLogger("gpuica")
 # on a few CPU cores.
 WORTH_A_TRANSFER = 2e10
 
+UNASKED = 1 << 26  # bytes that are stored without asking how much memory is free (0.1 ms)
+
 
 @dataclass(frozen=True)
 class Device:
@@ -69,6 +71,10 @@ class Device:
         with self.active():
             pool = self.xp.get_default_memory_pool()
             return (self.xp.cuda.runtime.memGetInfo()[0] + pool.free_bytes()) // 2
+
+    def fits(self, size):
+        """Whether an array of so many bytes may be stored."""
+        return (size <= UNASKED and self.limit is None) or size <= self.budget()
 
 
 CPU = Device()

@@ -7,7 +7,9 @@ import pytest
 
 from gpuica import device
 from gpuica.device import CPU, why_no_gpu
-from gpuica.rows import open_rows
+from gpuica.estimators._shell import as_source
+from gpuica.rows import open_rows, stream
+from gpuica.rows.files import shards
 
 from . import fake_cupy
 
@@ -25,15 +27,33 @@ def rng():
     return np.random.default_rng(0)
 
 
-@pytest.fixture(params=[1, 7, "by default"])
-def as_rows(request):
-    """Open an array as Rows in memory, of 1 chunk, 7 chunks, or cut as the package does by default."""
+@pytest.fixture(params=[1, 7, "by default", "from files", "from an iterable"])
+def as_rows(request, tmp_path, monkeypatch):
+    """Open an array as Rows: in memory, of 1 chunk, 7 chunks, or cut as the package does by default; read from three
+    files, or from what is iterated over, in blocks of two of 7 chunks."""
 
     def open_as(X, dtype=None):
-        chunk_rows = None if request.param == "by default" else -(-len(X) // request.param)
-        return open_rows(X, dtype=np.dtype(dtype or X.dtype), device=CPU, chunk_rows=chunk_rows)
+        chunk_rows = {1: len(X), "by default": None}.get(request.param, -(-len(X) // 7))
+        source = X
+        if isinstance(request.param, str) and request.param.startswith("from"):
+            monkeypatch.setattr(stream, "BLOCK", 2 * chunk_rows * X.shape[1] * X.itemsize)
+            parts = np.array_split(X, 3)
+            for i, part in enumerate(parts):
+                np.save(tmp_path / f"{i}.npy", part)
+            source = as_source(Again(parts)) if "iterable" in request.param else shards(tmp_path)
+        return open_rows(source, dtype=np.dtype(dtype or X.dtype), device=CPU, chunk_rows=chunk_rows)
 
     return open_as
+
+
+class Again:
+    """Gives the same parts whenever it is iterated over."""
+
+    def __init__(self, parts):
+        self.parts = parts
+
+    def __iter__(self):
+        yield from self.parts
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.gpu)])

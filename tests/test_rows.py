@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuica import sums
+from gpuica import device, sums
 from gpuica.contrasts import LogCosh
 from gpuica.device import CPU, host_threads
 from gpuica.rows import memory, open_rows
@@ -79,7 +79,7 @@ def test_projected_rows(as_rows, rng, monkeypatch, stored):
     X = rng.normal(size=(501, 6)) + 100
     K, W = rng.normal(size=(4, 6)), rng.normal(size=(3, 4))
     if not stored:
-        monkeypatch.setattr(memory, "ALWAYS_STORED", 0)
+        monkeypatch.setattr(device, "UNASKED", 0)
         monkeypatch.setattr(type(CPU), "budget", lambda self: 0)
     rows = as_rows(X).projected(X.mean(0), K)
     Z = (X - X.mean(0)) @ K.T

@@ -92,7 +92,7 @@ class Separation(Unmixing):
         """
         self._validate_params()
         given, device = self._taken(X, sample_weight)
-        with device.active():
+        with device.active(), locating_nan(self, given):
             rows, spectrum, white = self._whitened(given, device)
             oracle, starts, rng = self._ready(white, device, n_runs)
             solutions = self._solve(oracle, starts, rng, None, keep="all")
@@ -103,7 +103,7 @@ class Separation(Unmixing):
     def _fit_transform(self, X, sample_weight=None, compute_sources=False):
         """Fit; return the sources, or None without compute_sources."""
         given, device = self._taken(X, sample_weight)
-        with device.active():
+        with device.active(), locating_nan(self, given):
             rows, spectrum, white = self._whitened(given, device)
             oracle, starts, rng = self._ready(white, device, self.n_init)
             self.device_ = str(device)
@@ -139,7 +139,7 @@ class Separation(Unmixing):
         k = self._requested_components(given.shape)
         if not self.whiten:
             return rows, None, rows
-        spectrum = self._spectrum(rows, given, k)
+        spectrum = self._spectrum(rows, k)
         return rows, spectrum, rows.projected(spectrum.mean, spectrum.whitening)
 
     def _ready(self, white, device, n_starts):
@@ -159,12 +159,11 @@ class Separation(Unmixing):
             warnings.warn(f"n_components is too large: it will be set to {most}", stacklevel=5)
         return min(self.n_components or most, most) if self.whiten else shape[1]
 
-    def _spectrum(self, rows, given, k):
+    def _spectrum(self, rows, k):
         """The spectrum of the rows, cut to k components or the rank; warns when the rank is smaller."""
-        with locating_nan(self, given):
-            center = geometric_median(MomentOracle(rows)) if self.center == "median" else None
-            oracle = MomentOracle(rows, center)
-            spectrum = WHITENERS[self.whiten_solver](oracle, eps=float(np.finfo(rows.dtype).eps))
+        center = geometric_median(MomentOracle(rows)) if self.center == "median" else None
+        oracle = MomentOracle(rows, center)
+        spectrum = WHITENERS[self.whiten_solver](oracle, eps=float(np.finfo(rows.dtype).eps))
         if spectrum.rank == 0:
             raise ValueError("X has no variance: every row is the same, so there is nothing to separate.")
         complaint = ""

@@ -161,7 +161,7 @@ def hand_out(estimator, given, device, rows, function, params, width, out=None):
 def refuse_large(given, device, shape, dtype):
     """MemoryError if a result of this shape does not fit the memory budget; for X that is not in memory itself."""
     size = np.dtype(dtype).itemsize * shape[0] * shape[1]
-    if isinstance(given.array, Source) and size > device.budget():
+    if isinstance(given.array, Source) and not device.fits(size):
         raise MemoryError(
             f"the result, {shape[0]} x {shape[1]}, takes {size / 1e9:.1f} GB, more than half of the memory that may be "
             "used: write it to a file or array instead, transform(X, out='result.npy'), or raise memory_limit."

@@ -207,7 +207,7 @@ def open_rows(X, *, dtype, device, chunk_rows=None, prepare=None, work=None, wei
     from .sources import Source
     from .stream import StreamRows
 
-    if isinstance(X, np.memmap) and X.nbytes > device.budget():  # its pages would count as memory, and push out others
+    if isinstance(X, np.memmap) and not device.fits(X.nbytes):  # its pages would count as memory, and push out others
         X = mapped_file(X) or X
     kind = StreamRows if isinstance(X, Source) else MemoryRows
     return kind(X, dtype=dtype, device=device, chunk_rows=chunk_rows, prepare=prepare, work=work, weights=weights)

@@ -10,7 +10,6 @@ from . import Rows, project
 
 CACHED = 1 << 18  # numbers of a host chunk: 1 MB in float32, so that a chunk and what is made of it share a core's L2
 WORTH_THREADS = 5e7  # work of a pass, about a millisecond, below which starting threads (0.1 ms) gains nothing
-ALWAYS_STORED = 1 << 26  # bytes that are stored without asking how much memory is free (0.1 ms)
 BATCH_CHUNK = 128  # rows of a chunk of a batch, which is small: several threads shall have some
 RESIDENT = 1 << 26  # numbers of a device chunk: large enough that launches do not count
 
@@ -106,8 +105,7 @@ class MemoryRows(Rows):
             )
 
     def onto(self, ready):
-        size = self.n_rows * len(ready[1]) * self.dtype.itemsize
-        if size > ALWAYS_STORED and size > self.device.budget():
+        if not self.device.fits(self.n_rows * len(ready[1]) * self.dtype.itemsize):
             return super().onto(ready)
         stored = self.map(project, ready)
         rows = MemoryRows(stored, device=self.device, weights=self.weights)
