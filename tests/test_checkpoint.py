@@ -42,8 +42,8 @@ class StopsAfter:
 
 
 FITS = [
-    (FastICA, {"random_state": 0, "tol": 1e-14, "max_iter": 12}),
-    (FastICA, {"random_state": None, "tol": 1e-14, "growth": 2.0, "max_iter": 12}),
+    (FastICA, {"random_state": 0, "tol": 0.0, "max_iter": 12}),
+    (FastICA, {"random_state": None, "tol": 0.0, "growth": 2.0, "max_iter": 12}),
     (FastICA, {"random_state": 0, "algorithm": "deflation"}),
     (Picard, {"random_state": 0, "growth": 1.5}),
     (Picard, {"random_state": np.random.RandomState(3), "n_init": 3}),

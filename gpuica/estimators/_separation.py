@@ -102,6 +102,7 @@ class Separation(Unmixing):
 
     def _fit_transform(self, X, sample_weight=None, compute_sources=False):
         """Fit; return the sources, or None without compute_sources."""
+        self.__dict__.pop("_past", None)  # partial_fit's: this fit begins anew
         given, device = self._taken(X, sample_weight)
         with device.active(), locating_nan(self, given):
             rows, spectrum, white = self._whitened(given, device)
@@ -115,6 +116,8 @@ class Separation(Unmixing):
             if self.sort is not None:
                 solution = self._sorted(solution, oracle, spectrum)
             to_sources = self._store(solution, spectrum, rows, given.weight).astype(given.dtype)
+            if not solution.converged:
+                warnings.warn(self._what_is_left(solution), ConvergenceWarning, stacklevel=5)
             sources = None
             if compute_sources and white.scratch is not None:
                 sources = given.back(white.map(rotate, to_sources, out=white.scratch))
@@ -227,14 +230,14 @@ class Separation(Unmixing):
             return
         unknown = np.full(len(W), np.nan)
         solution = Solution(W, oracle.n_passes, unknown, False, np.zeros(len(W), bool), unknown)
-        self._store(solution, spectrum, rows, n_samples, left="The fit was interrupted: components are unfinished.")
+        self._store(solution, spectrum, rows, n_samples)
         self.n_passes_ = oracle.n_passes
+        warnings.warn("The fit was interrupted: components are unfinished.", ConvergenceWarning, stacklevel=6)
 
-    def _store(self, solution, spectrum, rows, n_samples, left=None):
+    def _store(self, solution, spectrum, rows, n_samples):
         """Set the fitted attributes; return the matrix (k, k) that takes whitened rows to sources.
 
-        n_samples: as many rows as X stands for, Σ of its weights.  left: the sentence for a solution that did not
-        converge, where the solver has none.
+        n_samples: as many rows as X stands for, Σ of its weights.
         """
         dtype, n_features, W = rows.dtype, rows.n_features, solution.W
         if spectrum is None:
@@ -263,8 +266,6 @@ class Separation(Unmixing):
         self.losses_ = np.array(solution.losses)
         self.rank_ = n_features if spectrum is None else spectrum.rank
         self.converged_ = solution.converged
-        if not solution.converged:
-            warnings.warn(left or self._what_is_left(solution), ConvergenceWarning, stacklevel=6)
         return to_sources
 
     @classmethod

@@ -156,7 +156,7 @@ def write_tensors(path, arrays, about, brain=False):
     with open(partial, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for array in arrays.values():
-            file.write(array)  # type: ignore[arg-type]  # its buffer
+            file.write(array)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)

@@ -40,7 +40,7 @@ class NpyFile:
                 f"{part.shape[1:]} and {part.dtype}."
             )
         try:
-            self.file.write(np.ascontiguousarray(part))  # type: ignore[arg-type]  # its buffer
+            self.file.write(np.ascontiguousarray(part))
         except OSError as error:
             raise self._told(error) from error
         self.n_rows += len(part)
