@@ -76,10 +76,9 @@ def test_a_heavy_tail_or_an_enormous_row_does_not_throw_it(A):
         assert amari(ica.components_ @ A) < 0.05
     parts = list(batches(30, 1000, A))
     ica = followed(FastICA(random_state=0), parts[:15])
-    before = amari(ica.components_ @ A)
-    parts[15][0] *= 1e3
-    after = amari(ica.partial_fit(parts[15]).components_ @ A)
-    assert after < before + 0.15  # its covariance is that of this row now
+    parts[15][0] *= 1e4  # whitening follows it, but it must not turn anything by more than a batch may
+    ica.partial_fit(parts[15])
+    assert ica.movement_.max() < 0.03
     assert np.isfinite(ica.components_).all()
 
 

@@ -67,6 +67,12 @@ def test_parts_are_added_in_their_order_whoever_comes_first():
         assert totals.sums[0] == 3.0
 
 
+def test_what_each_chunk_gave_may_be_the_chunk_itself(as_rows, rng):
+    X, parts = rng.normal(size=(1003, 5)), []
+    as_rows(X).each(parts.append, np.asarray)
+    np.testing.assert_array_equal(np.concatenate(parts), X)
+
+
 def test_totals_are_float64_for_float32_rows():
     X = np.full((1 << 20, 1), 0.1, dtype=np.float32)
     total = MemoryRows(X).sum(column_sum)[0]

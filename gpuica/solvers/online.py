@@ -97,11 +97,12 @@ def follow(oracle, W, covariance, average, n_seen, *, tol, floor=0.01):
     rate = min(0.5, 2 * n / n_seen)
     at = oracle.likelihood(W)
     at = at._replace(cross=_decorrelated(at, W @ covariance @ W.T, xp))
-    average = at if average is None else type(at)(*(a + rate * (b - a) for a, b in zip(average, at, strict=True)))
-    excess = average.slope - xp.diagonal(average.cross)
+    usual = at if average is None else average
+    average = type(at)(*(a + rate * (b - a) for a, b in zip(usual, at, strict=True)))
+    excess = usual.slope - xp.diagonal(usual.cross)
     sign = xp.where(excess < 0, -1.0, 1.0)
     curvature = xp.maximum((abs(excess)[:, None] + abs(excess)) / 2, floor)
-    error = rotation_error(average.cross, average.square, xp.ones(len(W)), sign, n, xp)
+    error = rotation_error(usual.cross, usual.square, xp.ones(len(W)), sign, n, xp)
     gradient = rotation_gradient(at.cross, at.slope, sign, xp)
     turn = -rate * xp.minimum(xp.maximum(gradient, -LIMIT * error), LIMIT * error) / curvature
     longest = xp.sqrt((turn * turn).sum(axis=1)).max()
