@@ -3,7 +3,7 @@
     python -m benchmarks.streamed [--rows 15700000] [--data benchmarks/data/streamed] [--parts files,slope,dictionary]
 
 Rows (n, 384) float32, mixed from 384 independent sources: 24 GB in one .npy file, and 12 GB of bfloat16 in 16
-safetensors files, which are written once (two minutes of two cores) and kept.  Every fit runs in a process of its own,
+safetensors files, which are written once (five minutes of two cores) and kept.  Every fit runs in a process of its own,
 whose peak resident memory is what the system says.  The floor of a fit is its passes times the time to read the file
 once, plus the time of its matrix products in the largest chunk that the cache holds.  Answers are judged against the
 mixing matrix by the Amari distance of all components, in float64.
@@ -29,6 +29,7 @@ from gpuica.rows.sink import NpyFile
 from .environment import environment
 
 FEATURES, STEP, SHARDS = 384, 1 << 16, 16
+ALPHA = 150.0  # of the dictionary's codes: some twenty non-zeros a row
 ESTIMATORS = {"FastICA": gpuica.FastICA, "Picard": gpuica.Picard}
 
 
@@ -152,7 +153,8 @@ def main():
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        fit(*json.loads(args.one))
+        name, *arguments = json.loads(args.one)
+        learn(*arguments) if name == "learn" else fit(name, *arguments)
         return
     path, shards = write(args.data, args.rows)
     if args.write:
@@ -171,6 +173,16 @@ def main():
                 print(
                     f"  {name}: {_told(found)}; floor {floor:.0f} s, {found['seconds'] / floor:.2f} of it", flush=True
                 )
+    if "dictionary" in args.parts:
+        for n, in_memory in ((1_000_000, True), (8_000_000, False)):
+            n = min(n, args.rows)
+            found = in_a_process("learn", str(path), n, in_memory)
+            print(
+                f"mini-batches, 1,024 atoms, {n} rows {'in memory' if in_memory else 'streamed'}: "
+                f"{n / found['seconds']:.0f} rows a second, {found['nonzero']:.1f} non-zeros a row, "
+                f"score {found['score']:.1f}, peak {found['peak_MB']:.0f} MB",
+                flush=True,
+            )
     if "slope" in args.parts:
         sizes = [n for n in (1_000_000, 2_000_000, 4_000_000, 8_000_000, args.rows) if n <= args.rows]
         fixed = {"memory_limit": args.memory, "tol": 0.0, "max_iter": 3, "whiten_solver": "eigh"}
@@ -181,6 +193,27 @@ def main():
             print(f"  3 iterations, {n} rows: {_told(found)}", flush=True)
         slope = np.polyfit(np.log(sizes), np.log(times), 1)[0]
         print(f"log-log slope of seconds against rows: {slope:.3f}")
+
+
+def learn(X, n_rows, in_memory):
+    """Mini-batch dictionary learning, one round of n_rows rows, in this process; prints what it took as JSON."""
+    rows = np.load(X, mmap_mode="r")[:n_rows]
+    rows = np.array(rows) if in_memory else rows
+    settings = {"alpha": ALPHA, "batch_size": 1024, "max_iter": 1, "fit_algorithm": "cd", "init": "data", "tol": 0.0}
+    settings |= {"max_no_improvement": None, "random_state": 0, "memory_limit": "1GB"}
+    model = gpuica.MiniBatchDictionaryLearning(1024, **settings)
+    model.fit(rows[:20_480])  # kernels are compiled
+    began = time.perf_counter()
+    model.fit(rows)
+    seconds = time.perf_counter() - began
+    codes = model.set_params(transform_algorithm="lasso_cd", transform_alpha=ALPHA).transform(rows[:2000])
+    found = {
+        "seconds": seconds,
+        "peak_MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        "nonzero": np.count_nonzero(codes) / 2000,
+        "score": model.score(rows[:20_480]),
+    }
+    print(json.dumps(found))
 
 
 def _told(found):
