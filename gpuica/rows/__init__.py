@@ -63,6 +63,17 @@ class Rows(ABC):
     def each(self, consume, function, *params):
         """consume(function(chunk, *params)) for every chunk, in order, one at a time.  One pass."""
 
+    def fold(self, kind, start, function, *params):
+        """kind(*start), to which function(chunk, *params) of every chunk was added, in order.  One pass.
+
+        For totals too large to have one for each chunk, as `sum` does.  kind: a class whose objects have `add(part)`;
+        `added`, a tuple of arrays that add up over parts; `kept`, a tuple of arrays that do not, but are joined row by
+        row; and `merge(added, kept)` to take in those of another object, one that was given the rows after these.
+        """
+        total = kind(*start)
+        self.each(total.add, function, *params)
+        return total
+
     @abstractmethod
     def take(self, indices):
         """The rows of these numbers, (len(indices), n_features), as chunks hold them."""
@@ -70,6 +81,10 @@ class Rows(ABC):
     @abstractmethod
     def only(self, indices):
         """The rows of these numbers, as Rows that are held in memory."""
+
+    def gathered(self):
+        """All rows, as Rows whose chunks are here: themselves if they are.  For few rows."""
+        return self.only(np.arange(self.n_rows))
 
     @abstractmethod
     def batches(self, size, rng=None):
@@ -108,6 +123,9 @@ class ProjectedRows(Rows):
 
     def each(self, consume, function, *params):
         self.rows.each(consume, _on_projection, self.projection, function, *params)
+
+    def fold(self, kind, start, function, *params):
+        return self.rows.fold(kind, start, _on_projection, self.projection, function, *params)
 
     def take(self, indices):
         return project(self.rows.take(indices), self.projection)

@@ -63,6 +63,9 @@ class MemoryRows(Rows):
             weights=None if self.weights is None else _at(self.weights, np.asarray(indices)),
         )
 
+    def gathered(self):
+        return self
+
     def map(self, function, *params, out=None):
         self.n_passes += 1
         first = None
