@@ -215,6 +215,8 @@ class CodeOracle:
             return self.rows.map(sums.codes, *settings, unfinished), sum(unfinished)
         parts: list[tuple] = []
         self.rows.each(parts.append, sums.sparse_codes, *settings)
+        if not parts:  # a rank without rows
+            parts.append(sums.sparse_codes(self.xp.zeros((0, self.n_features), dtype=self.dtype), *settings))
         compressed, left = zip(*parts, strict=True)
         return tuple(np.concatenate(columns) for columns in zip(*compressed, strict=True)), sum(left)
 

@@ -168,7 +168,7 @@ class CodeTotals:
         self.D, self.n_worst = D, n_worst
         self.A, self.B = self.xp.zeros((len(D), len(D))), self.xp.zeros(D.shape)
         self.cost, self.n_unfinished = 0.0, 0
-        self.worst = self.squares = None
+        self.worst, self.squares = self.xp.zeros((0, D.shape[1]), dtype=D.dtype), self.xp.zeros(0)
 
     def add(self, part):
         """The rows of a chunk, as `coded` gives them."""
@@ -186,7 +186,7 @@ class CodeTotals:
     @property
     def kept(self):
         """The worst rows (m, d) and their squared distances (m,), where some are asked for."""
-        return () if self.worst is None else (self.worst, self.squares)
+        return (self.worst, self.squares) if self.n_worst else ()
 
     def merge(self, added, kept):
         """Take in the totals of other rows, that come after these."""
@@ -201,7 +201,8 @@ class CodeTotals:
     def _keep(self, X, squares):
         if not self.n_worst:
             return
-        if self.worst is not None:
-            X, squares = self.xp.concatenate([self.worst, X]), self.xp.concatenate([self.squares, squares])
+        first = self.xp.argsort(-squares)[: self.n_worst]
+        X = self.xp.concatenate([self.worst, X[first]])
+        squares = self.xp.concatenate([self.squares, squares[first].astype(np.float64)])
         first = self.xp.argsort(-squares)[: self.n_worst]
         self.worst, self.squares = X[first], squares[first]

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from ..device import choose_device, logger, to_host
+from ..device import logger, to_host
 from ..oracle import ContrastOracle, MomentOracle, NotFiniteError
 from ..rows import of_norm_one, open_rows, project
 from ..solvers.median import geometric_median
 from ..solvers.whitening import WHITENERS
 from ._shell import refuse_non_finite, take
+from ._spread import draw_from, place
 
 # (E r)² / E r² of the norms r, below which rows are called uneven: 0.98 for digits, 0.4 for image patches, 0.37 for
 # log-normal norms of sigma 1, 0.11 where one row in a thousand is 100 times as long as the rest
@@ -94,7 +94,7 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         given, device = self._taken(X, sample_weight)
         with device.active():
             rows, spectrum, white = self._whitened(given, device)
-            oracle, starts, rng = self._ready(white, device, n_runs)
+            oracle, starts, rng = self._ready(white, device, n_runs, given)
             solutions = self._solve(oracle, starts, rng, None, keep="all")
             K = spectrum.whitening if spectrum else rows.xp.eye(rows.n_features)
             covariance = MomentOracle(rows).moments()[1]
@@ -105,7 +105,7 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         given, device = self._taken(X, sample_weight)
         with device.active():
             rows, spectrum, white = self._whitened(given, device)
-            oracle, starts, rng = self._ready(white, device, self.n_init)
+            oracle, starts, rng = self._ready(white, device, self.n_init, given)
             solution = self._solve(oracle, starts, rng, _progress(self) if self.verbose else None)
             if self.sort is not None:
                 solution = self._sorted(solution, oracle, spectrum)
@@ -120,7 +120,7 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         given = take(self, X, reset=True, min_rows=2, finite=not self.whiten).weighted(sample_weight)
         self._check(self._contrast())  # complain of the parameters before the data are read
         k = min(self.n_components or given.shape[1], *given.shape)
-        return given, self._device(given.array, work=40 * given.shape[0] * k * k)
+        return given, self._device(given, work=40 * given.shape[0] * k * k)
 
     def _whitened(self, given, device):
         """Rows of X, their spectrum (None without whitening), and the whitened rows."""
@@ -131,9 +131,9 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         spectrum = self._spectrum(rows, given.array, k)
         return rows, spectrum, rows.projected(spectrum.mean, spectrum.whitening)
 
-    def _ready(self, white, device, n_starts):
+    def _ready(self, white, device, n_starts, given):
         """The oracle on the whitened rows, n_starts starting points, and the RandomState that drew them."""
-        rng = check_random_state(self.random_state)
+        rng = draw_from(self.random_state, given)
         starts = [device.put(self._start(white.n_features, white.dtype, rng)) for _ in range(n_starts)]
         return ContrastOracle(white, self._contrast(), white=bool(self.whiten)), starts, rng
 
@@ -150,9 +150,9 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             warnings.warn(f"n_components is too large: it will be set to {most}", stacklevel=5)
         return min(self.n_components or most, most) if self.whiten else shape[1]
 
-    def _device(self, array, work):
+    def _device(self, given, work):
         numpy_only = "a contrast function is called with arrays of the kind that X has." if callable(self.fun) else None
-        return choose_device(self.device, array, work=work, refusal=numpy_only)
+        return place(self.device, given, work=work, refusal=numpy_only)
 
     def _spectrum(self, rows, array, k):
         """The spectrum of the rows, cut to k components or the rank; warns when the rank is smaller."""
@@ -285,7 +285,7 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def _apply(self, given, matrix, before=0.0, after=0.0, prepare=None):
         """(X - before) @ matrixᵀ + after, chunk by chunk, on the device that X asks for."""
         dtype = np.result_type(given.dtype, matrix.dtype)
-        device = self._device(given.array, work=2 * given.shape[0] * matrix.size)
+        device = self._device(given, work=2 * given.shape[0] * matrix.size)
         with device.active():
             rows = open_rows(given.array, dtype=dtype, device=device, prepare=prepare)
             ready = tuple(device.put(np.asarray(part, dtype=dtype)) for part in (before, matrix, -after))

@@ -10,6 +10,7 @@ from sklearn.utils.validation import assert_all_finite, check_array, validate_da
 
 from ..device import CPU, array_device, to_host
 from ..rows import check_weights
+from ..rows.shared import Shared
 
 HALF = ("float16", "bfloat16")
 
@@ -18,9 +19,10 @@ HALF = ("float16", "bfloat16")
 class Given:
     """The caller's X: its array, the dtype to work in, and how results are handed back.
 
-    array: (n_rows, n_features), NumPy or CuPy, or half-precision numbers that are read as float32 when sliced.
+    array: (n_rows, n_features), NumPy or CuPy, or half-precision numbers that are read as float32 when sliced; or a
+    Dask array, or `Shared`.
     back: turns a NumPy or CuPy result into an array of the caller's kind, on the caller's device.
-    weights: (n_rows,) the caller's, float64, divided by unit; or None.
+    weights: (n_rows,) the caller's, float64, divided by unit; or None.  total: their sum, as the caller gave them.
     """
 
     array: Any
@@ -28,6 +30,7 @@ class Given:
     back: Any
     weights: Any = None
     unit: float = 1.0
+    total: float = 0.0
 
     @property
     def shape(self):
@@ -36,21 +39,26 @@ class Given:
     @property
     def weight(self):
         """Σ of the caller's weights; n_rows without."""
-        return self.shape[0] if self.weights is None else self.unit * float(self.weights.sum())
+        return self.shape[0] if self.weights is None else self.total
 
     def weighted(self, sample_weight):
         """The same with weights (n_rows,), an array of any kind, or None.  ValueError for what cannot be weights."""
-        if sample_weight is None:
+        if isinstance(self.array, Shared):
+            from ._spread import weights_of_all
+
+            weights, total, largest = weights_of_all(self.array, sample_weight)
+        elif sample_weight is not None:
+            weights = host_weights(sample_weight, self.shape[0])
+            total, largest = float(weights.sum()), float(weights.max())
+        else:
+            weights = None
+        if weights is None:
             return self
-        array, _ = _unwrap(sample_weight)
-        weights = check_weights(array[:] if isinstance(array, BFloat16) else array, self.shape[0])
         range_ = np.finfo(self.dtype)
-        if not range_.tiny <= weights.sum() <= range_.max:
+        if not range_.tiny <= total <= range_.max:
             raise ValueError(f"sample_weight must add up to a number that {self.dtype} holds: rescale it.")
-        unit = 2.0 ** float(
-            np.frexp(weights.max())[1] - 1
-        )  # the dtype must hold squares too; powers of 2 cost no digit
-        return replace(self, weights=weights / unit, unit=unit)
+        unit = 2.0 ** float(np.frexp(largest)[1] - 1)  # the dtype must hold squares too; powers of 2 cost no digit
+        return replace(self, weights=weights / unit, unit=unit, total=total)
 
 
 def take(estimator, X, *, reset, min_rows=1, finite=True):
@@ -60,6 +68,11 @@ def take(estimator, X, *, reset, min_rows=1, finite=True):
     min_rows: at least so many rows.  finite: whether to look for NaN and infinity now; a fit sees them in its sums.
     Raises ValueError or TypeError, in scikit-learn's words, for what is not a 2-D array of real, finite numbers.
     """
+    if isinstance(X, Shared) or is_dask(X):
+        from . import _spread
+
+        take_it = _spread.take_shared if isinstance(X, Shared) else _spread.take_dask
+        return take_it(estimator, X, reset=reset, min_rows=min_rows, finite=finite)
     array, back = _unwrap(X)
     if isinstance(array, BFloat16) or array_device(array) != CPU:
         return _take_unknown_to_sklearn(estimator, array, back, reset, min_rows, finite)
@@ -73,7 +86,7 @@ def take(estimator, X, *, reset, min_rows=1, finite=True):
         array = check_array(array, estimator=estimator, input_name="X", **checks)
     else:
         array = validate_data(estimator, array, reset=reset, **checks)
-    return Given(array, _work_dtype(array.dtype), back)
+    return Given(array, work_dtype(array.dtype), back)
 
 
 def refuse_non_finite(estimator, array):
@@ -97,7 +110,7 @@ def _take_unknown_to_sklearn(estimator, array, back, reset, min_rows, finite):
         validate_data(estimator, array, reset=reset, skip_check_array=True)
     if finite and not _all_finite(array):
         raise ValueError(f"Input X contains NaN or infinity: {type(estimator).__name__} does not accept them.")
-    return Given(array, _work_dtype(array.dtype), back)
+    return Given(array, work_dtype(array.dtype), back)
 
 
 def _all_finite(array, chunk=1 << 16):
@@ -106,7 +119,18 @@ def _all_finite(array, chunk=1 << 16):
     return all(bool(xp.isfinite(array[i : i + chunk]).all()) for i in range(0, len(array), chunk))
 
 
-def _work_dtype(dtype):
+def host_weights(sample_weight, n_rows, some_row=True):
+    """`check_weights` of weights of any kind."""
+    array, _ = _unwrap(sample_weight)
+    return check_weights(array[:] if isinstance(array, BFloat16) else array, n_rows, some_row)
+
+
+def is_dask(X):
+    """Whether X is a collection of Dask's."""
+    return type(X).__module__.partition(".")[0] in ("dask", "dask_expr")
+
+
+def work_dtype(dtype):
     """float32 for float32 and half precision, float64 for all else, as scikit-learn does."""
     return np.dtype(np.float32 if dtype == np.float32 or dtype.name in HALF else np.float64)
 

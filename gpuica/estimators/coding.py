@@ -12,10 +12,10 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ..coders import CODERS, as_coder
-from ..device import choose_device
 from ..oracle import CodeOracle
 from ..rows import open_rows
 from ._shell import Given, take
+from ._spread import place
 
 CACHED = 1 << 18  # codes of a chunk of rows, in numbers: they share a core's cache with what they are made of
 WORK = 25  # operations for each of the K d numbers of a dictionary and row, measured on lasso codes of image patches
@@ -85,7 +85,7 @@ class SparseCoding(TransformerMixin, BaseEstimator):
             D = np.concatenate([D, -D])
         if issparse(C):
             return C @ D
-        device = choose_device(self.device, C, work=2 * C.shape[0] * D.size)
+        device = place(self.device, given, work=2 * C.shape[0] * D.size)
         with device.active():
             dtype = np.result_type(given.dtype, D.dtype)
             rows = open_rows(C, dtype=dtype, device=device)
@@ -247,7 +247,7 @@ def open_for_coding(given, n_atoms, device):
 def device_for_coding(name, given, D, coder):
     """The device that `device=` means for these rows, this dictionary and coder."""
     cpu_only = f"{type(coder).__name__} codes are computed there." if coder.cpu_only else None
-    return choose_device(name, given.array, work=WORK * given.shape[0] * D.size, refusal=cpu_only)
+    return place(name, given, work=WORK * given.shape[0] * D.size, refusal=cpu_only)
 
 
 def encode(given, D, coder, device="auto", sparse=False):

@@ -7,7 +7,6 @@ from scipy.linalg import svd
 from sklearn.base import _fit_context
 from sklearn.decomposition import DictionaryLearning as SklearnDictionaryLearning
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions, validate_params
 from sklearn.utils.extmath import svd_flip
 
@@ -15,6 +14,7 @@ from ..device import to_host
 from ..oracle import CodeOracle
 from ..solvers.dictionary import alternate
 from ._learner import ADDED, Learner
+from ._spread import draw_from
 from .coding import encode, open_for_coding, warn_of_unfinished
 
 
@@ -132,7 +132,7 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
     def _fit(self, X):
         """Fit; return `Given`, the coder and what was learned."""
         given, shape, coder, device = self._taken(X)
-        rng = check_random_state(self.random_state)
+        rng = draw_from(self.random_state, given)
         with device.active():
             oracle = CodeOracle(open_for_coding(given, shape[0], device), coder)
             if self.code_init is not None and self.dict_init is not None:

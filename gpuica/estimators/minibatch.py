@@ -7,7 +7,7 @@ from numbers import Integral
 import numpy as np
 from sklearn.base import _fit_context
 from sklearn.decomposition import MiniBatchDictionaryLearning as SklearnMiniBatch
-from sklearn.utils import check_random_state, gen_batches
+from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.extmath import randomized_svd
 
@@ -15,6 +15,7 @@ from ..device import to_host
 from ..oracle import CodeOracle
 from ..solvers.dictionary import NoProgress, Statistics, one_batch, online
 from ._learner import ADDED, Learner
+from ._spread import draw_from
 from .coding import open_for_coding, warn_of_unfinished
 
 
@@ -105,7 +106,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
     def fit(self, X, y=None):
         """Learn the atoms from X, array of shape (n_samples, n_features) of any kind.  y is ignored."""
         given, shape, coder, device = self._taken(X)
-        self._random_state = rng = check_random_state(self.random_state)
+        self._random_state = rng = draw_from(self.random_state, given)
         n_rows = given.shape[0]
         with device.active():
             oracle, D = self._begin(given, shape, coder, device)
@@ -141,7 +142,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         given, shape, coder, device = self._taken(X, reset=first)
         with device.active():
             if first:
-                self._random_state = check_random_state(self.random_state)
+                self._random_state = draw_from(self.random_state, given)
                 oracle, D = self._begin(given, shape, coder, device)
                 self.n_steps_, self.n_replaced_ = 0, 0
             else:

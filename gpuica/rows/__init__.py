@@ -169,10 +169,11 @@ def of_norm_one(chunk):
     return chunk / xp.where(norm > 0, norm, 1)
 
 
-def check_weights(sample_weight, n_rows):
+def check_weights(sample_weight, n_rows, some_row=True):
     """The weights of n_rows rows, float64 (n_rows,), on the host.
 
     sample_weight: array-like, on any device.  ValueError for what is not finite, >= 0, and somewhere above 0.
+    some_row: whether there must be a weight above 0 among them.
     """
     given = to_host(sample_weight)
     if given.dtype.kind not in "biufO":
@@ -186,7 +187,7 @@ def check_weights(sample_weight, n_rows):
         raise ValueError("sample_weight contains NaN, infinity, or numbers whose sum overflows: clean or rescale it.")
     if (weights < 0).any():
         raise ValueError("sample_weight contains negative weights: a row counts 0 times or more.")
-    if not total:
+    if not total and some_row:
         raise ValueError("sample_weight is zero for every row: at least one weight must be above zero.")
     return weights
 
@@ -194,11 +195,20 @@ def check_weights(sample_weight, n_rows):
 def open_rows(X, *, dtype, device, chunk_rows=None, prepare=None, work=None, weights=None):
     """The Rows that hold X.
 
-    X: (n_rows, n_features), an array of any library whose slices are arrays.  dtype: float32 or float64 to work in.
-    device: a `Device`.  chunk_rows: rows of a chunk; by default what stays in a cache.  prepare: a function of a chunk
-    that gives the chunk to be seen instead, `of_norm_one` say.  work: operations that a pass costs for a row, by
-    default those of ICA.  weights: (n_rows,) as `check_weights` gives them.
+    X: (n_rows, n_features), a Dask array, `Shared`, or an array of any library whose slices are arrays.  dtype: float32
+    or float64 to work in.  device: a `Device`.  chunk_rows: rows of a chunk; by default what stays in a cache.  prepare:
+    a function of a chunk that gives the chunk to be seen instead, `of_norm_one` say.  work: operations that a pass costs
+    for a row, by default those of ICA.  weights: (n_rows,) as `check_weights` gives them.
     """
+    if type(X).__module__.partition(".")[0] == "dask":
+        from .dask import DaskRows
+
+        return DaskRows(X, dtype=dtype, chunk_rows=chunk_rows, prepare=prepare, work=work, weights=weights)
+    from .shared import Shared, SharedRows
+
+    if isinstance(X, Shared):
+        options = {"chunk_rows": chunk_rows, "prepare": prepare, "work": work, "weights": weights}
+        return SharedRows(open_rows(X.local, dtype=dtype, device=device, **options), X.comm)
     from .memory import MemoryRows
 
     return MemoryRows(X, dtype=dtype, device=device, chunk_rows=chunk_rows, prepare=prepare, work=work, weights=weights)
