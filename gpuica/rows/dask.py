@@ -5,21 +5,17 @@ parameter, once, and totals.
 Groups and tree depend on the array's chunks alone, so the answer does not depend on the number of workers, and two runs
 agree bit for bit.  Tasks run on the caller's `distributed` client where there is one, else on Dask's own scheduler.
 Lost chunks are Dask's to compute again.
-
-Within a task the partitions are `MemoryRows`, worked on by the one thread that the worker gives the task.
 """
 
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import dask
 import dask.array as da
 import numpy as np
 
-from ..device import CPU, array_device, to_host
-from . import Rows, project, projection
-from .memory import ALWAYS_STORED, BATCH_CHUNK, MemoryRows, Totals
+from ..device import CPU, to_host
+from . import Rows, memory, project, projection
+from .tasks import Held, Work, added_up, do, folded, listed, mapped, merged, summed, taken
 
 GROUP = 1 << 24  # bytes of neighbouring partitions that one task takes: 0.1 s of work, against a millisecond for a task
 MOST_GROUPS = 4096  # tasks of a pass; larger groups where there would be more
@@ -52,12 +48,12 @@ class DaskRows(Rows):
 
     def sum(self, contribution, *params):
         self.n_passes += 1
-        root = _tree(self._tasks(_summed, contribution, *params), dask.delayed(_added_up, pure=False))
+        root = _tree(self._tasks(summed, contribution, *params), dask.delayed(added_up, pure=False))
         return tuple(map(_writable, dask.compute(root)[0]))
 
     def each(self, consume, function, *params):
         self.n_passes += 1
-        tasks = self._tasks(_listed, function, *params)
+        tasks = self._tasks(listed, function, *params)
         for i in range(0, len(tasks), WINDOW):
             for results in dask.compute(*tasks[i : i + WINDOW]):
                 for result in results:
@@ -65,8 +61,8 @@ class DaskRows(Rows):
 
     def fold(self, kind, start, function, *params):
         self.n_passes += 1
-        tasks = self._tasks(_folded, kind, start, function, *params)
-        merge = self._sent(_merged, kind, start)
+        tasks = self._tasks(folded, kind, start, function, *params)
+        merge = self._sent(merged, kind, start)
         added, kept = dask.compute(_tree(tasks, lambda parts: merge(None, None, parts)))[0]
         total = kind(*start)
         total.merge(added, kept)
@@ -79,7 +75,7 @@ class DaskRows(Rows):
         self.n_passes += 1
         one = function(np.zeros((1, self.n_features), self.dtype), *params)  # tells the shape
         return self.array.map_blocks(
-            _mapped,
+            mapped,
             work=self._ready(function, *params),
             dtype=one.dtype,
             chunks=(self.array.chunks[0], *((size,) for size in one.shape[1:])),
@@ -96,7 +92,7 @@ class DaskRows(Rows):
 
     def only(self, indices):
         indices = np.asarray(indices)
-        return self._held(indices, min(self.chunk_rows or BATCH_CHUNK, BATCH_CHUNK))
+        return self._held(indices, min(self.chunk_rows or memory.BATCH_CHUNK, memory.BATCH_CHUNK))
 
     def batches(self, size, rng=None):
         order = np.arange(self.n_rows) if rng is None else rng.permutation(self.n_rows)
@@ -117,7 +113,7 @@ class DaskRows(Rows):
     def _drawn(self, indices):
         """The rows of these numbers, sorted: in the caller's memory if they fit, else left with the workers."""
         size = len(indices) * self.n_features * self.dtype.itemsize
-        if size <= ALWAYS_STORED or size <= CPU.budget():
+        if size <= memory.ALWAYS_STORED or size <= CPU.budget():
             return self._held(indices, self.chunk_rows)
         places, tasks = self._tasks_at(indices)
         parts = [
@@ -131,7 +127,7 @@ class DaskRows(Rows):
     def _held(self, indices, chunk_rows):
         """The rows of these numbers, in any order, in the caller's memory."""
         weights = self._weights_of(indices)
-        return MemoryRows(self.take(indices), chunk_rows=chunk_rows, work=self.work, weights=weights)
+        return memory.MemoryRows(self.take(indices), chunk_rows=chunk_rows, work=self.work, weights=weights)
 
     def _weights_of(self, indices):
         return None if self.weights is None else self.weights[indices]
@@ -166,7 +162,7 @@ class DaskRows(Rows):
             return [None] * len(self._groups)
         ends = np.cumsum(self.array.chunks[0])
         parts = [[self.weights[ends[i] - self.array.chunks[0][i] : ends[i]] for i in group] for group in self._groups]
-        return dask.persist(*(dask.delayed(_Held(part), traverse=False, pure=False) for part in parts))
+        return dask.persist(*(dask.delayed(Held(part), traverse=False, pure=False) for part in parts))
 
     def _tasks(self, verb, *params):
         """verb(rows of the group's partitions, *params) for each group, its result on the host; not yet computed."""
@@ -183,7 +179,7 @@ class DaskRows(Rows):
         order = np.argsort(home, kind="stable")
         homes, begins = np.unique(home[order], return_index=True)
         places = np.split(order, begins[1:]) if len(homes) else []
-        call = self._sent(_taken)
+        call = self._sent(taken)
         tasks = [
             call([self._blocks[i]], None, indices[place] - (ends[i] - self.array.chunks[0][i]))
             for i, place in zip(homes, places, strict=True)
@@ -192,12 +188,12 @@ class DaskRows(Rows):
 
     def _sent(self, verb, *params):
         """A function (blocks, weights, *more) -> task, with what all tasks of a pass share sent once."""
-        work, do = self._ready(verb, *params), dask.delayed(_do, pure=False)
-        return lambda *given: do(work, *given)
+        work, task = self._ready(verb, *params), dask.delayed(do, pure=False)
+        return lambda *given: task(work, *given)
 
     def _ready(self, verb, *params):
         """What all tasks of a pass share, on its way to the workers."""
-        work = _Work(verb, params, self.dtype, self.chunk_rows, self.prepare)
+        work = Work(verb, params, self.dtype, self.chunk_rows, self.prepare)
         client = _client()
         if client is not None and _size(params) > IN_GRAPH:
             return client.scatter(work, broadcast=True, hash=False)
@@ -220,113 +216,6 @@ def settled(array):
     return array
 
 
-# ---- on the workers --------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class _Work:
-    """What all tasks of a pass do: verb(rows of the partitions, *params)."""
-
-    verb: Any
-    params: tuple
-    dtype: Any
-    chunk_rows: int | None
-    prepare: Any
-
-    def rows(self, block, weights=None):
-        return _Partition(
-            block,
-            dtype=self.dtype,
-            device=array_device(block),
-            chunk_rows=self.chunk_rows,
-            prepare=self.prepare,
-            weights=weights,
-        )
-
-
-@dataclass(frozen=True)
-class _Held:
-    """A list of arrays that Dask shall not look into."""
-
-    parts: list
-
-
-class _Partition(MemoryRows):
-    """Rows of one task, worked on by the thread that runs it."""
-
-    def _each_chunk(self, work, wait_for_room=None):
-        for i in range(-(-self.n_rows // self.chunk_rows)):
-            work(i, self._chunk(i))
-
-
-def _do(work, blocks, weights, *more):
-    """A task: what its verb makes of the blocks, on the host."""
-    if blocks is None:
-        return _on_host(work.verb(*work.params, *more))
-    device = array_device(blocks[0])
-    with device.active():
-        parts = [None] * len(blocks) if weights is None else weights.parts
-        rows = [work.rows(block, part) for block, part in zip(blocks, parts, strict=True)]
-        return _on_host(work.verb(rows, *_put(work.params, device), *more))
-
-
-def _mapped(block, work):
-    """The function of a lazy map on one partition, whose library the result has."""
-    rows = work.rows(block)
-    with rows.device.active():
-        return rows.map(work.verb, *_put(work.params, rows.device))
-
-
-def _summed(partitions, contribution, *params):
-    return _added_up([rows.sum(contribution, *params) for rows in partitions])
-
-
-def _added_up(parts):
-    """Totals of tuples of arrays, in order."""
-    totals = Totals()
-    for part in parts:
-        totals.add(part)
-    return totals.sums
-
-
-def _folded(partitions, kind, start, function, *params):
-    total = kind(*start)
-    for rows in partitions:
-        rows.each(total.add, function, *params)
-    return total.added, total.kept
-
-
-def _merged(kind, start, parts):
-    total = kind(*start)
-    for added, kept in parts:
-        total.merge(added, kept)
-    return total.added, total.kept
-
-
-def _listed(partitions, function, *params):
-    results: list = []
-    for rows in partitions:
-        rows.each(lambda result: results.append(_on_host(result)), function, *params)
-    return results
-
-
-def _taken(partitions, indices):
-    return partitions[0].take(indices)
-
-
-def _put(params, device):
-    """The arrays among the parameters, and in tuples of them, on the device."""
-    if type(params) is tuple:
-        return tuple(_put(param, device) for param in params)
-    return device.put(params) if isinstance(params, np.ndarray) else params
-
-
-def _on_host(result):
-    """The arrays of a result, and in tuples and lists, on the host."""
-    if type(result) in (tuple, list):
-        return type(result)(map(_on_host, result))
-    return to_host(result) if hasattr(result, "dtype") else result
-
-
-# ---- for the caller --------------------------------------------------------------------------------------------------
 class _Placed:
     """Writes parts to an array, one after the other."""
 
@@ -370,7 +259,7 @@ def _fits(size):
     """Whether so many bytes may be stored by the workers, or in this process where Dask works without a client."""
     client = _client()
     if client is None:
-        return size <= ALWAYS_STORED or size <= CPU.budget()
+        return size <= memory.ALWAYS_STORED or size <= CPU.budget()
     try:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
     except TypeError:  # an older distributed tells of all workers, unasked
