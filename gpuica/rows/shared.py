@@ -79,18 +79,17 @@ class SharedRows(Rows):
     this rank's.  `weights` and `scratch` are this rank's.
     """
 
-    def __init__(self, local, comm, counts=None):
-        """counts: rows of every rank, (size,), if known."""
-        self.local, self.comm = local, comm
+    def __init__(self, local, comm, numbers=None):
+        """numbers: those that this rank's rows have among all, ascending; by default rows are numbered rank by rank."""
+        self.local, self.comm, self.numbers = local, comm, numbers
         self.n_features, self.dtype = local.n_features, local.dtype
         self.weights, self.scratch = local.weights, local.scratch
         if self.weights is not None:
             w = to_host(self.weights).astype(np.float64)
             self._weight, self._square = gather(comm, [w.sum(), (w * w).sum()]).sum(axis=0).tolist()
-        counts = gather(comm, [local.n_rows])[:, 0] if counts is None else counts
-        self.counts = counts.astype(np.int64)
-        self.n_rows = int(self.counts.sum())
-        self.first = int(self.counts[: comm.rank].sum())
+        counts = gather(comm, [local.n_rows])[:, 0].astype(np.int64)
+        self.n_rows = int(counts.sum())
+        self.first = int(counts[: comm.rank].sum())
 
     @property
     def xp(self):
@@ -125,23 +124,22 @@ class SharedRows(Rows):
 
     def take(self, indices):
         indices = np.asarray(indices)
-        mine = self._mine(indices)
-        found = agree(self.comm, lambda: to_host(self.local.take(indices[mine] - self.first)) if mine.any() else 0)
+        mine, here = self._mine(indices)
+        found = agree(self.comm, lambda: to_host(self.local.take(here)) if len(here) else 0)
         rows = np.zeros((len(indices), self.n_features))
         rows[mine] = found
         return self.xp.asarray(self.comm.allreduce([rows])[0].astype(self.dtype))
 
     def only(self, indices):
-        indices = np.asarray(indices)
-        mine = indices[self._mine(indices)] - self.first
-        return SharedRows(agree(self.comm, lambda: self.local.only(mine)), self.comm)
+        mine, here = self._mine(np.asarray(indices))
+        return SharedRows(agree(self.comm, lambda: self.local.only(here)), self.comm, mine)
 
     def gathered(self):
         everything = np.arange(self.n_rows)
         weights = None
         if self.weights is not None:
             weights = np.zeros(self.n_rows)
-            weights[self._mine(everything)] = to_host(self.weights)
+            weights[self._mine(everything)[0]] = to_host(self.weights)
             weights = self.comm.allreduce([weights])[0]
         rows = self.take(everything)
         return MemoryRows(rows, dtype=self.dtype, device=array_device(rows), weights=weights)
@@ -153,10 +151,18 @@ class SharedRows(Rows):
 
     def projected(self, mean, components):
         local = agree(self.comm, lambda: self.local.projected(mean, components))
-        return SharedRows(local, self.comm, self.counts)
+        return SharedRows(local, self.comm, self.numbers)
 
     def _mine(self, indices):
-        return (indices >= self.first) & (indices < self.first + self.local.n_rows)
+        """Which of the indices are of this rank's rows, ascending; and the numbers of these rows among this rank's."""
+        if self.numbers is None:
+            here = indices - self.first
+            mine = np.flatnonzero((here >= 0) & (here < self.local.n_rows))
+        else:
+            here = np.searchsorted(self.numbers, indices)
+            found = np.append(self.numbers, -1)[here]
+            mine = np.flatnonzero(found == indices)
+        return mine, here[mine]
 
     def _added(self, parts):
         """Arrays added up over the ranks, in float64, where this rank's are."""
