@@ -148,13 +148,18 @@ def test_a_bad_batch_loses_nothing(A):
     [
         (FastICA(whiten=False), "whiten=False"),
         (FastICA(center="median"), "center='median'"),
-        (Picard(ortho=False), "ortho=False"),
         (FastICA(fun=lambda x: (x**3, (3 * x**2).mean(-1))), "a contrast whose G is known"),
     ],
 )
 def test_what_it_does_not_do(model, sentence, A):
     with pytest.raises(ValueError, match=sentence):
         model.partial_fit(next(batches(1, 500, A)))
+
+
+def test_matrices_that_are_no_rotations_are_not_followed():
+    assert not hasattr(Picard(ortho=False), "partial_fit")
+    with pytest.raises(AttributeError, match="has no attribute 'partial_fit'"):
+        Picard(ortho=False).partial_fit(np.eye(4))
 
 
 def test_moments_of_batches_of_any_size(rng):

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import _fit_context
+from sklearn.utils.metaestimators import available_if
 
 from ..device import to_host
 from ..oracle import ContrastOracle, MomentOracle
@@ -36,11 +37,19 @@ class Past:
         return Past(seen, put(self.W), average, self.n_effective)
 
 
+def _follows_rotations(estimator):
+    """For `available_if`."""
+    if not estimator.ortho:
+        raise AttributeError("partial_fit follows rotations of white rows: it needs ortho=True.")
+    return True
+
+
 class Online(Separation):
     """An ICA estimator that can also follow rows batch by batch."""
 
     ortho: Any = True
 
+    @available_if(_follows_rotations)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, sample_weight=None):
         """Follow one more batch of rows, X (n_samples, n_features) of any kind; nothing of it is kept.  y is ignored.
@@ -54,13 +63,13 @@ class Online(Separation):
         sample_weight : array-like of shape (n_samples,), default=None
             As for `fit`.
 
-        Raises ValueError without whitening, for center='median', and for Picard(ortho=False).
+        Raises ValueError without whitening and for center='median'.  Picard(ortho=False) does not have it.
         """
         self._check_online()
         if not hasattr(self, "_past"):
             self.fit(X, sample_weight=sample_weight)
         given = take(self, X, reset=False, finite=False).weighted(sample_weight)
-        device = self._device(given.array, work=8 * given.shape[0] * given.shape[1] * len(self._unmixing))
+        device = self._device(given, work=8 * given.shape[0] * given.shape[1] * len(self._unmixing))
         with device.active(), locating_nan(self, given):
             settings = {"prepare": given.prepare(self._prepare), "weights": given.weights}
             rows = open_rows(given.array, dtype=given.dtype, device=device, **settings)
@@ -94,7 +103,6 @@ class Online(Separation):
         complaints = {
             "whiten=False": not self.whiten,
             "center='median'": self.center == "median",
-            "ortho=False": not self.ortho,
         }
         for what, is_so in complaints.items():
             if is_so:

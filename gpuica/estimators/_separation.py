@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 
 from ..device import logger, to_host
 from ..oracle import ContrastOracle, MomentOracle
@@ -19,6 +18,7 @@ from ..solvers.median import geometric_median
 from ..solvers.whitening import WHITENERS
 from ._resume import fingerprint
 from ._shell import hand_out, locating_nan, take
+from ._spread import draw_from
 from ._unmixing import Unmixing
 
 # (E r)² / E r² of the norms r, below which rows are called uneven: 0.98 for digits, 0.4 for image patches, 0.37 for
@@ -94,7 +94,7 @@ class Separation(Unmixing):
         given, device = self._taken(X, sample_weight)
         with device.active(), locating_nan(self, given):
             rows, spectrum, white = self._whitened(given, device)
-            oracle, starts, rng = self._ready(white, device, n_runs)
+            oracle, starts, rng = self._ready(white, device, n_runs, given)
             solutions = self._solve(oracle, starts, rng, None, keep="all")
             K = spectrum.whitening if spectrum else rows.xp.eye(rows.n_features)
             covariance = MomentOracle(rows).moments()[1]
@@ -106,7 +106,7 @@ class Separation(Unmixing):
         given, device = self._taken(X, sample_weight)
         with device.active(), locating_nan(self, given):
             rows, spectrum, white = self._whitened(given, device)
-            oracle, starts, rng = self._ready(white, device, self.n_init)
+            oracle, starts, rng = self._ready(white, device, self.n_init, given)
             self.device_ = str(device)
             try:
                 solution = self._solve(oracle, starts, rng, _progress(self) if self.verbose else None)
@@ -131,7 +131,7 @@ class Separation(Unmixing):
         given = take(self, X, reset=True, min_rows=2, finite=not self.whiten).weighted(sample_weight)
         self._check(self._contrast())  # complain of the parameters before the data are read
         k = min(self.n_components or given.shape[1], *given.shape)
-        return given, self._device(given.array, work=40 * given.shape[0] * k * k)
+        return given, self._device(given, work=40 * given.shape[0] * k * k)
 
     def _whitened(self, given, device):
         """Rows of X, their spectrum (None without whitening), and the whitened rows."""
@@ -145,9 +145,9 @@ class Separation(Unmixing):
         spectrum = self._spectrum(rows, k)
         return rows, spectrum, rows.projected(spectrum.mean, spectrum.whitening)
 
-    def _ready(self, white, device, n_starts):
+    def _ready(self, white, device, n_starts, given):
         """The oracle on the whitened rows, n_starts starting points, and the RandomState that drew them."""
-        rng = check_random_state(self.random_state)
+        rng = draw_from(self.random_state, given)
         if self.checkpoint is not None:
             rng = white.checkpoint.same_draws(rng)
         starts = [device.put(self._start(white.n_features, white.dtype, rng)) for _ in range(n_starts)]

@@ -66,12 +66,8 @@ class MemoryRows(Rows):
             weights=None if self.weights is None else _at(self.weights, np.asarray(indices)),
         )
 
-    def cycled(self, size, rng=None, skip=0):
-        order = np.arange(self.n_rows)
-        if rng is not None:
-            rng.shuffle(order)  # draws what shuffling the rows themselves would draw, as scikit-learn does
-        starts = itertools.cycle(range(0, self.n_rows, size))
-        return (self.only(order[a : a + size]) for a in itertools.islice(starts, skip, None))
+    def gathered(self):
+        return self
 
     def map(self, function, *params, out=None):
         self.n_passes += 1
