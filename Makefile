@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 TORCH ?= torch
 
-.PHONY: demo test check test-gpu test-torch bench docs clean
+.PHONY: demo test check check-kernels test-gpu test-torch bench docs clean
 
 demo: .venv/ready                ## the main job on real data, with a table and a picture at the end
 	$(BIN)/python -m benchmarks.demo
@@ -16,6 +16,9 @@ check: .venv/ready               ## linter, formatter, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+check-kernels: .venv/cuda-check  ## compiles every CUDA kernel for sm_80 and sm_90, without a GPU; fails on spills
+	$(BIN)/python -m tests.compile_kernels
 
 test-gpu:                        ## tests that need a GPU; uses the Python that has CuPy: make test-gpu GPU_PYTHON=python
 	PYTHONPATH=. $(or $(GPU_PYTHON),$(BIN)/python) -m pytest -m gpu -rs -p no:cacheprovider
@@ -36,4 +39,8 @@ clean:
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+.venv/cuda-check: .venv/ready
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[cuda-check]'
 	touch $@

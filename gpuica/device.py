@@ -82,6 +82,12 @@ def to_host(array):
     return array.get() if hasattr(array, "get") and array_device(array) != CPU else np.asarray(array)
 
 
+def current_stream(array):
+    """The pointer of the stream that work on a CuPy array goes to: CuPy's current one, which callers may set."""
+    with array_device(array).active():
+        return _cupy().cuda.get_current_stream().ptr
+
+
 def choose_device(name, array, *, work, refusal=None):
     """The device that a user's `device=` argument means for this array.
 
@@ -125,6 +131,19 @@ def why_no_gpu():
         return "CuPy finds no GPU on this machine: use device='cpu'."
     except Exception as error:  # a broken CuPy raises whatever its broken part raises
         return f"CuPy cannot use one ({error}): check `nvidia-smi`, or use device='cpu'."
+
+
+@cache
+def why_no_kernels():
+    """A sentence that says why no CUDA kernel can be compiled here and what to do, or "" when they can."""
+    if importlib.util.find_spec("numba_cuda") is None:
+        return "numba-cuda is not installed: pip install 'gpuica[cu13]' (or 'gpuica[cu12]' for a CUDA 12 driver)."
+    try:
+        from numba import cuda
+
+        return "" if cuda.is_available() else "numba-cuda finds no GPU or no driver that it can use."
+    except Exception as error:  # whatever a broken installation raises
+        return f"numba-cuda cannot work here ({error})."
 
 
 @cache

@@ -19,7 +19,7 @@ ALLOWED = {
     "metrics": {"rows", "oracle", "solvers", "contrasts", "device"},
     "oracle": {"sums"},
     "sums": {"kernels", "device"},
-    "kernels": {"kernels", "device"},
+    "kernels": {"kernels", "device", "contrasts"},
     "rows": {"rows", "device"},
     "solvers": {"solvers", "kernels"},
     "contrasts": set(),
@@ -58,6 +58,19 @@ def test_a_module_imports_only_what_its_layer_may(module):
         assert "cupy" not in outside, "cupy is imported by device.py only"
     if module.name != "_shell":
         assert "torch" not in outside, "torch is known to the shell only"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_cuda_is_known_to_the_door_and_to_its_kernels_only(module):
+    if module.parts == (DOOR,) or module.parts[:2] == ("kernels", "cuda"):
+        return
+    for node in ast.walk(ast.parse((ROOT / module).with_suffix(".py").read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module, *(f"{node.module}.{name}" for name in names)]
+        elif isinstance(node, ast.ImportFrom):
+            continue
+        assert not any(name.startswith("numba.cuda") for name in names), f"{module} imports numba.cuda"
 
 
 def test_every_layer_has_a_rule():
