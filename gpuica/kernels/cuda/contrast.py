@@ -14,7 +14,7 @@ from types import FunctionType
 from typing import Any
 
 import numpy as np
-from numba import cuda, float64
+from numba import cuda, float64, int64
 
 from ...contrasts import CONTRASTS
 from ...device import array_device
@@ -31,45 +31,53 @@ PARAMS: Any = ()
 WEIGHTED = False
 
 
-def _sweep(Y, weights, partials, columns, slab):
-    """Y (n, k), C order, becomes w g(Y).  partials (blocks along y, 3, k): Σ G, Σ g', Σ g², times w, of a slab of rows.
+def _sweep(Y, k, weights, partials, columns, slab):
+    """Y (n k,), n rows of k scores one after the other, becomes w g(Y).  partials (blocks along y, 3, k): Σ G, Σ g' and
+    Σ g², times w, of a slab of rows.
 
-    weights: (n,), or of any length where WEIGHTED is False.  columns: of a block, at most its threads.
+    weights: (n,), or of any length where WEIGHTED is False.  columns: of a block, at most its threads.  Places in Y are
+    unsigned, which spares a test for negative ones, and added to, which spares products.
     """
-    n, k = Y.shape
     lanes = cuda.blockDim.x // columns
     lane = cuda.threadIdx.x // columns
     j = cuda.blockIdx.x * columns + cuda.threadIdx.x - lane * columns
     totals = cuda.shared.array((3, BLOCK), float64)
     loss, slope, square = 0.0, 0.0, 0.0
     if lane < lanes and j < k:
-        stop = min(n, (cuda.blockIdx.y + 1) * slab)
-        i = cuda.blockIdx.y * slab + lane
+        first = cuda.blockIdx.y * slab
+        row, rows = np.uint64(first + lane), np.uint64(lanes)
+        place, step = np.uint64((first + lane) * k + j), np.uint64(lanes * k)
+        stop = np.uint64(min(Y.size, (first + slab) * k))
         u = cuda.local.array(TOGETHER, real)
         w = cuda.local.array(TOGETHER, real)
-        while i < stop:
+        while place < stop:
             tile_loss, tile_slope, tile_square = real(0), real(0), real(0)
             for _ in range(TILE // TOGETHER):
+                at = place
                 for m in range(TOGETHER):
-                    if i + m * lanes < stop:
-                        u[m] = Y[i + m * lanes, j]
+                    if at < stop:
+                        u[m] = Y[at]
                         if WEIGHTED:
-                            w[m] = weights[i + m * lanes]
+                            w[m] = weights[row]
+                    at += step
+                    row += rows
+                at = place
                 for m in range(TOGETHER):
-                    if i + m * lanes < stop:
+                    if at < stop:
                         G, g, h = at_point(u[m], *PARAMS)
                         if WEIGHTED:
-                            Y[i + m * lanes, j] = w[m] * g
+                            Y[at] = w[m] * g
                             tile_loss += w[m] * G
                             tile_slope += w[m] * h
                             tile_square += w[m] * (g * g)
                         else:
-                            Y[i + m * lanes, j] = g
+                            Y[at] = g
                             tile_loss += G
                             tile_slope += h
                             tile_square += g * g
-                i += TOGETHER * lanes
-                if i >= stop:
+                    at += step
+                place = at
+                if place >= stop:
                     break
             loss += tile_loss
             slope += tile_slope
@@ -113,7 +121,7 @@ def _totals(Y, contrast, weights, with_loss):
     kernel = _kernel(kind, tuple(contrast.params), Y.dtype, weights is not None, with_loss)
     if weights is None:
         weights = device.xp.empty(1, dtype=Y.dtype)  # not read
-    launch(kernel, (tiles, slabs), BLOCK, Y, weights, partials, columns, slab)
+    launch(kernel, (tiles, slabs), BLOCK, Y.reshape(-1), k, weights, partials, columns, slab)
     return tuple(partials.sum(axis=0))
 
 
@@ -166,7 +174,7 @@ def builds():
     for name, kind in CONTRASTS.items():
         for dtype in (np.float32, np.float64):
             number = numba_type(dtype)
-            signature = (number[:, ::1], number[::1], float64[:, :, ::1], numba_type(np.int64), numba_type(np.int64))
+            signature = (number[::1], int64, number[::1], float64[:, :, ::1], int64, int64)
             for weighted in (False, True):
                 for with_loss in (False, True):
                     what = ("weighted " if weighted else "") + f"score{' and loss' if with_loss else ''}"
