@@ -16,7 +16,49 @@ ARRAY_FUNCTIONS = """
 abs arange argpartition argsort ascontiguousarray broadcast_to concatenate diagonal empty exp eye isfinite log log1p
 maximum minimum nonzero ones ones_like sign sort sqrt tanh tril where zeros zeros_like
 """.split()
-waits = 0
+waits = 0  # for all work that was asked for
+event_waits = 0  # for work up to an event
+log = []  # "record" and "synchronize", in their order, with the numbers of their events
+
+
+class Event:
+    """Work up to here.  It is done when somebody waits for it."""
+
+    def __init__(self, block=False, disable_timing=False):
+        self.number = None
+
+    def record(self, stream=None):
+        self.number = len(log)
+        log.append(("record", self.number))
+
+    def synchronize(self):
+        global event_waits
+        event_waits += 1
+        log.append(("synchronize", self.number))
+
+
+class Stream:
+    """A stream; everything runs at once."""
+
+    ptr = 0
+
+    def __init__(self, non_blocking=False):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def wait_event(self, event):
+        log.append(("wait", event.number))
+
+    def record(self, event=None):
+        event.record()
+
+    def synchronize(self):
+        pass
 
 
 class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
@@ -70,8 +112,15 @@ class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
     def __bool__(self):
         return bool(self._wait())
 
-    def get(self):
-        return self._array.copy()
+    def tolist(self):
+        return self._wait().tolist()
+
+    def get(self, stream=None, out=None, blocking=True):
+        """A copy on the host.  Not blocking, into pinned memory: the host does not wait, so nothing is counted."""
+        if blocking:
+            return self._wait().copy()
+        out[...] = self._array
+        return out
 
     device = SimpleNamespace(id=0)
 
@@ -128,11 +177,18 @@ def installed():
     cupy.linalg = SimpleNamespace(**{name: on_device(function) for name, function in linalg.items()})
 
     @contextmanager
-    def device(index):
+    def device(index=0):
         yield
 
     runtime = SimpleNamespace(getDeviceCount=lambda: 1, getDevice=lambda: 0, memGetInfo=lambda: (8 << 30, 16 << 30))
-    cupy.cuda = SimpleNamespace(Device=device, runtime=runtime)
+    cupy.cuda = SimpleNamespace(
+        Device=device,
+        runtime=runtime,
+        Event=Event,
+        Stream=Stream,
+        get_current_stream=Stream,
+        alloc_pinned_memory=bytearray,
+    )
     cupy.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: 0)
     before = sys.modules.get("cupy")
     sys.modules["cupy"] = cupy

@@ -105,6 +105,12 @@ def descend(D, U, L, used, positive, unit):
         D[j : j + 1] = new
 
 
+def products_pay(M):
+    """Whether M (k, k) is better worked on by many products than by a decomposition: on a device, where a decomposition
+    is slow and a wait; see `solvers.polar`."""
+    return array_device(M) != CPU
+
+
 def _sweeps(Y, contrast):
     """The compiled sweeps for scores Y (n, k) where they are, or None: the arrays of the contrast do as well."""
     if not hasattr(contrast, "at_point"):

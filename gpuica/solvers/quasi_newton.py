@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from . import Solution
-from .fixed_point import orthonormal, rotation_error, rotation_gradient, within_error
+from .fixed_point import rotation_error, rotation_gradient, within_error
+from .polar import orthonormal
 
 
 class Rotations:
