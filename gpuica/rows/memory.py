@@ -6,7 +6,7 @@ import threading
 import numpy as np
 
 from ..device import CPU, array_device, host_threads, one_blas_thread
-from . import Rows, project, projection
+from . import Rows, project
 
 CACHED = 1 << 18  # numbers of a host chunk: 1 MB in float32, so that a chunk and what is made of it share a core's L2
 WORTH_THREADS = 5e7  # work of a pass, about a millisecond, below which starting threads (0.1 ms) gains nothing
@@ -37,6 +37,11 @@ class MemoryRows(Rows):
     def xp(self):
         return self.device.xp
 
+    @property
+    def small_chunk(self):
+        """Rows of a chunk of a batch."""
+        return self.chunk_rows if self.device != CPU else min(self.chunk_rows, BATCH_CHUNK)
+
     def sum(self, contribution, *params):
         self.n_passes += 1
         if self.n_rows <= self.chunk_rows:
@@ -54,14 +59,20 @@ class MemoryRows(Rows):
         return self._prepared(_at(self.array, np.asarray(indices)))
 
     def only(self, indices):
-        small = self.chunk_rows if self.device != CPU else min(self.chunk_rows, BATCH_CHUNK)
         return MemoryRows(
             self.take(indices),
             device=self.device,
-            chunk_rows=small,
+            chunk_rows=self.small_chunk,
             work=self.work,
             weights=None if self.weights is None else _at(self.weights, np.asarray(indices)),
         )
+
+    def cycled(self, size, rng=None, skip=0):
+        order = np.arange(self.n_rows)
+        if rng is not None:
+            rng.shuffle(order)  # draws what shuffling the rows themselves would draw, as scikit-learn does
+        starts = itertools.cycle(range(0, self.n_rows, size))
+        return (self.only(order[a : a + size]) for a in itertools.islice(starts, skip, None))
 
     def map(self, function, *params, out=None):
         self.n_passes += 1
@@ -94,11 +105,11 @@ class MemoryRows(Rows):
                 weights=None if self.weights is None else _at(self.weights, rows),
             )
 
-    def projected(self, mean, components):
-        size = self.n_rows * len(components) * self.dtype.itemsize
+    def onto(self, ready):
+        size = self.n_rows * len(ready[1]) * self.dtype.itemsize
         if size > ALWAYS_STORED and size > self.device.budget():
-            return super().projected(mean, components)
-        stored = self.map(project, projection(mean, components, self.dtype))
+            return super().onto(ready)
+        stored = self.map(project, ready)
         rows = MemoryRows(stored, device=self.device, weights=self.weights)
         rows.scratch, rows.n_passes = stored, self.n_passes
         return rows
