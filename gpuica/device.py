@@ -70,8 +70,30 @@ class Device:
             pool = self.xp.get_default_memory_pool()
             return (self.xp.cuda.runtime.memGetInfo()[0] + pool.free_bytes()) // 2
 
+    def release(self):
+        """Give memory that is kept for later arrays back to the device, for other libraries or for larger arrays."""
+        if self.kind != "cpu":
+            with self.active():
+                self.xp.get_default_memory_pool().free_all_blocks()
+
+    @property
+    def out_of_memory(self):
+        """The exceptions that say that an array did not fit; on the host none, because nothing can be done."""
+        return () if self.kind == "cpu" else (self.xp.cuda.memory.OutOfMemoryError,)
+
+    @property
+    def cache(self):
+        """Bytes of the L2 cache."""
+        return _properties(self.index)["l2CacheSize"]
+
 
 CPU = Device()
+
+
+@cache
+def _properties(index):
+    """What CUDA knows of a GPU."""
+    return _cupy().cuda.runtime.getDeviceProperties(index)
 
 
 def array_device(array):
