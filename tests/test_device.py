@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from gpuica import FastICA, device, fastica, metrics, oracle, sums
+from gpuica import FastICA, Picard, device, fastica, metrics, oracle, sums
 from gpuica.device import CPU, Device, choose_device, to_host
 from gpuica.solvers import fixed_point, polar
 
@@ -131,6 +131,20 @@ def test_iterations_on_the_device_never_wait_for_all_of_it(cupy, tol, monkeypatc
         counts.append((fake_cupy.waits, fake_cupy.event_waits))
     assert counts[1][0] == counts[0][0]
     assert counts[1][1] - counts[0][1] == 6  # each waits for the copies of one iteration
+
+
+@pytest.mark.parametrize("ortho", [True, False])
+def test_an_iteration_of_picard_waits_twice(cupy, ortho):
+    fake_only(cupy)
+    X = cupy.asarray(mixture(2000, 4)[0])
+    counts = []
+    for n_iter in (3, 6):
+        fake_cupy.waits = 0
+        with pytest.warns(UserWarning, match="did not converge"):
+            fitted = Picard(random_state=0, ortho=ortho, max_iter=n_iter, tol=0).fit(X)
+        counts.append((fake_cupy.waits, fitted.n_passes_))
+    passes = counts[1][1] - counts[0][1]  # a try of the line search is a pass and a wait
+    assert counts[1][0] - counts[0][0] == 3 + passes
 
 
 def test_the_next_pass_is_asked_for_before_the_news_of_the_last_are_read(cupy, monkeypatch):

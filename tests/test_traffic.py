@@ -1,5 +1,6 @@
 """What travels between host and device: chunks in, news out, pieces where the device's memory is short."""
 
+import itertools
 import logging
 import threading
 
@@ -26,7 +27,7 @@ def test_sent_arrays_arrive(cupy, kind, rng, monkeypatch):
         kind, X
     )
     cuts = [0, 3, 13, 14, 90, 380, 400]  # slots must grow
-    parts = [X[a:b] for a, b in zip(cuts, cuts[1:])]
+    parts = [X[a:b] for a, b in itertools.pairwise(cuts)]
     arrived = 0
     for part, there in zip(parts, traffic.sent(parts, CUDA), strict=True):
         assert isinstance(there, cupy.ndarray)

@@ -2,9 +2,9 @@
 
 `orthonormal` is the definition, by an eigendecomposition: on a GPU a chain of some k small steps, each waiting for the
 one before, and a wait of the host.  `polar` is STEPS pairs of products, 4 k³ operations a pair, which nothing waits for:
-7e10 in all for k = 1,000, a few milliseconds in float64 on a GPU that is made for it, and launches alone below k = 500.
-An estimate; `python -m benchmarks.gpu` measures both.  It takes any condition number up to 1 / REACH; beyond, it says by
-how much it fell short, and its caller falls back on the definition.
+7e10 in all for k = 1,000, a few milliseconds in float64 on a GPU made for it, and launches alone below k = 500.  (An
+estimate; `python -m benchmarks.gpu` measures both.)  It takes any condition number up to 1 / REACH; beyond, it says how
+much it fell short, and its caller falls back on the definition.
 """
 
 import numpy as np
