@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import os
 import re
+import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -57,8 +58,13 @@ class Device:
             with one_blas_thread():
                 yield
         else:
-            with self.xp.cuda.Device(self.index):
-                yield
+            try:
+                with self.xp.cuda.Device(self.index):
+                    yield
+            except self.xp.cuda.runtime.CUDARuntimeError as error:
+                raise RuntimeError(
+                    f"{self} failed at work ({error}): check `nvidia-smi` and start a new process, or use device='cpu'."
+                ) from error
 
     def budget(self):
         """Bytes that one stored array may take: half of what is free now, or of the user's limit."""
@@ -75,6 +81,11 @@ class Device:
         if self.kind != "cpu":
             with self.active():
                 self.xp.get_default_memory_pool().free_all_blocks()
+
+    def share(self):
+        """`release` where torch is loaded, which cannot take memory that CuPy keeps."""
+        if "torch" in sys.modules:
+            self.release()
 
     @property
     def out_of_memory(self):
@@ -141,6 +152,8 @@ def choose_device(name, array, *, work, refusal=None, memory_limit=None):
 
 def _chosen(name, array, work, refusal):
     home = array_device(array)
+    if home != CPU and (reason := why_no_gpu()):
+        raise RuntimeError(f"X is on {home}, but {reason}")
     if name == "cpu":
         return CPU
     if name == "auto":

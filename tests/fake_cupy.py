@@ -25,6 +25,10 @@ class OutOfMemoryError(MemoryError):
     pass
 
 
+class CUDARuntimeError(RuntimeError):
+    pass
+
+
 class Event:
     """Work up to here.  It is done when somebody waits for it."""
 
@@ -180,7 +184,8 @@ def installed():
 
     for name in ARRAY_FUNCTIONS:
         setattr(cupy, name, on_device(getattr(np, name)))
-    linalg = {"eigh": _plain(np.linalg.eigh), "solve": np.linalg.solve, "svd": _plain(np.linalg.svd)}
+    linalg = {name: _plain(getattr(np.linalg, name)) for name in ("eigh", "svd", "slogdet")}
+    linalg |= {"solve": np.linalg.solve, "inv": np.linalg.inv}
     cupy.linalg = SimpleNamespace(**{name: on_device(function) for name, function in linalg.items()})
 
     @contextmanager
@@ -191,6 +196,7 @@ def installed():
         getDeviceCount=lambda: 1,
         getDevice=lambda: 0,
         memGetInfo=lambda: (8 << 30, 16 << 30),
+        CUDARuntimeError=CUDARuntimeError,
         getDeviceProperties=lambda index: {"l2CacheSize": 50 << 20},
     )
     cupy.cuda = SimpleNamespace(
