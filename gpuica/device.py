@@ -125,6 +125,29 @@ def current_stream(array):
         return _cupy().cuda.get_current_stream().ptr
 
 
+PRECISIONS = ("float32", "tf32")
+
+
+@contextmanager
+def products(xp, precision):
+    """float32 products in the `with` block are of this precision: "float32", or "tf32", factors of 11 bits.
+
+    Only on a GPU of compute capability 8.0 or more; for all threads, because CuPy keeps it so.  (bfloat16 products of
+    float32 arrays are not in CuPy: its setting of that name changes nothing for them.)
+    """
+    if xp is np or precision == "float32":
+        yield
+        return
+    from cupy._core import _routines_linalg as linalg
+
+    before = linalg.get_compute_type(np.float32)
+    linalg.set_compute_type(np.float32, linalg.COMPUTE_TYPE_TF32)
+    try:
+        yield
+    finally:
+        linalg.set_compute_type(np.float32, before)
+
+
 def memory_size(limit):
     """Bytes of a user's `memory_limit=`: a number of bytes, "2GB", "500 MB", or None.  ValueError for anything else."""
     if limit is None:
