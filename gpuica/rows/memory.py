@@ -154,6 +154,7 @@ class MemoryRows(Rows):
                     self._take_smaller_pieces(min(self.piece_rows, len(chunk)), error)
                     continue
                 consume(i * self.chunk_rows + row, part)
+                del part  # before the next needs room
                 row += self.piece_rows
 
         self._each_chunk(work)
