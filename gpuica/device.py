@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import os
 import re
+import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -59,8 +60,13 @@ class Device:
             with one_blas_thread():
                 yield
         else:
-            with self.xp.cuda.Device(self.index):
-                yield
+            try:
+                with self.xp.cuda.Device(self.index):
+                    yield
+            except self.xp.cuda.runtime.CUDARuntimeError as error:
+                raise RuntimeError(
+                    f"{self} failed at work ({error}): check `nvidia-smi` and start a new process, or use device='cpu'."
+                ) from error
 
     def budget(self):
         """Bytes that one stored array may take: half of what is free now, or of the user's limit."""
@@ -76,8 +82,35 @@ class Device:
         """Whether an array of so many bytes may be stored."""
         return (size <= UNASKED and self.limit is None) or size <= self.budget()
 
+    def release(self):
+        """Give memory that is kept for later arrays back to the device, for other libraries or for larger arrays."""
+        if self.kind != "cpu":
+            with self.active():
+                self.xp.get_default_memory_pool().free_all_blocks()
+
+    def share(self):
+        """`release` where torch is loaded, which cannot take memory that CuPy keeps."""
+        if "torch" in sys.modules:
+            self.release()
+
+    @property
+    def out_of_memory(self):
+        """The exceptions that say that an array did not fit; on the host none, because nothing can be done."""
+        return () if self.kind == "cpu" else (self.xp.cuda.memory.OutOfMemoryError,)
+
+    @property
+    def cache(self):
+        """Bytes of the L2 cache."""
+        return _properties(self.index)["l2CacheSize"]
+
 
 CPU = Device()
+
+
+@cache
+def _properties(index):
+    """What CUDA knows of a GPU."""
+    return _cupy().cuda.runtime.getDeviceProperties(index)
 
 
 def array_device(array):
@@ -90,6 +123,35 @@ def array_device(array):
 def to_host(array):
     """The array as a NumPy array; itself if it is one."""
     return array.get() if hasattr(array, "get") and array_device(array) != CPU else np.asarray(array)
+
+
+def current_stream(array):
+    """The pointer of the stream that work on a CuPy array goes to: CuPy's current one, which callers may set."""
+    with array_device(array).active():
+        return _cupy().cuda.get_current_stream().ptr
+
+
+PRECISIONS = ("float32", "tf32")
+
+
+@contextmanager
+def products(xp, precision):
+    """float32 products in the `with` block are of this precision: "float32", or "tf32", factors of 11 bits.
+
+    Only on a GPU of compute capability 8.0 or more; for all threads, because CuPy keeps it so.  (bfloat16 products of
+    float32 arrays are not in CuPy: its setting of that name changes nothing for them.)
+    """
+    if xp is np or precision == "float32":
+        yield
+        return
+    from cupy._core import _routines_linalg as linalg
+
+    before = linalg.get_compute_type(np.float32)
+    linalg.set_compute_type(np.float32, linalg.COMPUTE_TYPE_TF32)
+    try:
+        yield
+    finally:
+        linalg.set_compute_type(np.float32, before)
 
 
 def memory_size(limit):
@@ -119,6 +181,8 @@ def choose_device(name, array, *, work, refusal=None, memory_limit=None):
 
 def _chosen(name, array, work, refusal):
     home = array_device(array)
+    if home != CPU and (reason := why_no_gpu()):
+        raise RuntimeError(f"X is on {home}, but {reason}")
     if name == "cpu":
         return CPU
     if name == "auto":
@@ -154,6 +218,19 @@ def why_no_gpu():
         return "CuPy finds no GPU on this machine: use device='cpu'."
     except Exception as error:  # a broken CuPy raises whatever its broken part raises
         return f"CuPy cannot use one ({error}): check `nvidia-smi`, or use device='cpu'."
+
+
+@cache
+def why_no_kernels():
+    """A sentence that says why no CUDA kernel can be compiled here and what to do, or "" when they can."""
+    if importlib.util.find_spec("numba_cuda") is None:
+        return "numba-cuda is not installed: pip install 'gpuica[cu13]' (or 'gpuica[cu12]' for a CUDA 12 driver)."
+    try:
+        from numba import cuda
+
+        return "" if cuda.is_available() else "numba-cuda finds no GPU or no driver that it can use."
+    except Exception as error:  # whatever a broken installation raises
+        return f"numba-cuda cannot work here ({error})."
 
 
 @cache

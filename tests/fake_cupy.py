@@ -16,7 +16,57 @@ ARRAY_FUNCTIONS = """
 abs arange argpartition argsort ascontiguousarray broadcast_to concatenate diagonal empty exp eye isfinite log log1p
 maximum minimum nonzero ones ones_like sign sort sqrt tanh tril where zeros zeros_like
 """.split()
-waits = 0
+waits = 0  # for all work that was asked for
+event_waits = 0  # for work up to an event
+log = []  # "record" and "synchronize", in their order, with the numbers of their events
+
+
+class OutOfMemoryError(MemoryError):
+    pass
+
+
+class CUDARuntimeError(RuntimeError):
+    pass
+
+
+class Event:
+    """Work up to here.  It is done when somebody waits for it."""
+
+    def __init__(self, block=False, disable_timing=False):
+        self.number = None
+
+    def record(self, stream=None):
+        self.number = len(log)
+        log.append(("record", self.number))
+
+    def synchronize(self):
+        global event_waits
+        event_waits += 1
+        log.append(("synchronize", self.number))
+
+
+class Stream:
+    """A stream; everything runs at once."""
+
+    ptr = 0
+
+    def __init__(self, non_blocking=False):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def wait_event(self, event):
+        log.append(("wait", event.number))
+
+    def record(self, event=None):
+        event.record()
+
+    def synchronize(self):
+        pass
 
 
 class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
@@ -70,8 +120,18 @@ class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
     def __bool__(self):
         return bool(self._wait())
 
-    def get(self):
-        return self._array.copy()
+    def tolist(self):
+        return self._wait().tolist()
+
+    def get(self, stream=None, out=None, blocking=True):
+        """A copy on the host.  Not blocking, into pinned memory: the host does not wait, so nothing is counted."""
+        if blocking:
+            return self._wait().copy()
+        out[...] = self._array
+        return out
+
+    def set(self, array, stream=None):
+        self._array[...] = array
 
     device = SimpleNamespace(id=0)
 
@@ -124,16 +184,31 @@ def installed():
 
     for name in ARRAY_FUNCTIONS:
         setattr(cupy, name, on_device(getattr(np, name)))
-    linalg = {"eigh": _plain(np.linalg.eigh), "solve": np.linalg.solve, "svd": _plain(np.linalg.svd)}
+    linalg = {name: _plain(getattr(np.linalg, name)) for name in ("eigh", "svd", "slogdet")}
+    linalg |= {"solve": np.linalg.solve, "inv": np.linalg.inv}
     cupy.linalg = SimpleNamespace(**{name: on_device(function) for name, function in linalg.items()})
 
     @contextmanager
-    def device(index):
+    def device(index=0):
         yield
 
-    runtime = SimpleNamespace(getDeviceCount=lambda: 1, getDevice=lambda: 0, memGetInfo=lambda: (8 << 30, 16 << 30))
-    cupy.cuda = SimpleNamespace(Device=device, runtime=runtime)
-    cupy.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: 0)
+    runtime = SimpleNamespace(
+        getDeviceCount=lambda: 1,
+        getDevice=lambda: 0,
+        memGetInfo=lambda: (8 << 30, 16 << 30),
+        CUDARuntimeError=CUDARuntimeError,
+        getDeviceProperties=lambda index: {"l2CacheSize": 50 << 20},
+    )
+    cupy.cuda = SimpleNamespace(
+        Device=device,
+        runtime=runtime,
+        Event=Event,
+        Stream=Stream,
+        get_current_stream=Stream,
+        alloc_pinned_memory=bytearray,
+        memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+    )
+    cupy.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
     before = sys.modules.get("cupy")
     sys.modules["cupy"] = cupy
     try:

@@ -17,10 +17,11 @@ ALLOWED = {
     "estimators": {"estimators", "rows", "oracle", "solvers", "contrasts", "coders", "device"},
     "stability": set(),
     "metrics": {"rows", "oracle", "solvers", "contrasts", "device"},
-    "oracle": {"sums"},
+    "oracle": {"sums", "traffic"},
+    "traffic": {"device"},
     "sums": {"kernels", "device"},
-    "kernels": {"kernels", "device"},
-    "rows": {"rows", "device"},
+    "kernels": {"kernels", "device", "contrasts"},
+    "rows": {"rows", "device", "traffic"},
     "solvers": {"solvers", "kernels"},
     "contrasts": set(),
     "comm": set(),
@@ -63,6 +64,19 @@ def test_a_module_imports_only_what_its_layer_may(module):
     if module.parts != ("rows", "dask"):
         assert not {"dask", "distributed"} & outside, "dask is known to rows/dask.py only"
     assert "mpi4py" not in outside, "a communicator of mpi4py is handed over, never looked for"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_cuda_is_known_to_the_door_and_to_its_kernels_only(module):
+    if module.parts == (DOOR,) or module.parts[:2] == ("kernels", "cuda"):
+        return
+    for node in ast.walk(ast.parse((ROOT / module).with_suffix(".py").read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [node.module, *(f"{node.module}.{name}" for name in names)]
+        elif isinstance(node, ast.ImportFrom):
+            continue
+        assert not any(name.startswith("numba.cuda") for name in names), f"{module} imports numba.cuda"
 
 
 def test_every_layer_has_a_rule():

@@ -7,6 +7,7 @@ from gpuica.contrasts import CONTRASTS, as_contrast
 from gpuica.oracle import ContrastOracle, MomentOracle, NotFiniteError
 from gpuica.rows.memory import MemoryRows
 from gpuica.solvers.fixed_point import SOLVERS, orthonormal, parallel
+from gpuica.solvers.polar import LOOSE, polar
 from gpuica.solvers.whitening import WHITENERS
 
 from . import naive
@@ -24,6 +25,26 @@ def spectrum_of(X, solver="svd", chunk_rows=None):
 def test_orthonormal_is_the_nearest_orthogonal_matrix(rng):
     W = rng.normal(size=(7, 7))
     np.testing.assert_allclose(orthonormal(W), naive.symmetric_decorrelation(W), atol=1e-10)
+
+
+@pytest.mark.parametrize("k", [1, 2, 7, 64])
+@pytest.mark.parametrize("condition", [1, 10, 1e3, 2e4])
+@pytest.mark.parametrize("size", [1e-30, 1, 1e30])
+def test_products_find_the_nearest_orthogonal_matrix(k, condition, size, rng):
+    U, _, V = np.linalg.svd(rng.normal(size=(k, k)))
+    M = size * (U * np.geomspace(1, 1 / condition, k)) @ V
+    W, defect = polar(M)
+    np.testing.assert_allclose(W, naive.symmetric_decorrelation(M), atol=1e-15 * condition * k + 1e-13)
+    np.testing.assert_allclose(W @ W.T, np.eye(k), atol=1e-13)
+    assert defect < LOOSE
+
+
+@pytest.mark.parametrize("least", [0, 1e-12, 1e-8])
+def test_products_say_that_they_fell_short(least, rng):
+    U, _, V = np.linalg.svd(rng.normal(size=(5, 5)))
+    W, defect = polar((U * [1, 0.5, 0.2, 0.1, least]) @ V)
+    assert np.isfinite(W).all()
+    assert defect > LOOSE
 
 
 def test_orthonormal_of_a_singular_matrix_is_finite():

@@ -124,6 +124,8 @@ class Separation(Unmixing):
             elif compute_sources:
                 sources = hand_out(self, given, device, white, rotate, (to_sources,), len(to_sources))
         self.n_passes_ = white.n_passes + solution.sampled if solution.sampled else white.n_passes
+        del rows, white, oracle, spectrum, starts, solution, to_sources  # before their memory can be given back
+        device.share()
         return sources
 
     def _taken(self, X, sample_weight):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import assert_all_finite, check_array, validate_data
 
-from ..device import CPU, array_device, to_host
+from ..device import CPU, array_device, to_host, why_no_gpu
 from ..oracle import NotFiniteError
 from ..rows import check_weights
 from ..rows.files import shards
@@ -316,6 +316,8 @@ def _unwrap_torch(tensor):
     source = tensor.detach()
     source = source.view(torch.int16) if brain else source
     if tensor.device.type == "cuda":
+        if reason := why_no_gpu():
+            raise RuntimeError(f"X is a torch tensor on {tensor.device}, which CuPy would work on, but {reason}")
         import cupy
 
         array = cupy.from_dlpack(source)

@@ -3,7 +3,7 @@
 The same function names for every device; the array code of the contrast itself serves where no kernel does.
 """
 
-from ..device import CPU, array_device
+from ..device import CPU, array_device, say_once, why_no_kernels
 
 # Below this many numbers NumPy is as fast as the compiled loop, and a small fit then never loads Numba (0.4 s).
 WORTH_COMPILING = 50_000
@@ -20,10 +20,8 @@ def column_sums(A, weights=None):
 
 def score(Y, contrast, weights=None):
     """Replace Y (n, k) by w g(Y); return Σ w g'(y) and Σ w g(y)² over the rows, (k,) each.  weights w: (n,) or None."""
-    if _compiled(Y, contrast):
-        from . import cpu
-
-        return cpu.score(Y, contrast, weights)
+    if sweeps := _sweeps(Y, contrast):
+        return sweeps.score(Y, contrast, weights)
     g, slope = contrast.at(Y, array_device(Y).xp)
     Y[...] = g
     square = column_sums(Y * Y, weights)
@@ -34,10 +32,8 @@ def score(Y, contrast, weights=None):
 
 def score_and_loss(Y, contrast, weights=None):
     """Replace Y (n, k) by w g(Y); return Σ w G(y), Σ w g'(y) and Σ w g(y)² over the rows, (k,) each."""
-    if _compiled(Y, contrast):
-        from . import cpu
-
-        return cpu.score_and_loss(Y, contrast, weights)
+    if sweeps := _sweeps(Y, contrast):
+        return sweeps.score_and_loss(Y, contrast, weights)
     loss = column_sums(contrast.loss(Y, array_device(Y).xp), weights)
     return loss, *score(Y, contrast, weights)
 
@@ -109,5 +105,33 @@ def descend(D, U, L, used, positive, unit):
         D[j : j + 1] = new
 
 
-def _compiled(Y, contrast):
-    return Y.size >= WORTH_COMPILING and hasattr(contrast, "at_point") and array_device(Y) == CPU
+def products_pay(M):
+    """Whether M (k, k) is better worked on by many products than by a decomposition: on a device, where a decomposition
+    is slow and a wait; see `solvers.polar`."""
+    return array_device(M) != CPU
+
+
+def _sweeps(Y, contrast):
+    """The compiled sweeps for scores Y (n, k) where they are, or None: the arrays of the contrast do as well."""
+    if not hasattr(contrast, "at_point"):
+        return None
+    if array_device(Y) == CPU:
+        if Y.size < WORTH_COMPILING:
+            return None
+        from . import cpu
+
+        return cpu
+    if not on_cuda(Y) or not Y.flags.c_contiguous:
+        return None
+    from .cuda import contrast as sweeps
+
+    return sweeps
+
+
+def on_cuda(array):
+    """Whether kernels of `kernels.cuda` can work on an array; logs once why they cannot where the device is a GPU."""
+    if not hasattr(array, "__cuda_array_interface__"):
+        return False
+    if reason := why_no_kernels():
+        say_once(f"On the GPU by array operations, without compiled kernels: {reason}")
+    return not reason

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from ..device import CPU
+from ..traffic import place
 from . import ProjectedRows
 from .memory import MemoryRows, in_turns
 from .sources import Selection
@@ -158,6 +159,7 @@ class ReadAhead:
         self.buffers: list = [None] * AHEAD  # None: to be made when it is needed
         self.failure: BaseException | None = None
         self.stopped, self.turn = False, threading.Condition()
+        self.place = place(rows.xp)
         self.thread = threading.Thread(target=self._read_all, daemon=True)
 
     def __enter__(self):
@@ -193,20 +195,24 @@ class ReadAhead:
 
     def _read_all(self):
         try:
-            for block in range(self.n_blocks):
-                with self.turn:
-                    while not self.buffers and not self.stopped:
-                        self.turn.wait()
-                    if self.stopped:
-                        return
-                    buffer = self.buffers.pop()
-                found, buffer = self._read(block, buffer)
-                with self.turn:
-                    self.ready[block], self.left[block] = (found, buffer), len(found)
-                    self.turn.notify_all()
+            with self.place():
+                self._read_blocks()
         except BaseException as error:
             with self.turn:
                 self.failure = error
+                self.turn.notify_all()
+
+    def _read_blocks(self):
+        for block in range(self.n_blocks):
+            with self.turn:
+                while not self.buffers and not self.stopped:
+                    self.turn.wait()
+                if self.stopped:
+                    return
+                buffer = self.buffers.pop()
+            found, buffer = self._read(block, buffer)
+            with self.turn:
+                self.ready[block], self.left[block] = (found, buffer), len(found)
                 self.turn.notify_all()
 
     def _read(self, block, buffer):

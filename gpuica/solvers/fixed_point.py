@@ -5,18 +5,15 @@ Hyvärinen, "Fast and robust fixed-point algorithms for independent component an
 are scikit-learn's, so that the same start follows the same path.
 """
 
+from collections import deque
+from itertools import count, islice
+from typing import Any, NamedTuple
+
 import numpy as np
 
+from .. import kernels
 from . import Solution
-
-TINY = float(np.finfo(np.float64).tiny)
-
-
-def orthonormal(W, xp=np):
-    """(W Wᵀ)^-1/2 W: the orthonormal rows nearest to those of W (k, d)."""
-    eigenvalues, vectors = xp.linalg.eigh(W @ W.T)
-    eigenvalues = xp.maximum(eigenvalues, TINY)  # a singular W must not divide by 0
-    return (vectors / xp.sqrt(eigenvalues)) @ (vectors.T @ W)
+from .polar import LOOSE, orthonormal, polar
 
 
 def rotation_gradient(cross, slope, sign=None, xp=np):
@@ -52,6 +49,20 @@ def within_error(gradient, error):
     return ((gradient / error) ** 2).mean(axis=1) < 0.25
 
 
+class Step(NamedTuple):
+    """What one iteration from W (k, k) found: new (k, k), each row's movement (k,), which are at rest (k,), the sums
+    that it was made of, and the defect of new, 0-d: how far its rows are from orthonormal."""
+
+    n_iter: int
+    W: Any
+    new: Any
+    movement: Any
+    at_rest: Any
+    cross: Any
+    slope: Any
+    defect: Any
+
+
 def parallel(oracle, W, *, max_iter, tol, share=1.0, report=None):
     """Symmetric FastICA: W ← orthonormal(E g(Wz) zᵀ - diag(E g'(Wz)) W).  One pass per iteration.
 
@@ -59,11 +70,40 @@ def parallel(oracle, W, *, max_iter, tol, share=1.0, report=None):
     every row of the relative gradient is well below its standard error (`within_error`).  share: of the components that
     must be at rest.  report: called with (n_iter, movement, at rest, n_rows) after each iteration.
     """
+    W, n_iter = orthonormal(W, oracle.xp), 0
+    last: Any = None
+    converged = fell_short = False
+    while n_iter < max_iter and not converged:
+        steps = islice(_steps(oracle, W, n_iter, tol, by_definition=fell_short), max_iter - n_iter)
+        for step, movement, at_rest, defect in _in_flight(steps, oracle):
+            fell_short = bool(defect > LOOSE)
+            if fell_short:  # once more from this step's W; what was asked for since is forgotten
+                break
+            last, W, n_iter = step, step.new, step.n_iter
+            if report:
+                report(n_iter, movement, at_rest, oracle.n_rows)
+            converged = float(at_rest.mean()) >= share
+            if converged:
+                break
+    gradient = rotation_gradient(last.cross @ last.W.T, last.slope, xp=oracle.xp)
+    largest = oracle.xp.abs(gradient).max(axis=1)
+    return Solution(W, n_iter, last.movement, converged, last.at_rest, largest)
+
+
+def _steps(oracle, W, n_iter, tol, by_definition=False):
+    """The Steps after the first n_iter from orthonormal W (k, k), without end and without a wait for a device.
+
+    by_definition: whether the first of them is made orthonormal by a decomposition, which on a device is a wait.
+    """
     xp = oracle.xp
-    W = orthonormal(W, xp)
-    for n_iter in range(1, max_iter + 1):
+    for number in count(n_iter + 1):
         cross, slope, square = oracle.fixed_point(W)
-        new = orthonormal(cross - slope[:, None] * W, xp)  # Hyvärinen 1999, equation (20), then (45)
+        update = cross - slope[:, None] * W  # Hyvärinen 1999, equation (20), then (45)
+        if by_definition or not kernels.products_pay(update):
+            new, defect = orthonormal(update, xp), xp.zeros(())
+        else:
+            new, defect = polar(update, xp)
+        by_definition = False
         movement = xp.abs(xp.abs((new * W).sum(axis=1)) - 1)
         if tol == "auto":
             M = cross @ W.T
@@ -72,14 +112,24 @@ def parallel(oracle, W, *, max_iter, tol, share=1.0, report=None):
             at_rest = within_error(rotation_gradient(M, slope, sign, xp), error)
         else:
             at_rest = movement < tol
-        last, W = W, new
-        if report:
-            report(n_iter, movement, at_rest, oracle.n_rows)
-        converged = float(at_rest.mean()) >= share
-        if converged:
-            break
-    gradient = rotation_gradient(cross @ last.T, slope, xp=xp)
-    return Solution(W, n_iter, movement, converged, at_rest, xp.abs(gradient).max(axis=1))
+        yield Step(number, W, new, movement, at_rest, cross, slope, defect)
+        W = new
+
+
+def _in_flight(steps, oracle):
+    """(step, its movement, at_rest and defect on the host) of every step.
+
+    Where the host would wait for a device, `oracle.ahead` more steps are asked for before a step's news are read, so
+    that the device always has work.
+    """
+    waiting: deque[Any] = deque()
+    for step in steps:
+        waiting.append((step, oracle.news(step.movement, step.at_rest, step.defect)))
+        if not waiting[-1][1].late or len(waiting) > oracle.ahead:
+            step, news = waiting.popleft()
+            yield step, *news.read()
+    for step, news in waiting:
+        yield step, *news.read()
 
 
 def deflation(oracle, W, *, max_iter, tol, report=None):

@@ -1,7 +1,8 @@
 """Several starting points at once: R solvers in step, their questions answered by one pass over the rows.
 
 R matrices W (k, k) stacked to (R k, k) make one product instead of R small ones.  Each solver runs in a thread of its
-own, as it would alone; a question waits until every solver that is still running has asked one.
+own, as it would alone, on the device and stream of the calling thread; a question waits until every solver that still
+runs has asked one.
 """
 
 import threading
@@ -12,16 +13,19 @@ QUESTIONS = ("fixed_point", "likelihood")
 def solve_all(solve, oracle, starts):
     """[solve(oracle, W) for W in starts], with one pass for all the questions of a step.
 
-    solve: (oracle, W) -> anything.  oracle: answers QUESTIONS of stacked W.  The first error stops all and is raised.
+    solve: (oracle, W) -> anything.  oracle: answers QUESTIONS of stacked W, and has a `place`.  The first error stops
+    all and is raised.
     """
     if len(starts) == 1:
         return [solve(oracle, starts[0])]
     meeting = _Meeting(oracle, len(starts))
     results: list = [None] * len(starts)
+    place = oracle.place()
 
     def run(i):
         try:
-            results[i] = solve(_Seat(meeting, i), starts[i])
+            with place():
+                results[i] = solve(_Seat(meeting, i), starts[i])
         except BaseException as error:  # an interrupt too
             meeting.failures.append(error)
         finally:

@@ -1,0 +1,84 @@
+"""Compile every CUDA kernel for several GPUs, on a machine without one, and fail where registers spill to memory.
+
+    python -m tests.compile_kernels [--all] [word of a kernel's name ...]
+
+Needs numba-cuda[cu13] and cuda-core (the extra `cuda-check`), and no driver.  A kernel that says it works in single
+precision must not multiply, divide or compare in double: those are slow on most GPUs, and an accident.
+"""
+
+import importlib
+import pkgutil
+import re
+import sys
+import time
+from types import SimpleNamespace
+from unittest.mock import patch
+
+ARCHITECTURES = {"sm_80": (8, 0), "sm_90": (9, 0)}
+ALSO = {"sm_75": (7, 5), "sm_100": (10, 0), "sm_120": (12, 0)}  # with --all, where the toolchain knows them
+DOUBLE = re.compile(r"^\s*(?:@\S+\s+)?((?:mul|fma|div|rcp|sqrt|setp|ex2|lg2|neg|abs|min|max)[a-z.]*\.f64)\b", re.M)
+
+
+def builds():
+    """Every `Build` of the modules in gpuica.kernels.cuda."""
+    package = importlib.import_module("gpuica.kernels.cuda")
+    for found in sorted(module.name for module in pkgutil.iter_modules(package.__path__)):
+        module = importlib.import_module(f"{package.__name__}.{found}")
+        yield from getattr(module, "builds", tuple)()
+
+
+def compiled(build, arch, capability):
+    """(registers, bytes of stack, bytes of spill stores and loads, PTX) of a kernel on an architecture."""
+    from cuda.core import Linker, LinkerOptions, ObjectCode
+    from numba import cuda
+
+    # device functions ask which GPU they are compiled for, and get their answer from the driver
+    with patch("numba.cuda.dispatcher.get_current_device", lambda: SimpleNamespace(compute_capability=capability)):
+        ptx, _ = cuda.compile(
+            build.function, build.signature, device=False, cc=capability, output="ptx", abi="numba", **build.options
+        )
+    linker = Linker(ObjectCode.from_ptx(ptx.encode()), options=LinkerOptions(arch=arch, ptxas_options=["-v"]))
+    linker.link("cubin")
+    report = linker.get_info_log()
+    registers = max(int(n) for n in re.findall(r"Used (\d+) registers", report))
+    frame, *spills = (
+        sum(map(int, re.findall(rf"(\d+) bytes {what}", report)))
+        for what in ("stack frame", "spill stores", "spill loads")
+    )
+    return registers, frame, sum(spills), ptx
+
+
+def main(words):
+    began, failures, count = time.perf_counter(), [], 0
+    targets = {**ARCHITECTURES, **(ALSO if "--all" in words else {})}
+    words = [word for word in words if word != "--all"]
+    print(f"{'kernel':48}" + "".join(f"{arch:>14}" for arch in targets) + "   registers, + stack bytes")
+    for build in builds():
+        if words and not any(word in build.name for word in words):
+            continue
+        count += 1
+        cells = []
+        for arch, capability in targets.items():
+            try:
+                registers, frame, spills, ptx = compiled(build, arch, capability)
+            except Exception as error:
+                cells.append("fails" if arch in ARCHITECTURES else "-")
+                if arch in ARCHITECTURES:
+                    failures.append(f"{build.name} does not compile for {arch}: {' '.join(str(error).split())[:600]}")
+                continue
+            cells.append(f"{registers}" + (f" + {frame}" if frame else "") + (f" SPILLS {spills}" if spills else ""))
+            if spills:
+                failures.append(f"{build.name} spills {spills} bytes on {arch}")
+            if build.single and (double := sorted(set(DOUBLE.findall(ptx)))):
+                failures.append(f"{build.name} works in double precision on {arch}: {', '.join(double)}")
+        print(f"{build.name:48}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
+    print(f"{count} kernels, {time.perf_counter() - began:.0f} s")
+    for failure in failures:
+        print("FAILED:", failure)
+    if not count:
+        print("FAILED: no kernel of such a name")
+    return bool(failures) or not count
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
