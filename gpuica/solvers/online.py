@@ -14,7 +14,9 @@ import numpy as np
 from .fixed_point import orthonormal, rotation_error, rotation_gradient, within_error
 from .whitening import of_covariance
 
-LIMIT = 5.0  # standard errors that an entry of one batch's gradient may count for: a row of a heavy tail is one row
+# Standard errors that an entry of one batch's gradient may count for, where batches before did not say the same: a row
+# of a heavy tail is one row.
+LIMIT = 5.0
 LONGEST = 0.3  # radians that a step may turn a component by
 
 
@@ -104,7 +106,8 @@ def follow(oracle, W, covariance, average, n_seen, *, tol, floor=0.01):
     curvature = xp.maximum((abs(excess)[:, None] + abs(excess)) / 2, floor)
     error = rotation_error(usual.cross, usual.square, xp.ones(len(W)), sign, n, xp)
     gradient = rotation_gradient(at.cross, at.slope, sign, xp)
-    turn = -rate * xp.minimum(xp.maximum(gradient, -LIMIT * error), LIMIT * error) / curvature
+    most = xp.maximum(LIMIT * error, 2 * xp.abs(rotation_gradient(usual.cross, usual.slope, sign, xp)))
+    turn = -rate * xp.minimum(xp.maximum(gradient, -most), most) / curvature
     longest = xp.sqrt((turn * turn).sum(axis=1)).max()
     turn = turn * (LONGEST / xp.maximum(longest, LONGEST))
     new = orthonormal(W + turn @ W + turn @ turn @ W / 2, xp)
