@@ -4,6 +4,7 @@ from . import comm
 from ._version import __version__
 from .contrasts import Cube, Exp, LogCosh, check_contrast
 from .estimators.coding import SparseCoder, sparse_encode
+from .estimators.devices import fit_on_devices
 from .estimators.dictionary import DictionaryLearning, dict_learning
 from .estimators.fastica import FastICA, fastica
 from .estimators.minibatch import MiniBatchDictionaryLearning, dict_learning_online
@@ -26,6 +27,7 @@ __all__ = [
     "dict_learning",
     "dict_learning_online",
     "fastica",
+    "fit_on_devices",
     "picard",
     "shards",
     "shared",

@@ -76,7 +76,7 @@ class MPIComm:
 def loopback(size, timeout=60.0):
     """Comms of `size` threads of this process, one for each, in a list: to try things out, and for tests.
 
-    timeout: seconds that a thread waits for the others, before all of them get a RuntimeError.
+    timeout: seconds that a thread waits for the others, before all of them get a RuntimeError; None for ever.
     """
     meeting = _Meeting(size, timeout)
     return [_Loopback(meeting, rank) for rank in range(size)]
@@ -91,6 +91,10 @@ class _Meeting:
 class _Loopback:
     def __init__(self, meeting, rank):
         self._meeting, self.rank, self.size = meeting, rank, len(meeting.brought)
+
+    def leave(self):
+        """Let nobody wait for this thread any more: they get a RuntimeError."""
+        self._meeting.barrier.abort()
 
     def allreduce(self, arrays):
         brought, barrier = self._meeting.brought, self._meeting.barrier

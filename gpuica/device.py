@@ -207,6 +207,11 @@ def _chosen(name, array, work, refusal):
     return home if home != CPU else Device("cuda", _cupy().cuda.runtime.getDevice())
 
 
+def device_count():
+    """How many GPUs can be used; 0 without CuPy or a driver."""
+    return 0 if why_no_gpu() else _cupy().cuda.runtime.getDeviceCount()
+
+
 @cache
 def why_no_gpu():
     """A sentence that says why no GPU can be used and what to do, or "" when one can."""

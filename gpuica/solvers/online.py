@@ -76,9 +76,19 @@ class Seen:
         return replace(self, whitening=spectrum.whitening, renewed=self.weight), W
 
 
+class Usual(NamedTuple):
+    """Averages over batches, the later counting more.  cross E g(y) yᵀ (k, k), slope E g'(y) and square E g(y)² (k,) of
+    the sources; gradient (k, k), as far as it counted."""
+
+    cross: Any
+    slope: Any
+    square: Any
+    gradient: Any
+
+
 class Step(NamedTuple):
-    """W (k, k) after the step; average: the Likelihood averaged over batches; movement (k,): 1 - cos of the turns;
-    at_rest (k,); gradient: the largest entry of the averaged gradient in each row, (k,)."""
+    """W (k, k) after the step; average: the `Usual` with this batch; movement (k,): 1 - cos of the turns; at_rest (k,);
+    gradient: the largest entry of the averaged gradient in each row, (k,)."""
 
     W: Any
     average: Any
@@ -90,32 +100,33 @@ class Step(NamedTuple):
 def follow(oracle, W, covariance, average, n_seen, *, tol, floor=0.01):
     """One step of Picard-O on the batch of the oracle, which is nearly white.  One pass over it.
 
-    W: (k, k), orthonormal.  covariance: (k, k), of the batch.  average: of the steps before, or None.  n_seen:
-    effective rows seen, with this batch.  tol: a bound for the movement of a component at rest, or "auto": its step is
-    below half the standard error that n_seen rows leave.  Curvatures and standard errors are averages over batches, so
-    that one batch cannot set its own.
+    W: (k, k), orthonormal.  covariance: (k, k), of the batch.  average: the `Usual` of the steps before, or None.
+    n_seen: effective rows seen, with this batch.  tol: a bound for the movement of a component at rest, or "auto": its
+    step is below half the standard error that n_seen rows leave.  Curvatures and standard errors are averages over
+    batches, so that one batch cannot set its own.
     """
     xp, n = oracle.xp, oracle.n_effective
     rate = min(0.5, 2 * n / n_seen)
     at = oracle.likelihood(W)
-    at = at._replace(cross=_decorrelated(at, W @ covariance @ W.T, xp))
-    usual = at if average is None else average
-    average = type(at)(*(a + rate * (b - a) for a, b in zip(usual, at, strict=True)))
+    cross = _decorrelated(at, W @ covariance @ W.T, xp)
+    usual = average or Usual(cross, at.slope, at.square, xp.zeros(W.shape))
     excess = usual.slope - xp.diagonal(usual.cross)
     sign = xp.where(excess < 0, -1.0, 1.0)
     curvature = xp.maximum((abs(excess)[:, None] + abs(excess)) / 2, floor)
     error = rotation_error(usual.cross, usual.square, xp.ones(len(W)), sign, n, xp)
-    gradient = rotation_gradient(at.cross, at.slope, sign, xp)
-    most = xp.maximum(LIMIT * error, 2 * xp.abs(rotation_gradient(usual.cross, usual.slope, sign, xp)))
-    turn = -rate * xp.minimum(xp.maximum(gradient, -most), most) / curvature
+    gradient = rotation_gradient(cross, at.slope, sign, xp)
+    most = xp.maximum(LIMIT * error, 2 * xp.abs(usual.gradient))
+    gradient = xp.minimum(xp.maximum(gradient, -most), most)
+    turn = -rate * gradient / curvature
     longest = xp.sqrt((turn * turn).sum(axis=1)).max()
     turn = turn * (LONGEST / xp.maximum(longest, LONGEST))
     new = orthonormal(W + turn @ W + turn @ turn @ W / 2, xp)
     movement = xp.abs(1 - xp.abs((new * W).sum(axis=1)))
     unknown = error / curvature * (n / n_seen) ** 0.5  # what n_seen rows cannot tell, as a turn
     at_rest = within_error(turn, unknown) if tol == "auto" else movement < tol
-    left = rotation_gradient(average.cross, average.slope, sign, xp)
-    return Step(new, average, movement, at_rest, xp.abs(left).max(axis=1))
+    batch = Usual(cross, at.slope, at.square, gradient)
+    average = Usual(*(a + rate * (b - a) for a, b in zip(usual, batch, strict=True)))
+    return Step(new, average, movement, at_rest, xp.abs(average.gradient).max(axis=1))
 
 
 def _decorrelated(at, covariance, xp):
