@@ -23,6 +23,8 @@ logger = logging.getLogger("gpuica")
 # on a few CPU cores.
 WORTH_A_TRANSFER = 2e10
 
+UNASKED = 1 << 26  # bytes that are stored without asking how much memory is free (0.1 ms)
+
 
 @dataclass(frozen=True)
 class Device:
@@ -96,6 +98,10 @@ class Device:
     def cache(self):
         """Bytes of the L2 cache."""
         return _properties(self.index)["l2CacheSize"]
+
+    def fits(self, size):
+        """Whether an array of so many bytes may be stored."""
+        return (size <= UNASKED and self.limit is None) or size <= self.budget()
 
 
 CPU = Device()
