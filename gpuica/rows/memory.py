@@ -270,8 +270,7 @@ class Totals:
 
     def add(self, parts):
         if self.sums is None:
-            # contributions are made anew for every chunk, so that one in float64 may serve as the total
-            self.sums = tuple(part.astype(np.float64, copy=False) for part in parts)
+            self.sums = tuple(part.astype(np.float64) for part in parts)
         else:
             for total, part in zip(self.sums, parts, strict=True):
                 total += part
