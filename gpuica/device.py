@@ -131,9 +131,6 @@ def current_stream(array):
         return _cupy().cuda.get_current_stream().ptr
 
 
-PRECISIONS = ("float32", "tf32")
-
-
 @contextmanager
 def products(xp, precision):
     """float32 products in the `with` block are of this precision: "float32", or "tf32", factors of 11 bits.
