@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gpuica import FastICA, fastica
+from gpuica import FastICA, fastica, spool
 from gpuica.estimators import _shell
 
 from .problems import mixture
@@ -64,3 +64,14 @@ def test_bad_tensors(torch):
         FastICA().fit(torch.empty(5, 3, device="meta"))
     with pytest.raises(ValueError, match="NaN"):
         FastICA().fit(torch.full((5, 3), torch.nan))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_data_loaders_and_lists_of_tensors(torch, dtype, tmp_path):
+    X = torch.tensor(mixture(3000, 4)[0]).to(getattr(torch, dtype))
+    expected = FastICA(random_state=0, tol=1e-3).fit(X)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, torch.zeros(3000)), batch_size=700)
+    spooled = spool((X[i : i + 999] for i in range(0, 3000, 999)), tmp_path / "s")
+    for rows in (loader, [X[:1000], X[1000:]], spooled):
+        ica = FastICA(random_state=0, tol=1e-3, memory_limit=1000).fit(rows)
+        np.testing.assert_allclose(ica.components_, expected.components_, rtol=1e-3, atol=1e-5)
