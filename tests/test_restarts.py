@@ -59,9 +59,10 @@ def test_an_error_in_one_stops_all_and_is_raised(error, rng):
             if i == 3 and W[0, 0] == 1:
                 raise error("number three")
 
+    before = threading.active_count()
     with pytest.raises(error, match="number three"):
         solve_all(solve, oracle(white(200, 3)), [np.eye(3), 2 * np.eye(3), 3 * np.eye(3)])
-    assert threading.active_count() < 3
+    assert threading.active_count() <= before
 
 
 def test_an_error_in_a_pass_is_raised(monkeypatch):
