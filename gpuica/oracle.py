@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import sums, traffic
+from .device import products
+
+UNITS = {"float32": 0.0, "tf32": 2.0**-11}  # rounding units of factors, where they are coarser than the rows'
 
 # Operations of a pass below which a device is given the next step before the last one's outcome is read.  A wait leaves
 # it idle for some 0.1 ms; a step too many costs a pass, once in some 20 steps: 2 ms, at 50 TFLOP/s.
@@ -117,15 +120,20 @@ class ContrastOracle:
     latest: a list of the one W that was asked about last, by whatever sample; of several, the first.
     """
 
-    def __init__(self, rows, contrast, *, white=True, latest=None):
-        """white: whether the rows' second moments E z zᵀ are 1.  latest: the list to keep W in."""
+    def __init__(self, rows, contrast, *, white=True, latest=None, precision="float32", of_samples="float32"):
+        """white: whether the rows' second moments E z zᵀ are 1.  latest: the list to keep W in.
+
+        precision: of the products of float32 rows, see `device.products`.  of_samples: that of samples' products.
+        """
         self.rows, self.contrast, self.white = rows, contrast, white
+        self.precision, self.of_samples = precision, of_samples
         self.latest = [None] if latest is None else latest
         self._covariance = rows.xp.eye(rows.n_features) if white else None
         self._lock = threading.Lock()  # solvers in step ask from threads of their own
         self.xp, self.n_rows, self.weight, self.n_effective = rows.xp, rows.n_rows, rows.weight, rows.n_effective
         self.n_features = rows.n_features
-        self.rounding = 32 * float(np.finfo(rows.dtype).eps)  # relative error of a mean loss, generously
+        coarsest = max(float(np.finfo(rows.dtype).eps), UNITS[precision])
+        self.rounding = 32 * coarsest  # relative error of a mean loss, generously
 
     news = staticmethod(traffic.news)  # small arrays on their way to the host, see there
 
@@ -159,7 +167,7 @@ class ContrastOracle:
     def _of_all(self, contribution, Ws):
         ends = list(itertools.accumulate(map(len, Ws), initial=0))
         W = self.xp.concatenate(Ws).astype(self.rows.dtype)
-        means = [total / self.weight for total in self.rows.sum(sums.stacked, W, contribution, self.contrast)]
+        means = [total / self.weight for total in self._sum(sums.stacked, W, contribution, self.contrast)]
         self.latest[0] = Ws[0]
         return [tuple(mean[a:b] for mean in means) for a, b in itertools.pairwise(ends)]
 
@@ -186,10 +194,15 @@ class ContrastOracle:
 
     def sample(self, n, rng):
         """The same questions about n rows drawn at random, which are white only nearly."""
-        return ContrastOracle(self.rows.sample(n, rng), self.contrast, white=False, latest=self.latest)
+        rows = self.rows.sample(n, rng)
+        return ContrastOracle(rows, self.contrast, white=False, latest=self.latest, precision=self.of_samples)
+
+    def _sum(self, contribution, *params):
+        with products(self.xp, self.precision):
+            return self.rows.sum(contribution, *params)
 
     def _mean(self, contribution, W):
-        means = self.rows.sum(contribution, self.xp.asarray(W, dtype=self.rows.dtype), self.contrast)
+        means = self._sum(contribution, self.xp.asarray(W, dtype=self.rows.dtype), self.contrast)
         self.latest[0] = W
         return tuple(total / self.weight for total in means)
 

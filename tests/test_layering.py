@@ -17,7 +17,7 @@ ALLOWED = {
     "estimators": {"estimators", "rows", "oracle", "solvers", "contrasts", "coders", "comm", "device"},
     "stability": set(),
     "metrics": {"rows", "oracle", "solvers", "contrasts", "device"},
-    "oracle": {"sums", "traffic"},
+    "oracle": {"sums", "traffic", "device"},
     "traffic": {"device"},
     "sums": {"kernels", "device"},
     "kernels": {"kernels", "device", "contrasts"},

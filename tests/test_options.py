@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -99,3 +100,31 @@ def test_what_does_not_go_together():
     for params in ({"stop_percentile": 0}, {"sort": "size"}, {"normalize_rows": "yes"}):
         with pytest.raises(ValueError, match="parameter"):
             FastICA(**params).fit(X)
+
+
+@pytest.mark.parametrize("kind", [FastICA, Picard])
+@pytest.mark.parametrize("given", [np.float32, np.float64])
+def test_the_precision_that_is_asked_for(kind, given):
+    X = mixture(3000, 4)[0].astype(given)
+    for precision, dtype in ((None, given), ("float32", np.float32), ("tf32", np.float32), ("float64", np.float64)):
+        ica = kind(random_state=0, precision=precision).fit(X)
+        assert ica.components_.dtype == dtype
+        same = kind(random_state=0).fit(X.astype(dtype))
+        np.testing.assert_array_equal(ica.components_, same.components_)
+
+
+def test_tf32_is_for_samples_alone(monkeypatch):
+    """On a CPU nothing is rounded; what is asked for, of which rows, is seen all the same."""
+    asked = []
+
+    @contextmanager
+    def products(xp, precision):
+        asked.append(precision)
+        yield
+
+    monkeypatch.setattr("gpuica.oracle.products", products)
+    X, _ = mixture(50_000, 3, dtype=np.float32)
+    ica = Picard(random_state=0, growth=2, precision="tf32").fit(X)
+    n_last = len(ica.losses_)
+    assert set(asked[:-n_last]) == {"tf32"}
+    assert set(asked[-n_last:]) == {"float32"}

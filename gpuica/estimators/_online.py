@@ -68,7 +68,7 @@ class Online(Separation):
         self._check_online()
         if not hasattr(self, "_past"):
             self.fit(X, sample_weight=sample_weight)
-        given = take(self, X, reset=False, finite=False).weighted(sample_weight)
+        given = take(self, X, reset=False, finite=False).worked_on_in(self.precision).weighted(sample_weight)
         device = self._device(given, work=8 * given.shape[0] * given.shape[1] * len(self._unmixing))
         with device.active(), locating_nan(self, given):
             settings = {"prepare": given.prepare(self._prepare), "weights": given.weights}

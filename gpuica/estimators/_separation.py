@@ -44,6 +44,7 @@ class Separation(Unmixing):
     sort: Any
     center: str
     checkpoint: Any
+    precision: Any
     _watched: str  # what the solver brings to rest: "movement" or "gradient"
 
     def _contrast(self):
@@ -130,7 +131,8 @@ class Separation(Unmixing):
 
     def _taken(self, X, sample_weight):
         """X and its weights as `Given`, checked, and the device to work on."""
-        given = take(self, X, reset=True, min_rows=2, finite=not self.whiten).weighted(sample_weight)
+        given = take(self, X, reset=True, min_rows=2, finite=not self.whiten)
+        given = given.worked_on_in(self.precision).weighted(sample_weight)
         self._check(self._contrast())  # complain of the parameters before the data are read
         k = min(self.n_components or given.shape[1], *given.shape)
         return given, self._device(given, work=40 * given.shape[0] * k * k)
@@ -153,7 +155,9 @@ class Separation(Unmixing):
         if self.checkpoint is not None:
             rng = white.checkpoint.same_draws(rng)
         starts = [device.put(self._start(white.n_features, white.dtype, rng)) for _ in range(n_starts)]
-        return ContrastOracle(white, self._contrast(), white=bool(self.whiten)), starts, rng
+        of_samples = "tf32" if self.precision == "tf32" else "float32"
+        oracle = ContrastOracle(white, self._contrast(), white=bool(self.whiten), of_samples=of_samples)
+        return oracle, starts, rng
 
     def _requested_components(self, shape):
         """n_components as far as the shape of X allows."""

@@ -65,6 +65,10 @@ class Given:
         """Σ of the caller's weights; n_rows without."""
         return self.shape[0] if self.weights is None else self.total
 
+    def worked_on_in(self, precision):
+        """The same, to be worked on in "float64" or "float32" ("tf32"); None for the dtype that X asks for."""
+        return replace(self, dtype=np.dtype("float32" if precision == "tf32" else precision or self.dtype))
+
     def weighted(self, sample_weight):
         """The same with weights (n_rows,), an array of any kind, or None.  ValueError for what cannot be weights."""
         if isinstance(self.array, Shared):

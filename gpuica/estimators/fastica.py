@@ -77,6 +77,9 @@ class FastICA(Online, SklearnFastICA):
     checkpoint : path or None, default=None
         A directory where every pass leaves its sums.  A fit that was interrupted and is run again with the same
         checkpoint, data and parameters goes on where it was, to the same answer; max_iter may be raised.
+    precision : {None, 'float32', 'float64', 'tf32'}, default=None
+        What rows are worked on in, with totals in float64; None: float32 for X of float32 or less, else float64.
+        'tf32': float32, but on a GPU the products of growing samples (growth=) are TF32's; those of all rows never are.
 
     Attributes
     ----------
@@ -144,6 +147,7 @@ class FastICA(Online, SklearnFastICA):
         "center": [StrOptions({"mean", "median"})],
         "memory_limit": [Interval(Integral, 1, None, closed="left"), str, None],
         "checkpoint": [str, PathLike, None],
+        "precision": [StrOptions({"float32", "float64", "tf32"}), None],
     }
     _watched = "movement"
 
@@ -170,6 +174,7 @@ class FastICA(Online, SklearnFastICA):
         center="mean",
         memory_limit=None,
         checkpoint=None,
+        precision=None,
     ):
         SklearnFastICA.__init__(
             self,
@@ -194,6 +199,7 @@ class FastICA(Online, SklearnFastICA):
         self.center = center
         self.memory_limit = memory_limit
         self.checkpoint = checkpoint
+        self.precision = precision
 
     def _contrast(self):
         return as_contrast(self.fun, self.fun_args)

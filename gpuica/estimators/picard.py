@@ -59,7 +59,7 @@ class Picard(Online):
     growth : 'auto', None or float > 1, default='auto'
         Start on a random sample of max(10000, 30 n_components) rows, enlarge it by this factor up to all rows.
         'auto': by 2, where X has four times as many rows.
-    n_init, normalize_rows, stop_percentile, sort, center, device, verbose, memory_limit, checkpoint
+    n_init, normalize_rows, stop_percentile, sort, center, device, verbose, memory_limit, checkpoint, precision
         As for `FastICA`.
 
     Attributes
@@ -95,7 +95,8 @@ class Picard(Online):
         name: FastICA._parameter_constraints[name]
         for name in (
             "n_components whiten whiten_solver fun_args w_init max_iter tol random_state growth n_init normalize_rows "
-            "stop_percentile sort center device verbose memory_limit checkpoint"
+            "stop_percentile sort center device verbose memory_limit checkpoint "
+            "precision"
         ).split()
     } | {
         "ortho": ["boolean"],
@@ -136,6 +137,7 @@ class Picard(Online):
         verbose=0,
         memory_limit=None,
         checkpoint=None,
+        precision=None,
     ):
         self.n_components = n_components
         self.ortho = ortho
@@ -160,6 +162,7 @@ class Picard(Online):
         self.center = center
         self.memory_limit = memory_limit
         self.checkpoint = checkpoint
+        self.precision = precision
         self.device = device
         self.verbose = verbose
 
