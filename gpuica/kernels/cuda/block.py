@@ -1,0 +1,72 @@
+"""What the threads of one block do together: sums, the largest of their numbers, where it is.
+
+Fixed trees in shared memory, whatever the number of threads, so that two runs agree bit for bit.  Every function is
+called by all threads of a block and ends with all of them past a barrier; what it returns is the same for all.
+"""
+
+import numpy as np
+from numba import cuda, float64, int32
+
+THREADS = 256  # of a block, at most: room for the trees
+
+
+@cuda.jit(device=True)
+def summed(value):
+    """Σ value over the threads, in float64."""
+    tree = cuda.shared.array(THREADS, float64)
+    t, left = cuda.threadIdx.x, cuda.blockDim.x
+    tree[t] = value
+    cuda.syncthreads()
+    while left > 1:
+        upper = (left + 1) // 2
+        if t < left - upper:
+            tree[t] += tree[t + upper]
+        left = upper
+        cuda.syncthreads()
+    total = tree[0]
+    cuda.syncthreads()  # before the next sum overwrites it
+    return total
+
+
+@cuda.jit(device=True)
+def first_largest(value, place):
+    """The largest value over the threads, in float64, and its place; the smallest place of several."""
+    tree = cuda.shared.array(THREADS, float64)
+    places = cuda.shared.array(THREADS, int32)
+    t, left = cuda.threadIdx.x, cuda.blockDim.x
+    tree[t] = value
+    places[t] = place
+    cuda.syncthreads()
+    while left > 1:
+        upper = (left + 1) // 2
+        if t < left - upper:
+            other, where = tree[t + upper], places[t + upper]
+            if other > tree[t] or (other == tree[t] and where < places[t]):
+                tree[t] = other
+                places[t] = where
+        left = upper
+        cuda.syncthreads()
+    top, best = tree[0], places[0]
+    cuda.syncthreads()
+    return top, best
+
+
+@cuda.jit(device=True)
+def place_among(flag, places):
+    """How many threads before this one raised their flag (0 or 1), and how many did in all.
+
+    places: (blockDim,) int32 in shared memory.  By doubling steps (Hillis and Steele).
+    """
+    t, n = cuda.threadIdx.x, cuda.blockDim.x
+    places[t] = flag
+    cuda.syncthreads()
+    reach = 1
+    while reach < n:
+        before = places[t - reach] if t >= reach else np.int32(0)
+        cuda.syncthreads()
+        places[t] += before
+        reach *= 2
+        cuda.syncthreads()
+    mine, total = places[t] - flag, places[n - 1]
+    cuda.syncthreads()
+    return mine, total
