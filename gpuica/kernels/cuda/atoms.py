@@ -37,6 +37,7 @@ def _scales(L, S, used, R, Y):
 
     A thread works on columns of its own, row by row; the threads meet in the sum that is ‖u_j‖².
     """
+    tree = cuda.shared.array(THREADS, float64)
     t, threads, b = cuda.threadIdx.x, cuda.blockDim.x, len(L)
     for j in range(b):
         square = 0.0
@@ -48,7 +49,7 @@ def _scales(L, S, used, R, Y):
             Y[j, k] = y
             R[j, k] = r
             square += r * y
-        norm = math.sqrt(max(summed(square), 0.0))
+        norm = math.sqrt(max(summed(square, tree), 0.0))
         if used[j] and norm > 1:
             for k in range(t, b, threads):
                 Y[j, k] /= norm
@@ -61,6 +62,7 @@ def _in_turn(D, U, L, used, positive, unit, steps):
 
     One block; a thread works on features of its own, and the threads meet in the sum that is ‖u_j‖².
     """
+    tree = cuda.shared.array(THREADS, float64)
     t, threads = cuda.threadIdx.x, cuda.blockDim.x
     b, d = D.shape
     for j in range(b):
@@ -74,7 +76,7 @@ def _in_turn(D, U, L, used, positive, unit, steps):
                     u = D.dtype.type(0)
                 U[j, f] = u
                 square += float64(u) * float64(u)
-            norm = math.sqrt(summed(square))
+            norm = math.sqrt(summed(square, tree))
             scale = D.dtype.type(1)
             if unit or norm > 1:
                 scale = D.dtype.type(1 / norm if norm > 0 else 0)

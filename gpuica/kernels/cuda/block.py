@@ -1,19 +1,18 @@
 """What the threads of one block do together: sums, the largest of their numbers, where it is.
 
-Fixed trees in shared memory, whatever the number of threads, so that two runs agree bit for bit.  Every function is
+By fixed trees in shared memory, for any number of threads, so that two runs agree bit for bit.  Every function is
 called by all threads of a block and ends with all of them past a barrier; what it returns is the same for all.
+tree, places: (blockDim.x,) at least, float64 and int32, in shared memory of the kernel (of a device function's own it
+would be linked twice where two others call it, which is invalid).
 """
 
 import numpy as np
-from numba import cuda, float64, int32
-
-THREADS = 256  # of a block, at most: room for the trees
+from numba import cuda
 
 
 @cuda.jit(device=True)
-def summed(value):
+def summed(value, tree):
     """Σ value over the threads, in float64."""
-    tree = cuda.shared.array(THREADS, float64)
     t, left = cuda.threadIdx.x, cuda.blockDim.x
     tree[t] = value
     cuda.syncthreads()
@@ -29,10 +28,25 @@ def summed(value):
 
 
 @cuda.jit(device=True)
-def first_largest(value, place):
+def largest(value, tree):
+    """The largest value over the threads, in float64."""
+    t, left = cuda.threadIdx.x, cuda.blockDim.x
+    tree[t] = value
+    cuda.syncthreads()
+    while left > 1:
+        upper = (left + 1) // 2
+        if t < left - upper:
+            tree[t] = max(tree[t], tree[t + upper])
+        left = upper
+        cuda.syncthreads()
+    top = tree[0]
+    cuda.syncthreads()
+    return top
+
+
+@cuda.jit(device=True)
+def first_largest(value, place, tree, places):
     """The largest value over the threads, in float64, and its place; the smallest place of several."""
-    tree = cuda.shared.array(THREADS, float64)
-    places = cuda.shared.array(THREADS, int32)
     t, left = cuda.threadIdx.x, cuda.blockDim.x
     tree[t] = value
     places[t] = place
@@ -55,7 +69,7 @@ def first_largest(value, place):
 def place_among(flag, places):
     """How many threads before this one raised their flag (0 or 1), and how many did in all.
 
-    places: (blockDim,) int32 in shared memory.  By doubling steps (Hillis and Steele).
+    By doubling steps (Hillis and Steele).
     """
     t, n = cuda.threadIdx.x, cuda.blockDim.x
     places[t] = flag

@@ -75,13 +75,14 @@ def _weighted_rows(X, of_atom, rows, weights, B):
 @cuda.jit
 def _squares(X, D, starts, indices, values, squares):
     """‖x - c D‖² of one row a block."""
+    tree = cuda.shared.array(THREADS, float64)
     row, total = cuda.blockIdx.x, 0.0
     for f in range(cuda.threadIdx.x, X.shape[1], cuda.blockDim.x):
         left = float64(X[row, f])
         for e in range(starts[row], starts[row + 1]):
             left -= float64(values[e]) * float64(D[indices[e], f])
         total += left * left
-    total = summed(total)
+    total = summed(total, tree)
     if cuda.threadIdx.x == 0:
         squares[row] = total
 

@@ -24,7 +24,7 @@ from numba import cuda, float64, int32
 from ...device import array_device
 from ..lasso_products import FLOOR, SLACK
 from . import Build, launch, numba_type
-from .block import THREADS, first_largest
+from .block import largest
 from .lasso_row import CANDIDATES, FULL, GOING, SOLVED, UNFINISHED, largest_of, solve
 from .support import LISTS
 
@@ -32,6 +32,7 @@ ROOM = 32  # atoms of a support in shared memory; with the working set's Gram ma
 WIDE = ROOM + CANDIDATES
 PART = 1 << 26  # numbers of H
 MEMORY = 1 << 30  # bytes of workspaces
+THREADS = 128  # of a block, at most: `_choose` has a candidate for each
 WORN = 6  # a row is given up when its support has missed its equations so often
 
 
@@ -43,11 +44,12 @@ def _choose(H, live, state, levels, acts, codes, picks, alpha, positive, slack, 
     `solve`.  acts, codes (n, room): the support.
     """
     violations = cuda.shared.array(THREADS, float64)
+    tree = cuda.shared.array(THREADS, float64)
     block, t, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
     row, h = live[block], H[block]
     m, age, misses = state[row, 0], state[row, 1], state[row, 2]
     best, place = largest_of(h, positive)
-    top, _ = first_largest(best, place)
+    top = largest(best, tree)
     rounding = slack * top if age == 0 else levels[row, 0]
     missed = 0.0
     for i in range(m):
@@ -95,9 +97,9 @@ def _solve(X, D, G, pairs, H, R, live, state, levels, acts, codes, picks, C, alp
     lists = cuda.shared.array((LISTS, ROOM), float64)
     wide = cuda.shared.array((3, WIDE), float64)
     ids = cuda.shared.array((3, WIDE), int32)
-    solve(
-        X, D, G, pairs, H, R, live, state, levels, acts, codes, picks, C, alpha, positive, floor, M, A, lists, wide, ids
-    )  # fmt: skip
+    tree = cuda.shared.array(THREADS, float64)
+    workspace = M, A, lists, wide, ids, tree
+    solve(X, D, G, pairs, H, R, live, state, levels, acts, codes, picks, C, alpha, positive, floor, *workspace)
 
 
 @cuda.jit
@@ -105,8 +107,9 @@ def _solve_in_memory(
     X, D, G, pairs, H, R, live, state, levels, acts, codes, picks, C, alpha, positive, floor, Ms, As, listss, wides, idss
 ):  # fmt: skip
     """`_solve` with the small problem of each row in a workspace."""
+    tree = cuda.shared.array(THREADS, float64)
     b = cuda.blockIdx.x
-    workspace = Ms[b], As[b], listss[b], wides[b], idss[b]
+    workspace = Ms[b], As[b], listss[b], wides[b], idss[b], tree
     solve(X, D, G, pairs, H, R, live, state, levels, acts, codes, picks, C, alpha, positive, floor, *workspace)
 
 

@@ -10,7 +10,7 @@ import math
 from numba import cuda, float64, int32
 
 from ..lasso_products import AT_ONCE, CLOSE, REACH
-from .block import first_largest, summed
+from .block import largest, summed
 from .support import BORN, A, B, C, S, V, W, Z, border, drop, outside_span, settle, times
 
 CANDIDATES = 16  # atoms of a working set beside the support
@@ -40,20 +40,20 @@ def subtract(x, D, ids, act, c, m, r):
 
 
 @cuda.jit(device=True)
-def correlations(D, ids, act, r, m, out):
+def correlations(D, ids, act, r, m, out, tree):
     """out_i = D_i r over the support, summed in float64."""
     for i in range(m):
         atom, part = ids[0, act[i]], 0.0
         for f in range(cuda.threadIdx.x, len(r), cuda.blockDim.x):
             part += float64(D[atom, f]) * float64(r[f])
-        total = summed(part)
+        total = summed(part, tree)
         if cuda.threadIdx.x == 0:
             out[i] = total
     cuda.syncthreads()
 
 
 @cuda.jit(device=True)
-def _outside(D, k, r, M, G, lists, ids, act, m):
+def _outside(D, k, r, M, G, lists, ids, act, tree, m):
     """The squared distance of atom k of the working set from the span of the support; its coordinates in lists[W].
 
     lists[A]: its inner products with the support.  G: of the working set.  Where the atom is close to the span, the
@@ -65,7 +65,7 @@ def _outside(D, k, r, M, G, lists, ids, act, m):
     if m > 0 and outside < CLOSE * G[k, k]:
         atom = D[ids[0, k]]
         subtract(atom, D, ids, act, w, m, r)
-        correlations(D, ids, act, r, m, v)
+        correlations(D, ids, act, r, m, v, tree)
         times(M, v, z, m)
         for i in range(cuda.threadIdx.x, m, cuda.blockDim.x):
             w[i] += z[i]
@@ -76,7 +76,7 @@ def _outside(D, k, r, M, G, lists, ids, act, m):
             for i in range(m):
                 left -= w[i] * float64(D[ids[0, act[i]], f])
             part += left * left
-        outside = summed(part)
+        outside = summed(part, tree)
     return outside
 
 
@@ -104,7 +104,7 @@ def _make_way(sign, M, lists, act, m):
 
 
 @cuda.jit(device=True)
-def _enter(D, k, sign, exchange, floor, now, most, r, M, G, lists, wide, ids, act, m):
+def _enter(D, k, sign, exchange, floor, now, most, r, M, G, lists, wide, ids, act, tree, m):
     """Atom k of the working set enters the support, unless it depends on it; with `exchange` another leaves for it.
 
     Returns the support's size.
@@ -114,7 +114,7 @@ def _enter(D, k, sign, exchange, floor, now, most, r, M, G, lists, wide, ids, ac
     cuda.syncthreads()
     value = 0.0
     for attempt in range(2):
-        outside = _outside(D, k, r, M, G, lists, ids, act, m)
+        outside = _outside(D, k, r, M, G, lists, ids, act, tree, m)
         if outside > floor * G[k, k] and m < most:
             border(M, lists[W], outside, m)
             if cuda.threadIdx.x == 0:
@@ -132,19 +132,19 @@ def _enter(D, k, sign, exchange, floor, now, most, r, M, G, lists, wide, ids, ac
 
 
 @cuda.jit(device=True)
-def _improve(D, n, alpha, positive, bar, floor, most, r, M, G, lists, wide, ids, act, m):
+def _improve(D, n, alpha, positive, bar, floor, most, r, M, G, lists, wide, ids, act, tree, m):
     """Solve the row on its working set of n atoms.  Returns the support's size, whether it changed, and whether it
     wanted more room."""
     t, threads, room = cuda.threadIdx.x, cuda.blockDim.x, M.shape[0]
     b, h = wide[0], wide[1]
     alone, moved, full = False, False, False
     for now in range(10 * CANDIDATES):
-        best, place = 0.0, int32(-1)
+        best = 0.0
         for k in range(t, n, threads):
             violation = h[k] if positive else abs(h[k])
-            if ids[1, k] == 0 and violation > best:
-                best, place = violation, int32(k)
-        top, _ = first_largest(best, place)
+            if ids[1, k] == 0:
+                best = max(best, violation)
+        top = largest(best, tree)
         if top <= bar and now > 0:
             break
         before, entered = m, 0
@@ -157,7 +157,7 @@ def _improve(D, n, alpha, positive, bar, floor, most, r, M, G, lists, wide, ids,
                         full = True
                         break
                     sign = 1.0 if h[k] > 0 else -1.0
-                    m = _enter(D, k, sign, alone and alpha > 0, floor, now, most, r, M, G, lists, wide, ids, act, m)
+                    m = _enter(D, k, sign, alone and alpha > 0, floor, now, most, r, M, G, lists, wide, ids, act, tree, m)
                     entered += 1
         m = settle(M, act, lists, m, alpha, positive or alpha > 0)
         changed = m != before
@@ -181,7 +181,7 @@ def _improve(D, n, alpha, positive, bar, floor, most, r, M, G, lists, wide, ids,
 
 
 @cuda.jit(device=True)
-def _begin(D, h, row_codes, n, size, floor, most, r, M, G, lists, wide, ids, act):
+def _begin(D, h, row_codes, n, size, floor, most, r, M, G, lists, wide, ids, act, tree):
     """M and the lists of the support of `size` atoms, which come first in the working set.  Returns how many are kept:
     those that depend on others before them leave."""
     t, threads = cuda.threadIdx.x, cuda.blockDim.x
@@ -197,7 +197,7 @@ def _begin(D, h, row_codes, n, size, floor, most, r, M, G, lists, wide, ids, act
     for i in range(size):
         value = row_codes[i]
         before, sign = m, 1.0 if value > 0 else -1.0
-        m = _enter(D, i, sign, False, floor, -1.0, most, r, M, G, lists, wide, ids, act, m)
+        m = _enter(D, i, sign, False, floor, -1.0, most, r, M, G, lists, wide, ids, act, tree, m)
         if m > before and t == 0:
             lists[C, before] = value
             ids[1, i] = 1
@@ -253,7 +253,8 @@ def _load(row, block, Gram, pairs, acts, picks, G, ids, size):
 
 @cuda.jit(device=True)
 def solve(
-    X, D, Gram, pairs, H, R, live, state, levels, acts, codes, picks, out, alpha, positive, floor, M, G, lists, wide, ids
+    X, D, Gram, pairs, H, R, live, state, levels, acts, codes, picks, out, alpha, positive, floor, M, G, lists, wide, ids,
+    tree
 ):  # fmt: skip
     """One round of row live[block]: its support, its residual R and how it ended; `out`, the code, where that is for
     good.
@@ -267,10 +268,10 @@ def solve(
     rounding, top, missed = levels[row, 0], levels[row, 1], levels[row, 2]
     n = _load(row, block, Gram, pairs, acts, picks, G, ids, size)
     if end != GOING:
-        correlations(D, ids, act, r, size, wide[2])
+        correlations(D, ids, act, r, size, wide[2], tree)
     for _ in range(misses - 2):
         floor *= 10
-    m = _begin(D, H[block], codes[row], n, size, floor, most, r, M, G, lists, wide, ids, act)
+    m = _begin(D, H[block], codes[row], n, size, floor, most, r, M, G, lists, wide, ids, act, tree)
     if end != GOING:
         if m == size:
             _polish(alpha, signed, M, lists, wide, act, m)
@@ -281,7 +282,7 @@ def solve(
             out[row, picks[block, i]] = codes[row, i]
         return
     bar = alpha + rounding
-    m, moved, full = _improve(D, n, alpha, positive, bar, floor, most, r, M, G, lists, wide, ids, act, m)
+    m, moved, full = _improve(D, n, alpha, positive, bar, floor, most, r, M, G, lists, wide, ids, act, tree, m)
     subtract(X[row], D, ids, act, lists[C], m, r)
     _write(row, m, signed, lists, ids, act, state, codes, acts)
     if not moved and missed <= 10 * rounding:
