@@ -14,12 +14,13 @@ def _array(shape, dtype):
     return np.full(shape, math.nan, np.dtype(str(dtype))) if "float" in str(dtype) else np.full(shape, -99, str(dtype))
 
 
-def _cuda(block, dynamic):
+def _cuda(block, grid, dynamic):
     """What a kernel of one thread sees as `cuda`."""
     return SimpleNamespace(
         threadIdx=SimpleNamespace(x=0),
         blockDim=SimpleNamespace(x=1),
         blockIdx=SimpleNamespace(x=block[0], y=block[1]),
+        gridDim=SimpleNamespace(x=grid[0], y=grid[1]),
         syncthreads=lambda: None,
         syncthreads_or=lambda flag: flag,
         shared=SimpleNamespace(array=lambda shape, dtype: _array(shape or dynamic // 8, dtype)),
@@ -35,7 +36,7 @@ def running(*modules):
         size = grid if isinstance(grid, tuple) else (grid, 1)
         for at in itertools.product(*map(range, size)):
             for module in modules:
-                module.cuda = _cuda(at, shared)
+                module.cuda = _cuda(at, size, shared)
             kernel(*arguments)
 
     try:
