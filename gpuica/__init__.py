@@ -7,6 +7,7 @@ from .estimators.dictionary import DictionaryLearning, dict_learning
 from .estimators.fastica import FastICA, fastica
 from .estimators.minibatch import MiniBatchDictionaryLearning, dict_learning_online
 from .estimators.picard import Picard, picard
+from .rows.files import shards, spool
 
 __all__ = [
     "Cube",
@@ -23,5 +24,7 @@ __all__ = [
     "dict_learning_online",
     "fastica",
     "picard",
+    "shards",
     "sparse_encode",
+    "spool",
 ]

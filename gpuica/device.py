@@ -6,9 +6,11 @@ Nothing else in the package imports cupy or copies between host and device (the 
 import importlib.util
 import logging
 import os
+import re
+import sys
 import threading
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -28,6 +30,7 @@ class Device:
 
     kind: str = "cpu"
     index: int = 0
+    limit: int | None = field(default=None, compare=False)  # bytes that a fit may use beyond its input
 
     def __str__(self):
         return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
@@ -55,19 +58,53 @@ class Device:
             with one_blas_thread():
                 yield
         else:
-            with self.xp.cuda.Device(self.index):
-                yield
+            try:
+                with self.xp.cuda.Device(self.index):
+                    yield
+            except self.xp.cuda.runtime.CUDARuntimeError as error:
+                raise RuntimeError(
+                    f"{self} failed at work ({error}): check `nvidia-smi` and start a new process, or use device='cpu'."
+                ) from error
 
     def budget(self):
-        """Bytes that one stored array may take: half of what is free now."""
+        """Bytes that one stored array may take: half of what is free now, or of the user's limit."""
+        if self.limit is not None:
+            return self.limit // 2
         if self.kind == "cpu":
             return _free_host_memory() // 2
         with self.active():
             pool = self.xp.get_default_memory_pool()
             return (self.xp.cuda.runtime.memGetInfo()[0] + pool.free_bytes()) // 2
 
+    def release(self):
+        """Give memory that is kept for later arrays back to the device, for other libraries or for larger arrays."""
+        if self.kind != "cpu":
+            with self.active():
+                self.xp.get_default_memory_pool().free_all_blocks()
+
+    def share(self):
+        """`release` where torch is loaded, which cannot take memory that CuPy keeps."""
+        if "torch" in sys.modules:
+            self.release()
+
+    @property
+    def out_of_memory(self):
+        """The exceptions that say that an array did not fit; on the host none, because nothing can be done."""
+        return () if self.kind == "cpu" else (self.xp.cuda.memory.OutOfMemoryError,)
+
+    @property
+    def cache(self):
+        """Bytes of the L2 cache."""
+        return _properties(self.index)["l2CacheSize"]
+
 
 CPU = Device()
+
+
+@cache
+def _properties(index):
+    """What CUDA knows of a GPU."""
+    return _cupy().cuda.runtime.getDeviceProperties(index)
 
 
 def array_device(array):
@@ -88,14 +125,35 @@ def current_stream(array):
         return _cupy().cuda.get_current_stream().ptr
 
 
-def choose_device(name, array, *, work, refusal=None):
-    """The device that a user's `device=` argument means for this array.
+def memory_size(limit):
+    """Bytes of a user's `memory_limit=`: a number of bytes, "2GB", "500 MB", or None.  ValueError for anything else."""
+    if limit is None:
+        return None
+    found = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?)i?B?\s*", str(limit), re.IGNORECASE)
+    try:
+        size = float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " ")  # type: ignore[index]
+    except (TypeError, ValueError):
+        size = 0.0
+    if size < 1:
+        raise ValueError(f"memory_limit must be None, a number of bytes, or a text as '2GB'; got {limit!r}.")
+    return int(size)
+
+
+def choose_device(name, array, *, work, refusal=None, memory_limit=None):
+    """The device that a user's `device=` and `memory_limit=` arguments mean for this array.
 
     name: "auto", "cpu", "cuda" or "cuda:N".  work: floating-point operations to be done, for "auto".
     refusal: why the GPU path cannot do this task, or None; "auto" then stays on the CPU and logs it once.
     Raises ValueError for an unknown name, RuntimeError when a GPU is asked for and cannot be used.
     """
+    found = _chosen(name, array, work, refusal)
+    return found if memory_limit is None else replace(found, limit=memory_size(memory_limit))
+
+
+def _chosen(name, array, work, refusal):
     home = array_device(array)
+    if home != CPU and (reason := why_no_gpu()):
+        raise RuntimeError(f"X is on {home}, but {reason}")
     if name == "cpu":
         return CPU
     if name == "auto":

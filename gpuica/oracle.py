@@ -113,14 +113,17 @@ class ContrastOracle:
     """Answers what ICA asks about whitened rows z and a contrast G, at an unmixing matrix W (k, d).
 
     n_rows is what a pass reads, n_effective what a standard error divides by: they differ where rows have weights.
+    latest: a list of the one W that was asked about last, by whatever sample; of several, the first.
     """
 
-    def __init__(self, rows, contrast, *, white=True):
-        """white: whether the rows' second moments E z zᵀ are 1."""
+    def __init__(self, rows, contrast, *, white=True, latest=None):
+        """white: whether the rows' second moments E z zᵀ are 1.  latest: the list to keep W in."""
         self.rows, self.contrast, self.white = rows, contrast, white
+        self.latest = [None] if latest is None else latest
         self._covariance = rows.xp.eye(rows.n_features) if white else None
         self._lock = threading.Lock()  # solvers in step ask from threads of their own
         self.xp, self.n_rows, self.weight, self.n_effective = rows.xp, rows.n_rows, rows.weight, rows.n_effective
+        self.n_features = rows.n_features
         self.rounding = 32 * float(np.finfo(rows.dtype).eps)  # relative error of a mean loss, generously
 
     news = staticmethod(traffic.news)  # small arrays on their way to the host, see there
@@ -156,6 +159,7 @@ class ContrastOracle:
         ends = list(itertools.accumulate(map(len, Ws), initial=0))
         W = self.xp.concatenate(Ws).astype(self.rows.dtype)
         means = [total / self.weight for total in self.rows.sum(sums.stacked, W, contribution, self.contrast)]
+        self.latest[0] = Ws[0]
         return [tuple(mean[a:b] for mean in means) for a, b in itertools.pairwise(ends)]
 
     def gaussian_loss(self):
@@ -181,11 +185,12 @@ class ContrastOracle:
 
     def sample(self, n, rng):
         """The same questions about n rows drawn at random, which are white only nearly."""
-        return ContrastOracle(next(self.rows.batches(n, rng)), self.contrast, white=False)
+        return ContrastOracle(self.rows.sample(n, rng), self.contrast, white=False, latest=self.latest)
 
     def _mean(self, contribution, W):
-        W = self.xp.asarray(W, dtype=self.rows.dtype)
-        return tuple(total / self.weight for total in self.rows.sum(contribution, W, self.contrast))
+        means = self.rows.sum(contribution, self.xp.asarray(W, dtype=self.rows.dtype), self.contrast)
+        self.latest[0] = W
+        return tuple(total / self.weight for total in means)
 
 
 class CodeMoments(NamedTuple):
@@ -232,24 +237,28 @@ class CodeOracle:
         self.rows.each(add, sums.coded, D, sums.gram(D, self.coder), self.coder, unfinished)
         return CodeMoments(cost, A, B, worst.rows, sum(unfinished))
 
-    def codes(self, D, sparse=False):
-        """The codes of all rows, (n, K) or compressed: (non-zeros a row, columns, values); and how many rows are not
-        finished.  One pass."""
+    def codes(self, D):
+        """The codes of all rows, (n, K), and how many rows are not finished.  One pass."""
         unfinished: list[int] = []
-        settings = D, sums.gram(D, self.coder), self.coder, unfinished
-        if not sparse:
-            return self.rows.map(sums.codes, *settings), sum(unfinished)
-        parts: list[tuple] = []
-        self.rows.each(parts.append, sums.sparse_codes, *settings)
-        return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True)), sum(unfinished)
+        return self.rows.map(sums.codes, *self._settings(D, unfinished)), sum(unfinished)
+
+    def hand_codes(self, consume, D, sparse):
+        """consume(the codes) of every chunk in turn, dense or compressed: (non-zeros a row, columns, values); returns
+        how many rows are not finished.  One pass."""
+        unfinished: list[int] = []
+        self.rows.each(consume, sums.sparse_codes if sparse else sums.codes, *self._settings(D, unfinished))
+        return sum(unfinished)
+
+    def _settings(self, D, unfinished):
+        return D, sums.gram(D, self.coder), self.coder, unfinished
 
     def square(self):
         """Σ x xᵀ (d, d).  One pass."""
         return self.rows.sum(sums.moments, self.xp.zeros(self.n_features))[1]
 
-    def batch(self, indices):
-        """The same questions about these rows alone."""
-        return CodeOracle(self.rows.only(indices), self.coder)
+    def batches(self, size, rng=None, skip=0):
+        """The same questions about `size` rows at a time, without end; see `Rows.cycled`."""
+        return (CodeOracle(batch, self.coder) for batch in self.rows.cycled(size, rng, skip))
 
     def row(self, index):
         """One row (d,)."""

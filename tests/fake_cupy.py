@@ -21,6 +21,14 @@ event_waits = 0  # for work up to an event
 log = []  # "record" and "synchronize", in their order, with the numbers of their events
 
 
+class OutOfMemoryError(MemoryError):
+    pass
+
+
+class CUDARuntimeError(RuntimeError):
+    pass
+
+
 class Event:
     """Work up to here.  It is done when somebody waits for it."""
 
@@ -122,6 +130,9 @@ class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
         out[...] = self._array
         return out
 
+    def set(self, array, stream=None):
+        self._array[...] = array
+
     device = SimpleNamespace(id=0)
 
 
@@ -173,14 +184,21 @@ def installed():
 
     for name in ARRAY_FUNCTIONS:
         setattr(cupy, name, on_device(getattr(np, name)))
-    linalg = {"eigh": _plain(np.linalg.eigh), "solve": np.linalg.solve, "svd": _plain(np.linalg.svd)}
+    linalg = {name: _plain(getattr(np.linalg, name)) for name in ("eigh", "svd", "slogdet")}
+    linalg |= {"solve": np.linalg.solve, "inv": np.linalg.inv}
     cupy.linalg = SimpleNamespace(**{name: on_device(function) for name, function in linalg.items()})
 
     @contextmanager
     def device(index=0):
         yield
 
-    runtime = SimpleNamespace(getDeviceCount=lambda: 1, getDevice=lambda: 0, memGetInfo=lambda: (8 << 30, 16 << 30))
+    runtime = SimpleNamespace(
+        getDeviceCount=lambda: 1,
+        getDevice=lambda: 0,
+        memGetInfo=lambda: (8 << 30, 16 << 30),
+        CUDARuntimeError=CUDARuntimeError,
+        getDeviceProperties=lambda index: {"l2CacheSize": 50 << 20},
+    )
     cupy.cuda = SimpleNamespace(
         Device=device,
         runtime=runtime,
@@ -188,8 +206,9 @@ def installed():
         Stream=Stream,
         get_current_stream=Stream,
         alloc_pinned_memory=bytearray,
+        memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     )
-    cupy.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: 0)
+    cupy.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
     before = sys.modules.get("cupy")
     sys.modules["cupy"] = cupy
     try:

@@ -2,11 +2,12 @@
 
 import logging
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from gpuica import FastICA, device, fastica, metrics, oracle, sums
+from gpuica import FastICA, Picard, device, fastica, metrics, oracle, sums
 from gpuica.device import CPU, Device, choose_device, to_host
 from gpuica.solvers import fixed_point, polar
 
@@ -113,6 +114,60 @@ def test_fitted_attributes_are_numpy_and_pickles_need_no_gpu(cupy):
     assert b"cupy" not in pickle.dumps(ica)
 
 
+@pytest.mark.parametrize("arguments", [{}, {"extended": False}, {"ortho": False, "extended": True}, {"ortho": False}])
+def test_picard_on_the_device_gives_the_answer_of_the_cpu(cupy, arguments):
+    X = mixture(2000, 4)[0]
+    host, there = (Picard(random_state=0, **arguments).fit(rows) for rows in (X, cupy.asarray(X)))
+    assert (there.n_iter_, there.n_passes_) == (host.n_iter_, host.n_passes_)
+    np.testing.assert_allclose(there.components_, host.components_, atol=1e-6 * np.abs(host.components_).max())
+    np.testing.assert_allclose(there.losses_, host.losses_, rtol=1e-9)
+
+
+@pytest.mark.parametrize("cut", [np.s_[::2], np.s_[:, ::2], np.s_[::-1, 1:], "columns"])
+def test_device_arrays_of_any_strides(cupy, cut):
+    X = mixture(2000, 8)[0]
+    X, there = (
+        (np.asfortranarray(X), cupy.asarray(X.T.copy()).T) if cut == "columns" else (X[cut], cupy.asarray(X)[cut])
+    )
+    host, there = FastICA(random_state=0).fit(X), FastICA(random_state=0).fit(there)
+    np.testing.assert_allclose(there.components_, host.components_, atol=1e-6 * np.abs(host.components_).max())
+
+
+def test_a_device_that_fails_at_work_is_a_sentence(cupy, monkeypatch):
+    def gone(*args, **weights):
+        raise cupy.cuda.runtime.CUDARuntimeError(999)
+
+    X = cupy.asarray(mixture(500, 3)[0])
+    monkeypatch.setattr(sums, "fixed_point", gone)
+    with pytest.raises(RuntimeError, match=r"cuda:0 failed at work .*nvidia-smi"):
+        FastICA(random_state=0).fit(X)
+
+
+def test_a_device_array_where_cupy_is_broken(cupy, monkeypatch):
+    X = cupy.asarray(mixture(500, 3)[0])
+    monkeypatch.setattr(device, "why_no_gpu", lambda: "CuPy cannot use one (driver gone): check `nvidia-smi`.")
+    for name in ("auto", "cuda", "cpu"):
+        with pytest.raises(RuntimeError, match=r"X is on cuda:0, but CuPy cannot use one \(driver gone\)"):
+            FastICA(device=name).fit(X)
+
+
+@pytest.mark.parametrize("torch_is_loaded", [True, False])
+def test_memory_is_given_back_where_torch_is_loaded(cupy, torch_is_loaded, monkeypatch):
+    fake_only(cupy)
+    calls = []
+    monkeypatch.setattr(cupy, "get_default_memory_pool", lambda: fake_pool(calls))
+    if torch_is_loaded:
+        monkeypatch.setitem(device.sys.modules, "torch", device)
+    else:
+        monkeypatch.delitem(device.sys.modules, "torch", raising=False)
+    FastICA(random_state=0).fit(cupy.asarray(mixture(500, 3)[0]))
+    assert len(calls) == torch_is_loaded
+
+
+def fake_pool(calls):
+    return SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: calls.append("released"))
+
+
 def fake_only(cupy):
     if not hasattr(cupy.ndarray, "_wait"):
         pytest.skip("only the fake device counts")
@@ -131,6 +186,20 @@ def test_iterations_on_the_device_never_wait_for_all_of_it(cupy, tol, monkeypatc
         counts.append((fake_cupy.waits, fake_cupy.event_waits))
     assert counts[1][0] == counts[0][0]
     assert counts[1][1] - counts[0][1] == 6  # each waits for the copies of one iteration
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("ortho", [True, False])
+def test_an_iteration_of_picard_waits_twice(cupy, ortho):
+    fake_only(cupy)
+    X = cupy.asarray(mixture(2000, 4)[0])
+    counts = []
+    for n_iter in (3, 6):
+        fake_cupy.waits = 0
+        fitted = Picard(random_state=0, ortho=ortho, max_iter=n_iter, tol=0).fit(X)
+        counts.append((fake_cupy.waits, fitted.n_passes_))
+    passes = counts[1][1] - counts[0][1]  # a try of the line search is a pass and a wait
+    assert counts[1][0] - counts[0][0] == 3 + passes
 
 
 def test_the_next_pass_is_asked_for_before_the_news_of_the_last_are_read(cupy, monkeypatch):

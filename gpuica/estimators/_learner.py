@@ -1,16 +1,18 @@
 """What the two dictionary estimators share: coder, update and policy from parameters, the first atoms, results."""
 
 from functools import partial
+from numbers import Integral
+from os import PathLike
 
 import numpy as np
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..coders import CODERS, as_coder
 from ..device import to_host
 from ..oracle import CodeOracle
 from ..solvers.atoms import UPDATES
 from ..solvers.dictionary import DEAD_ATOMS
-from ._shell import take
+from ._shell import locating_nan, take
 from .coding import FOLLOWS_ALPHA, SparseCoding, device_for_coding, open_for_coding, warn_of_unfinished
 
 SMALL = 1 << 24  # numbers of X up to which initial atoms come from scikit-learn's own decomposition of X
@@ -20,6 +22,8 @@ ADDED = {
     "transform_algorithm": [StrOptions(set(CODERS))],
     "device": [str],
     "sparse_output": ["boolean"],
+    "memory_limit": [Interval(Integral, 1, None, closed="left"), str, None],
+    "checkpoint": [str, PathLike, None],
     "init": [StrOptions({"svd", "data"}), "array-like"],
     "dead_atoms": [StrOptions(set(DEAD_ATOMS))],
     "update": [StrOptions(set(UPDATES))],
@@ -48,7 +52,7 @@ class Learner(SparseCoding):
         given = take(self, X, reset=reset)
         shape = self.n_components or given.shape[1], given.shape[1]
         coder = self._fit_coder(shape)
-        return given, shape, coder, device_for_coding(self.device, given, np.empty(shape, dtype=bool), coder)
+        return given, shape, coder, device_for_coding(self, given, np.empty(shape, dtype=bool), coder)
 
     def _policies(self, rng, xp):
         """The update and what becomes of unused atoms, for a solver."""
@@ -80,6 +84,16 @@ class Learner(SparseCoding):
             raise ValueError(f"{name} contains NaN or infinity.")
         return D
 
+    def _learn(self, given, learned, solve):
+        """solve(), and the learned atoms stored; those of the last whole iteration when it is interrupted."""
+        try:
+            with locating_nan(self, given):
+                solve()
+        except KeyboardInterrupt:
+            self._store(learned)
+            raise
+        self._store(learned)
+
     def _store(self, learned):
         self.components_ = to_host(learned.D)
         self.converged_ = learned.converged
@@ -92,8 +106,8 @@ class Learner(SparseCoding):
         """
         given, D = take(self, X, reset=False), self.components_
         coder = self._fit_coder(D.shape)
-        device = device_for_coding(self.device, given, D, coder)
-        with device.active():
+        device = device_for_coding(self, given, D, coder)
+        with device.active(), locating_nan(self, given):
             oracle = CodeOracle(open_for_coding(given, len(D), device), coder)
             found = oracle.moments(device.put(D.astype(given.dtype, order="C")))
         warn_of_unfinished(found.n_unfinished, given.shape[0])

@@ -6,44 +6,44 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context
+from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
 
-from ..device import choose_device, logger, to_host
-from ..oracle import ContrastOracle, MomentOracle, NotFiniteError
-from ..rows import of_norm_one, open_rows, project
+from ..device import logger, to_host
+from ..oracle import ContrastOracle, MomentOracle
+from ..rows import open_rows
+from ..rows.checkpoint import Checkpoint, RecordedRows
+from ..solvers import Solution
 from ..solvers.median import geometric_median
 from ..solvers.whitening import WHITENERS
-from ._shell import refuse_non_finite, take
+from ._resume import fingerprint
+from ._shell import hand_out, locating_nan, take
+from ._unmixing import Unmixing
 
 # (E r)² / E r² of the norms r, below which rows are called uneven: 0.98 for digits, 0.4 for image patches, 0.37 for
 # log-normal norms of sigma 1, 0.11 where one row in a thousand is 100 times as long as the rest
 UNEVEN = 0.15
 
 
-class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class Separation(Unmixing):
     """The part of an ICA estimator between scikit-learn's contract and a solver.
 
     A subclass declares scikit-learn's parameters, those below among them, and says how to solve.
     """
 
     n_components: Any
-    whiten: Any
     whiten_solver: str
-    fun: Any
     w_init: Any
     random_state: Any
-    device: str
     verbose: int
     tol: Any
     max_iter: int
     n_init: int
-    normalize_rows: bool
     stop_percentile: float
     sort: Any
     center: str
+    checkpoint: Any
     _watched: str  # what the solver brings to rest: "movement" or "gradient"
 
     def _contrast(self):
@@ -106,14 +106,24 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         with device.active():
             rows, spectrum, white = self._whitened(given, device)
             oracle, starts, rng = self._ready(white, device, self.n_init)
-            solution = self._solve(oracle, starts, rng, _progress(self) if self.verbose else None)
+            self.device_ = str(device)
+            try:
+                solution = self._solve(oracle, starts, rng, _progress(self) if self.verbose else None)
+            except KeyboardInterrupt:
+                self._store_interrupted(oracle, spectrum, rows, given.weight)
+                raise
             if self.sort is not None:
                 solution = self._sorted(solution, oracle, spectrum)
-            to_sources = self._store(solution, spectrum, rows, given.weight)
-            sources = white.map(rotate, to_sources.astype(given.dtype), out=white.scratch) if compute_sources else None
+            to_sources = self._store(solution, spectrum, rows, given.weight).astype(given.dtype)
+            sources = None
+            if compute_sources and white.scratch is not None:
+                sources = given.back(white.map(rotate, to_sources, out=white.scratch))
+            elif compute_sources:
+                sources = hand_out(self, given, device, white, rotate, (to_sources,), len(to_sources))
         self.n_passes_ = white.n_passes + solution.sampled if solution.sampled else white.n_passes
-        self.device_ = str(device)
-        return None if sources is None else given.back(sources)
+        del rows, white, oracle, spectrum, starts, solution, to_sources  # before their memory can be given back
+        device.share()
+        return sources
 
     def _taken(self, X, sample_weight):
         """X and its weights as `Given`, checked, and the device to work on."""
@@ -124,22 +134,23 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     def _whitened(self, given, device):
         """Rows of X, their spectrum (None without whitening), and the whitened rows."""
-        rows = open_rows(given.array, dtype=given.dtype, device=device, prepare=self._prepare, weights=given.weights)
+        settings = {"prepare": given.prepare(self._prepare), "weights": given.weights}
+        rows = open_rows(given.array, dtype=given.dtype, device=device, **settings)
+        if self.checkpoint is not None:
+            rows = RecordedRows(rows, Checkpoint(self.checkpoint, fingerprint(self, rows)))
         k = self._requested_components(given.shape)
         if not self.whiten:
             return rows, None, rows
-        spectrum = self._spectrum(rows, given.array, k)
+        spectrum = self._spectrum(rows, given, k)
         return rows, spectrum, rows.projected(spectrum.mean, spectrum.whitening)
 
     def _ready(self, white, device, n_starts):
         """The oracle on the whitened rows, n_starts starting points, and the RandomState that drew them."""
         rng = check_random_state(self.random_state)
+        if self.checkpoint is not None:
+            rng = white.checkpoint.same_draws(rng)
         starts = [device.put(self._start(white.n_features, white.dtype, rng)) for _ in range(n_starts)]
         return ContrastOracle(white, self._contrast(), white=bool(self.whiten)), starts, rng
-
-    @property
-    def _prepare(self):
-        return of_norm_one if self.normalize_rows else None
 
     def _requested_components(self, shape):
         """n_components as far as the shape of X allows."""
@@ -150,19 +161,12 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             warnings.warn(f"n_components is too large: it will be set to {most}", stacklevel=5)
         return min(self.n_components or most, most) if self.whiten else shape[1]
 
-    def _device(self, array, work):
-        numpy_only = "a contrast function is called with arrays of the kind that X has." if callable(self.fun) else None
-        return choose_device(self.device, array, work=work, refusal=numpy_only)
-
-    def _spectrum(self, rows, array, k):
+    def _spectrum(self, rows, given, k):
         """The spectrum of the rows, cut to k components or the rank; warns when the rank is smaller."""
-        try:
+        with locating_nan(self, given):
             center = geometric_median(MomentOracle(rows)) if self.center == "median" else None
             oracle = MomentOracle(rows, center)
             spectrum = WHITENERS[self.whiten_solver](oracle, eps=float(np.finfo(rows.dtype).eps))
-        except NotFiniteError:
-            refuse_non_finite(self, array)
-            raise
         if spectrum.rank == 0:
             raise ValueError("X has no variance: every row is the same, so there is nothing to separate.")
         complaint = ""
@@ -219,10 +223,21 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             size = (mixing**2).sum(axis=0)
         return solution.reordered(oracle.xp.argsort(-size))
 
-    def _store(self, solution, spectrum, rows, n_samples):
+    def _store_interrupted(self, oracle, spectrum, rows, n_samples):
+        """Set the fitted attributes from what the solver asked about last, if that was a whole unmixing matrix."""
+        W = oracle.latest[0]
+        if W is None or len(W) != oracle.n_features:
+            return
+        unknown = np.full(len(W), np.nan)
+        solution = Solution(W, oracle.n_passes, unknown, False, np.zeros(len(W), bool), unknown)
+        self._store(solution, spectrum, rows, n_samples, left="The fit was interrupted: components are unfinished.")
+        self.n_passes_ = oracle.n_passes
+
+    def _store(self, solution, spectrum, rows, n_samples, left=None):
         """Set the fitted attributes; return the matrix (k, k) that takes whitened rows to sources.
 
-        n_samples: as many rows as X stands for, Σ of its weights.
+        n_samples: as many rows as X stands for, Σ of its weights.  left: the sentence for a solution that did not
+        converge, where the solver has none.
         """
         dtype, n_features, W = rows.dtype, rows.n_features, solution.W
         if spectrum is None:
@@ -252,59 +267,14 @@ class Separation(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         self.rank_ = n_features if spectrum is None else spectrum.rank
         self.converged_ = solution.converged
         if not solution.converged:
-            warnings.warn(self._what_is_left(solution), ConvergenceWarning, stacklevel=6)
+            warnings.warn(left or self._what_is_left(solution), ConvergenceWarning, stacklevel=6)
         return to_sources
-
-    def transform(self, X, copy=True):
-        """Recover the sources of X: (X - mean_) @ components_.T.
-
-        X : array of shape (n_samples, n_features), of any kind that `fit` takes.
-        copy : ignored; X is never written to.
-        Returns an array (n_samples, n_components) of the kind of X.
-        """
-        check_is_fitted(self)
-        given = take(self, X, reset=False)
-        return self._apply(given, self.components_, before=self.mean_ if self.whiten else 0.0, prepare=self._prepare)
-
-    def inverse_transform(self, X, copy=True):
-        """Mix sources back: X @ mixing_.T + mean_.
-
-        X : array of shape (n_samples, n_components).
-        copy : ignored; X is never written to.
-        Returns an array (n_samples, n_features) of the kind of X.
-        """
-        check_is_fitted(self)
-        given = take(self, X, reset=None)
-        if given.shape[1] != self.mixing_.shape[1]:
-            raise ValueError(
-                f"X has {given.shape[1]} columns, but this {type(self).__name__} has {self.mixing_.shape[1]} "
-                "components."
-            )
-        return self._apply(given, self.mixing_, after=self.mean_ if self.whiten else 0.0)
-
-    def _apply(self, given, matrix, before=0.0, after=0.0, prepare=None):
-        """(X - before) @ matrixᵀ + after, chunk by chunk, on the device that X asks for."""
-        dtype = np.result_type(given.dtype, matrix.dtype)
-        device = self._device(given.array, work=2 * given.shape[0] * matrix.size)
-        with device.active():
-            rows = open_rows(given.array, dtype=dtype, device=device, prepare=prepare)
-            ready = tuple(device.put(np.asarray(part, dtype=dtype)) for part in (before, matrix, -after))
-            return given.back(rows.map(project, ready))
 
     @classmethod
     @cache
     def _get_param_names(cls):
         """As scikit-learn's, read from the signature once instead of at every fit (0.05 ms of a small one)."""
         return super()._get_param_names()
-
-    @property
-    def _n_features_out(self):
-        return self.components_.shape[0]
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
 
 
 def rotate(Z, W):

@@ -2,25 +2,37 @@
 become arrays of X's kind.
 """
 
+import os
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import assert_all_finite, check_array, validate_data
 
-from ..device import CPU, array_device, to_host
+from ..device import CPU, array_device, to_host, why_no_gpu
+from ..oracle import NotFiniteError
 from ..rows import check_weights
+from ..rows.files import shards
+from ..rows.sink import open_sink
+from ..rows.sources import Array, Chunks, Parts, Source, from_brain
+from ..rows.tables import open_table
 
 HALF = ("float16", "bfloat16")
+CHUNK = 1 << 16  # rows that are looked at at once for NaN
 
 
 @dataclass(frozen=True)
 class Given:
     """The caller's X: its array, the dtype to work in, and how results are handed back.
 
-    array: (n_rows, n_features), NumPy or CuPy, or half-precision numbers that are read as float32 when sliced.
+    array: (n_rows, n_features), NumPy or CuPy, half-precision numbers that are read as float32 when sliced, or a
+    `Source` that is read piece by piece.
     back: turns a NumPy or CuPy result into an array of the caller's kind, on the caller's device.
-    weights: (n_rows,) the caller's, float64, divided by unit; or None.
+    weights: (n_rows,) the caller's, float64, divided by unit; or None.  unchecked: whether NaN must be looked for in
+    every chunk that is read, because nobody has done so and no sum will show it.
     """
 
     array: Any
@@ -28,10 +40,17 @@ class Given:
     back: Any
     weights: Any = None
     unit: float = 1.0
+    unchecked: bool = False
 
     @property
     def shape(self):
         return self.array.shape
+
+    def prepare(self, then=None):
+        """What a chunk goes through when it is read, or None: a look for NaN where that is needed, `then` then."""
+        if not self.unchecked:
+            return then
+        return partial(_checked, then=then)
 
     @property
     def weight(self):
@@ -61,7 +80,7 @@ def take(estimator, X, *, reset, min_rows=1, finite=True):
     Raises ValueError or TypeError, in scikit-learn's words, for what is not a 2-D array of real, finite numbers.
     """
     array, back = _unwrap(X)
-    if isinstance(array, BFloat16) or array_device(array) != CPU:
+    if isinstance(array, BFloat16 | Source) or array_device(array) != CPU:
         return _take_unknown_to_sklearn(estimator, array, back, reset, min_rows, finite)
     keep = isinstance(array, np.ndarray) and array.dtype.kind in "iuf" and array.dtype.itemsize <= 8
     checks = {
@@ -77,9 +96,17 @@ def take(estimator, X, *, reset, min_rows=1, finite=True):
 
 
 def refuse_non_finite(estimator, array):
-    """Raise scikit-learn's ValueError if the array holds NaN or infinity."""
+    """Raise a ValueError if the array holds NaN or infinity: scikit-learn's, or one that says where."""
     if isinstance(array, np.ndarray):
         assert_all_finite(array, estimator_name=type(estimator).__name__, input_name="X")
+    elif isinstance(array, Source):
+        first = next((i for i in range(0, len(array), CHUNK) if not _all_finite(array[i : i + CHUNK])), None)
+        if first is not None:
+            row = first + int(np.argmin(np.isfinite(to_host(array[first : first + CHUNK])).all(axis=1)))
+            raise ValueError(
+                f"Input X contains NaN or infinity, first in {array.where(row)}: {type(estimator).__name__} does not "
+                "accept them."
+            )
 
 
 def _take_unknown_to_sklearn(estimator, array, back, reset, min_rows, finite):
@@ -95,15 +122,84 @@ def _take_unknown_to_sklearn(estimator, array, back, reset, min_rows, finite):
         )
     if reset is not None:
         validate_data(estimator, array, reset=reset, skip_check_array=True)
-    if finite and not _all_finite(array):
+    if finite and not isinstance(array, Source) and not _all_finite(array):
         raise ValueError(f"Input X contains NaN or infinity: {type(estimator).__name__} does not accept them.")
-    return Given(array, _work_dtype(array.dtype), back)
+    return Given(array, _work_dtype(array.dtype), back, unchecked=finite and isinstance(array, Source))
 
 
-def _all_finite(array, chunk=1 << 16):
+def _checked(chunk, then):
+    if not array_device(chunk).xp.isfinite(chunk).all():
+        raise NotFiniteError("Input X contains NaN or infinity: clean it.")
+    return then(chunk) if then else chunk
+
+
+@contextmanager
+def locating_nan(estimator, given):
+    """A NotFiniteError becomes one that says where X is not finite, if that can be found out."""
+    try:
+        yield
+    except NotFiniteError:
+        refuse_non_finite(estimator, given.array)
+        raise
+
+
+def hand_out(estimator, given, device, rows, function, params, width, out=None):
+    """function(chunk, *params) of all rows, (n_rows, width) in the dtype of the rows, as the caller wants it.
+
+    out: None for an array of the caller's kind, or a path of a .npy file or an array to be assigned to, which is
+    written piece by piece and returned.  MemoryError if the result needs more memory than the budget.
+    """
+    with locating_nan(estimator, given):
+        if out is None:
+            refuse_large(given, device, (rows.n_rows, width), rows.dtype)
+            return given.back(rows.map(function, *params))
+        sink = open_sink(out, rows.n_rows, width, rows.dtype)
+        write_all(sink, rows.each, function, *params, tell=teller(estimator, rows.n_rows))
+    return out
+
+
+def refuse_large(given, device, shape, dtype):
+    """MemoryError if a result of this shape does not fit the memory budget; for X that is not in memory itself."""
+    size = np.dtype(dtype).itemsize * shape[0] * shape[1]
+    if isinstance(given.array, Source) and size > device.budget():
+        raise MemoryError(
+            f"the result, {shape[0]} x {shape[1]}, takes {size / 1e9:.1f} GB, more than half of the memory that may be "
+            "used: write it to a file or array instead, transform(X, out='result.npy'), or raise memory_limit."
+        )
+
+
+def write_all(sink, each, *what, tell=None):
+    """each(sink.write, *what), and an end that leaves nothing half done.  tell: called with every part."""
+    try:
+        answer = each((lambda part: (sink.write(part), tell(part))) if tell else sink.write, *what)
+        sink.close()
+    except BaseException:
+        sink.abandon()
+        raise
+    return answer
+
+
+def teller(estimator, n_rows):
+    """For a verbose estimator, a function that is called with the results of each chunk and prints how far it is."""
+    if not getattr(estimator, "verbose", 0):
+        return None
+    began = last = time.perf_counter()
+    done = 0
+
+    def tell(part):
+        nonlocal done, last
+        done += len(part[0]) if isinstance(part, tuple) else len(part)
+        if done == n_rows or time.perf_counter() - last > 10:
+            last = time.perf_counter()
+            print(f"[{type(estimator).__name__}] {done} of {n_rows} rows written, {last - began:.1f} s", flush=True)
+
+    return tell
+
+
+def _all_finite(array):
     """Whether every entry is finite, looked at by chunks of rows."""
     xp = array_device(array).xp
-    return all(bool(xp.isfinite(array[i : i + chunk]).all()) for i in range(0, len(array), chunk))
+    return all(bool(xp.isfinite(array[i : i + CHUNK]).all()) for i in range(0, len(array), CHUNK))
 
 
 def _work_dtype(dtype):
@@ -112,15 +208,68 @@ def _work_dtype(dtype):
 
 
 def _unwrap(X):
-    """(array, back) of a torch tensor, a CuPy array, a bfloat16 array, or anything scikit-learn knows."""
+    """(array, back) of a torch tensor, a CuPy array, a bfloat16 array, a source of rows, or what scikit-learn knows."""
     library = type(X).__module__.partition(".")[0]
-    if library == "torch":
+    if library == "torch" and hasattr(X, "layout"):
         return _unwrap_torch(X)
     if library == "cupy":
         return X, array_device(X).put
     if isinstance(X, np.ndarray) and X.dtype.name == "bfloat16":
         return BFloat16(X.view(np.uint16)), to_host
-    return X, to_host
+    source = as_source(X)
+    return X if source is None else source, to_host
+
+
+def as_source(X):
+    """X as a `Source`, if it is rows that lie elsewhere than in one array, else None.
+
+    A path or list of paths, a list of matrices, a zarr or HDF5 array, an Arrow table or data set of Hugging Face, or
+    what gives matrices when iterated over, again and again.
+    """
+    library = type(X).__module__.partition(".")[0]
+    if isinstance(X, Source | np.ndarray):
+        return X if isinstance(X, Source) else None
+    if isinstance(X, str | os.PathLike):
+        return shards(X)
+    if isinstance(X, list | tuple):
+        if X and all(isinstance(part, str | os.PathLike) for part in X):
+            return shards(X)
+        if X and all(getattr(part, "ndim", 0) == 2 and not hasattr(part, "tocsr") for part in X):
+            return Parts([_part(part, f"part {i} of X") for i, part in enumerate(X)])
+        return None
+    if library in ("zarr", "h5py"):
+        return Array(X, str(getattr(X, "name", "") or "X"), slow=True)
+    if library in ("pyarrow", "datasets") and hasattr(X, "__len__"):
+        return open_table(X)
+    arrays = "__array__", "shape", "__getitem__", "tocsr"
+    if hasattr(X, "__iter__") and not any(hasattr(X, what) for what in arrays):
+        return Chunks(X, _stored)
+    return None
+
+
+def _part(part, name):
+    """The source of one matrix of any kind."""
+    if (source := as_source(part)) is not None:
+        return source
+    array, brain = _stored(part)
+    return Array(array, name, brain=brain)
+
+
+def _stored(chunk):
+    """(array as stored, whether of bfloat16) of what an iterable gave: a matrix, or a tuple or dict that begins with
+    one, as data loaders give with labels."""
+    if isinstance(chunk, dict):
+        chunk = next(iter(chunk.values()), None)
+    elif isinstance(chunk, list | tuple) and chunk and getattr(chunk[0], "ndim", 0) == 2:
+        chunk = chunk[0]
+    if getattr(chunk, "ndim", 0) != 2:
+        raise ValueError(
+            "X gives, when iterated over, something else than arrays (n, n_features): "
+            f"{getattr(chunk, 'shape', type(chunk).__name__)}. Pass an array, files (gpuica.shards), or an iterable of "
+            "2-D arrays."
+        )
+    array, _ = _unwrap(chunk)
+    return (array.bits, True) if isinstance(array, BFloat16) else (array, False)
 
 
 def _unwrap_torch(tensor):
@@ -138,6 +287,8 @@ def _unwrap_torch(tensor):
     source = tensor.detach()
     source = source.view(torch.int16) if brain else source
     if tensor.device.type == "cuda":
+        if reason := why_no_gpu():
+            raise RuntimeError(f"X is a torch tensor on {tensor.device}, which CuPy would work on, but {reason}")
         import cupy
 
         array = cupy.from_dlpack(source)
@@ -162,5 +313,4 @@ class BFloat16:
         return len(self.bits)
 
     def __getitem__(self, rows):
-        """bfloat16 is the upper half of a float32."""
-        return (self.bits[rows].astype(np.uint32) << 16).view(np.float32)
+        return from_brain(self.bits[rows])

@@ -1,21 +1,23 @@
 """Sparse coding against a given dictionary, drop-in for scikit-learn's."""
 
 import warnings
+from numbers import Integral
 
 import numpy as np
-from scipy.sparse import csr_array, hstack, issparse
+from scipy.sparse import hstack, issparse
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.decomposition import SparseCoder as SklearnSparseCoder
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ..coders import CODERS, as_coder
 from ..device import choose_device
 from ..oracle import CodeOracle
 from ..rows import open_rows
-from ._shell import Given, take
+from ..rows.sink import Codes, as_csr, open_sink
+from ._shell import Given, hand_out, locating_nan, refuse_large, take, teller, write_all
 
 CACHED = 1 << 18  # codes of a chunk of rows, in numbers: they share a core's cache with what they are made of
 WORK = 25  # operations for each of the K d numbers of a dictionary and row, measured on lasso codes of image patches
@@ -43,19 +45,26 @@ class SparseCoding(TransformerMixin, BaseEstimator):
             max_iter=self.transform_max_iter,
         )
 
-    def transform(self, X, y=None):
+    def transform(self, X, y=None, *, out=None):
         """Codes of X against the dictionary.
 
         X : array of shape (n_samples, n_features), of any kind that `fit` takes.  y is ignored.
+        out : for codes larger than memory: the path of a .npy file, or an array (n_samples, n_components) that rows can
+            be assigned to (zarr, h5py, memmap); with sparse_output a directory for files codes-00000.npz, ..., which
+            scipy.sparse.load_npz reads.  Not with split_sign.
         Returns an array (n_samples, n_components), or (n_samples, 2 * n_components) with split_sign, of the kind of X;
-        a scipy.sparse.csr_array with sparse_output.
+        a scipy.sparse.csr_array with sparse_output; `out` if it is given, or the list of files.
         """
         check_is_fitted(self)
         given, D = take(self, X, reset=False), np.asarray(self._dictionary())
-        return self._codes(given, D, self._transform_coder(D))
+        return self._codes(given, D, self._transform_coder(D), out)
 
-    def _codes(self, given, D, coder):
-        C = encode(given, D, coder, self.device, self.sparse_output)
+    def _codes(self, given, D, coder, out):
+        if out is not None and self.split_sign:
+            raise ValueError("out= needs split_sign=False: split the codes when they are read.")
+        C = encode(self, given, D, coder, out)
+        if out is not None:
+            return C
         if self.sparse_output:
             return hstack([C.maximum(0), (-C).maximum(0)], format="csr") if self.split_sign else C
         if self.split_sign:
@@ -65,11 +74,11 @@ class SparseCoding(TransformerMixin, BaseEstimator):
             C = both
         return given.back(C)
 
-    def inverse_transform(self, X):
+    def inverse_transform(self, X, *, out=None):
         """The rows that codes stand for: X @ dictionary.
 
         X : array or scipy sparse matrix of shape (n_samples, n_components), or (n_samples, 2 * n_components) with
-        split_sign.
+        split_sign.  out : as for `transform`; for dense codes.
         Returns an array of shape (n_samples, n_features), of the kind of X; of NumPy for a sparse matrix.
         """
         check_is_fitted(self)
@@ -85,11 +94,11 @@ class SparseCoding(TransformerMixin, BaseEstimator):
             D = np.concatenate([D, -D])
         if issparse(C):
             return C @ D
-        device = choose_device(self.device, C, work=2 * C.shape[0] * D.size)
+        device = choose_device(self.device, C, work=2 * C.shape[0] * D.size, memory_limit=self.memory_limit)
         with device.active():
             dtype = np.result_type(given.dtype, D.dtype)
-            rows = open_rows(C, dtype=dtype, device=device)
-            return given.back(rows.map(_times, device.put(D.astype(dtype))))
+            rows = open_rows(C, dtype=dtype, device=device, prepare=given.prepare())
+            return hand_out(self, given, device, rows, _times, (device.put(D.astype(dtype)),), D.shape[1], out)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -125,6 +134,8 @@ class SparseCoder(SparseCoding, SklearnSparseCoder):
         Where to work.
     sparse_output : bool, default=False
         Codes as scipy.sparse.csr_array: dense codes of 1M rows x 16,384 atoms are 65 GB.
+    memory_limit : int, str or None, default=None
+        Bytes, or a text as "2GB", that may be used beyond X; None: what is free.
     """
 
     _parameter_constraints: dict = {
@@ -132,6 +143,7 @@ class SparseCoder(SparseCoding, SklearnSparseCoder):
         "transform_algorithm": [StrOptions(set(CODERS))],
         "device": [str],
         "sparse_output": ["boolean"],
+        "memory_limit": [Interval(Integral, 1, None, closed="left"), str, None],
     }
 
     def __init__(
@@ -147,6 +159,7 @@ class SparseCoder(SparseCoding, SklearnSparseCoder):
         transform_max_iter=1000,
         device="auto",
         sparse_output=False,
+        memory_limit=None,
     ):
         SklearnSparseCoder.__init__(
             self,
@@ -161,6 +174,7 @@ class SparseCoder(SparseCoding, SklearnSparseCoder):
         )
         self.device = device
         self.sparse_output = sparse_output
+        self.memory_limit = memory_limit
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
@@ -171,11 +185,11 @@ class SparseCoder(SparseCoding, SklearnSparseCoder):
         self.n_components_ = len(D)
         return self
 
-    def transform(self, X, y=None):
+    def transform(self, X, y=None, *, out=None):
         """Codes of X against the dictionary; see `SparseCoding.transform`.  Needs no fit."""
         given = take(self, X, reset=False)
         D = check_dictionary(self.dictionary, given.shape[1])
-        return self._codes(given, D, self._transform_coder(D))
+        return self._codes(given, D, self._transform_coder(D), out)
 
     def _dictionary(self):
         return self.dictionary
@@ -241,26 +255,37 @@ def open_for_coding(given, n_atoms, device):
     else:
         chunk_rows = max((1 << 26) // n_atoms, 64)
     work = WORK * n_atoms * given.shape[1]
-    return open_rows(given.array, dtype=given.dtype, device=device, chunk_rows=chunk_rows, work=work)
+    settings = {"prepare": given.prepare(), "chunk_rows": chunk_rows, "work": work}
+    return open_rows(given.array, dtype=given.dtype, device=device, **settings)
 
 
-def device_for_coding(name, given, D, coder):
-    """The device that `device=` means for these rows, this dictionary and coder."""
-    cpu_only = f"{type(coder).__name__} codes are computed there." if coder.cpu_only else None
-    return choose_device(name, given.array, work=WORK * given.shape[0] * D.size, refusal=cpu_only)
+def device_for_coding(estimator, given, D, coder):
+    """The device that an estimator's `device` and `memory_limit` mean for these rows, this dictionary and coder."""
+    refusal = f"{type(coder).__name__} codes are computed there." if coder.cpu_only else None
+    work, limit = WORK * given.shape[0] * D.size, estimator.memory_limit
+    return choose_device(estimator.device, given.array, work=work, refusal=refusal, memory_limit=limit)
 
 
-def encode(given, D, coder, device="auto", sparse=False):
-    """Codes of the rows, (n, K) on the device or csr_array, in the dtype of the rows; warns of rows not finished."""
-    device = device_for_coding(device, given, D, coder)
-    with device.active():
+def encode(estimator, given, D, coder, out=None):
+    """Codes of the rows in their dtype, (n, K) on the device or csr_array, or written to `out`, which is returned, or
+    its files; warns of rows not finished."""
+    device, n_rows, sparse = device_for_coding(estimator, given, D, coder), given.shape[0], estimator.sparse_output
+    with device.active(), locating_nan(estimator, given):
         oracle = CodeOracle(open_for_coding(given, len(D), device), coder)
-        codes, n_unfinished = oracle.codes(device.put(D.astype(given.dtype, order="C")), sparse)
-    warn_of_unfinished(n_unfinished, given.shape[0])
-    if not sparse:
-        return codes
-    counts, indices, values = codes
-    return csr_array((values, indices, np.concatenate([[0], np.cumsum(counts)])), shape=(len(counts), len(D)))
+        there, tell = device.put(D.astype(given.dtype, order="C")), teller(estimator, n_rows)
+        if out is not None:
+            sink = Codes(out, len(D)) if sparse else open_sink(out, n_rows, len(D), given.dtype)
+            n_unfinished = write_all(sink, oracle.hand_codes, there, sparse, tell=tell)
+            codes = sink.paths if sparse else out
+        elif sparse:
+            parts: list[tuple] = []
+            n_unfinished = oracle.hand_codes(parts.append, there, sparse)
+            codes = as_csr(parts, len(D))
+        else:
+            refuse_large(given, device, (n_rows, len(D)), given.dtype)
+            codes, n_unfinished = oracle.codes(there)
+    warn_of_unfinished(n_unfinished, n_rows)
+    return codes
 
 
 def warn_of_unfinished(n_unfinished, n_rows):

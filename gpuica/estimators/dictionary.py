@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from functools import partial
 
 from scipy.linalg import svd
 from sklearn.base import _fit_context
@@ -13,8 +14,10 @@ from sklearn.utils.extmath import svd_flip
 
 from ..device import to_host
 from ..oracle import CodeOracle
-from ..solvers.dictionary import alternate
+from ..solvers.dictionary import Learned, alternate
 from ._learner import ADDED, Learner
+from ._resume import Snapshots
+from ._shell import locating_nan
 from .coding import encode, open_for_coding, warn_of_unfinished
 
 
@@ -45,6 +48,11 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
         dictionary serves worst, or stays.
     update : {"block_descent", "least_squares", "approximate_ksvd"}, default="block_descent"
         How atoms are found from codes; `gpuica.solvers.atoms`.
+    memory_limit : int, str or None, default=None
+        Bytes, or a text as "2GB", that may be used beyond X; None: what is free.
+    checkpoint : path or None, default=None
+        A directory where the state of the fit is kept, every half minute and at the end.  A fit that was interrupted
+        and is run again with the same checkpoint, data and parameters goes on there, to the same answer.
 
     Attributes
     ----------
@@ -84,6 +92,8 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
         init="svd",
         dead_atoms="resample",
         update="block_descent",
+        memory_limit=None,
+        checkpoint=None,
     ):
         SklearnDictionaryLearning.__init__(
             self,
@@ -111,6 +121,8 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
         self.init = init
         self.dead_atoms = dead_atoms
         self.update = update
+        self.memory_limit = memory_limit
+        self.checkpoint = checkpoint
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
@@ -126,35 +138,43 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
         last update.  One more pass over X.
         """
         given, coder, learned = self._fit(X)
-        C = encode(given, to_host(learned.coded_with), coder, self.device, self.sparse_output)
+        C = encode(self, given, to_host(learned.coded_with), coder)
         return C if self.sparse_output else given.back(C)
 
     def _fit(self, X):
         """Fit; return `Given`, the coder and what was learned."""
         given, shape, coder, device = self._taken(X)
-        rng = check_random_state(self.random_state)
+        self.device_ = str(device)
         with device.active():
             oracle = CodeOracle(open_for_coding(given, shape[0], device), coder)
+            snapshots = Snapshots(self, oracle.rows, check_random_state(self.random_state))
+            rng = snapshots.rng
             if self.code_init is not None and self.dict_init is not None:
                 D = self._checked(self.dict_init[: shape[0]], "dict_init", shape, given.dtype)
             else:
-                D = self._initial(given, oracle, shape, rng, _exact_atoms)
-            learned = alternate(
-                oracle,
-                device.put(D),
+                with locating_nan(self, given):
+                    D = self._initial(given, oracle, shape, rng, _exact_atoms)
+            learned = Learned(device.put(D))
+            snapshots.restore(learned, device.put)
+            solve = partial(
+                alternate,
+                *(oracle, learned),
                 max_iter=self.max_iter,
                 tol=self.tol,
-                report=self._reporter(),
+                report=self._reporter(snapshots),
                 **self._policies(rng, oracle.xp),
             )
-        self._store(learned)
-        self.error_ = learned.costs
-        self.n_iter_ = learned.n_iter
-        self.device_ = str(device)
+            self._learn(given, learned, solve)
+            snapshots.keep(learned, at_once=True)
         warn_of_unfinished(learned.n_unfinished, given.shape[0])
         if self.max_iter and not learned.converged:
             warnings.warn(self._what_is_left(), ConvergenceWarning, stacklevel=5)
         return given, coder, learned
+
+    def _store(self, learned):
+        super()._store(learned)
+        self.error_ = learned.costs
+        self.n_iter_ = learned.n_iter
 
     def _what_is_left(self):
         fall = (self.error_[-2] - self.error_[-1]) / self.error_[-1] if len(self.error_) > 1 else float("inf")
@@ -163,10 +183,12 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
             f"{fall:.1e} of itself (tol {self.tol}). Increase max_iter or tol."
         )
 
-    def _reporter(self):
+    def _reporter(self, snapshots):
         began = time.perf_counter()
 
-        def report(n_iter, D, costs):
+        def report(learned):
+            n_iter, D, costs = learned.n_iter, learned.D, learned.costs
+            snapshots.keep(learned)
             if self.verbose:
                 print(
                     f"[{type(self).__name__}] iteration {n_iter}, {time.perf_counter() - began:.1f} s, "

@@ -1,6 +1,7 @@
 """FastICA, scikit-learn's on the outside."""
 
 from numbers import Integral, Real
+from os import PathLike
 
 from sklearn.decomposition import FastICA as SklearnFastICA
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
@@ -70,6 +71,12 @@ class FastICA(Separation, SklearnFastICA):
         What whitening subtracts: the mean of X, or its geometric median, which a few rows of enormous norm cannot move
         (about ten passes more).  Second moments, and so variances, are then those about the median; not for
         whiten=False.
+    memory_limit : int, str or None, default=None
+        Bytes, or a text as "2GB", that a fit may use beyond X; None: what is free.  Whitened rows that do not fit are
+        computed in every pass instead of being stored.
+    checkpoint : path or None, default=None
+        A directory where every pass leaves its sums.  A fit that was interrupted and is run again with the same
+        checkpoint, data and parameters goes on where it was, to the same answer; max_iter may be raised.
 
     Attributes
     ----------
@@ -135,6 +142,8 @@ class FastICA(Separation, SklearnFastICA):
         "stop_percentile": [Interval(Real, 0, 100, closed="right")],
         "sort": [StrOptions({"objective", "variance"}), None],
         "center": [StrOptions({"mean", "median"})],
+        "memory_limit": [Interval(Integral, 1, None, closed="left"), str, None],
+        "checkpoint": [str, PathLike, None],
     }
     _watched = "movement"
 
@@ -159,6 +168,8 @@ class FastICA(Separation, SklearnFastICA):
         stop_percentile=100,
         sort=None,
         center="mean",
+        memory_limit=None,
+        checkpoint=None,
     ):
         SklearnFastICA.__init__(
             self,
@@ -181,6 +192,8 @@ class FastICA(Separation, SklearnFastICA):
         self.stop_percentile = stop_percentile
         self.sort = sort
         self.center = center
+        self.memory_limit = memory_limit
+        self.checkpoint = checkpoint
 
     def _contrast(self):
         return as_contrast(self.fun, self.fun_args)

@@ -1,20 +1,21 @@
 """Dictionary learning by mini-batches, drop-in for scikit-learn's."""
 
 from functools import partial
-from itertools import cycle
 from numbers import Integral
 
 import numpy as np
 from sklearn.base import _fit_context
 from sklearn.decomposition import MiniBatchDictionaryLearning as SklearnMiniBatch
-from sklearn.utils import check_random_state, gen_batches
+from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.extmath import randomized_svd
 
 from ..device import to_host
 from ..oracle import CodeOracle
-from ..solvers.dictionary import NoProgress, Statistics, one_batch, online
+from ..solvers.dictionary import Learned, NoProgress, Statistics, one_batch, online
 from ._learner import ADDED, Learner
+from ._resume import Snapshots
+from ._shell import locating_nan
 from .coding import open_for_coding, warn_of_unfinished
 
 
@@ -70,6 +71,8 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         dead_atoms="resample",
         update="block_descent",
         memory=None,
+        memory_limit=None,
+        checkpoint=None,
     ):
         SklearnMiniBatch.__init__(
             self,
@@ -100,37 +103,39 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         self.dead_atoms = dead_atoms
         self.update = update
         self.memory = memory
+        self.memory_limit = memory_limit
+        self.checkpoint = checkpoint
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
         """Learn the atoms from X, array of shape (n_samples, n_features) of any kind.  y is ignored."""
         given, shape, coder, device = self._taken(X)
-        self._random_state = rng = check_random_state(self.random_state)
         n_rows = given.shape[0]
+        self.device_ = str(device)
         with device.active():
-            oracle, D = self._begin(given, shape, coder, device)
-            order = np.arange(n_rows)
-            if self.shuffle:
-                rng.shuffle(order)  # draws what shuffling the rows themselves would draw
+            oracle = CodeOracle(open_for_coding(given, shape[0], device), coder)
+            snapshots = Snapshots(self, oracle.rows, check_random_state(self.random_state))
+            self._random_state = rng = snapshots.rng
+            with locating_nan(self, given):
+                learned = Learned(device.put(self._begin(given, oracle, shape)))
             batch_size = min(self._batch_rows(shape[0]), n_rows)
-            batches_of_pass = -(-n_rows // batch_size)
-            n_steps = self.max_iter * batches_of_pass
+            self._batches_of_pass = -(-n_rows // batch_size)
+            n_steps = self.max_iter * self._batches_of_pass
             stop = NoProgress(n_rows, shape[0], self.tol, self.max_no_improvement)
-            parts = cycle(gen_batches(n_rows, batch_size))
-            learned = online(
-                oracle,
-                D,
-                self._statistics,
-                (order[next(parts)] for _ in range(n_steps)),
+            draws = rng.get_state()
+            snapshots.restore(learned, device.put, self._statistics, stop)
+            batches = self._batches(oracle, batch_size, rng, draws, learned.n_iter)
+            solve = partial(
+                online,
+                *(learned, self._statistics, batches),
+                max_steps=n_steps,
                 stop=self._watched(stop, n_steps),
-                report=self._call_back,
+                report=partial(self._report, snapshots, stop),
                 **self._policies(rng, oracle.xp),
             )
-        self._store(learned)
-        self.costs_ = np.array(learned.costs)
-        self.n_steps_ = learned.n_iter
-        self.n_iter_ = np.ceil(self.n_steps_ / batches_of_pass)
-        self.device_ = str(device)
+            self._learn(given, learned, solve)
+            snapshots.keep(learned, self._statistics, stop, at_once=True)
+            self._statistics.to(to_host)  # a pickle loads without a GPU
         warn_of_unfinished(learned.n_unfinished, batch_size)
         return self
 
@@ -140,12 +145,12 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         first = not hasattr(self, "components_")
         given, shape, coder, device = self._taken(X, reset=first)
         with device.active():
+            oracle = CodeOracle(open_for_coding(given, shape[0], device), coder)
             if first:
                 self._random_state = check_random_state(self.random_state)
-                oracle, D = self._begin(given, shape, coder, device)
+                D = device.put(self._begin(given, oracle, shape))
                 self.n_steps_, self.n_replaced_ = 0, 0
             else:
-                oracle = CodeOracle(open_for_coding(given, shape[0], device), coder)
                 D = device.put(self.components_.astype(given.dtype, copy=False))
                 self._statistics.to(device.put)
             D, _, replaced, n_unfinished = one_batch(
@@ -159,16 +164,29 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         warn_of_unfinished(n_unfinished, given.shape[0])
         return self
 
-    def _begin(self, given, shape, coder, device):
-        """The oracle on the rows and the first atoms, on the device; statistics of nothing."""
-        oracle = CodeOracle(open_for_coding(given, shape[0], device), coder)
-        if self.dict_init is not None:
-            D = self._checked(self.dict_init[: shape[0]], "dict_init", shape, given.dtype)
-        else:
-            decompose = partial(_randomised_atoms, k=shape[0], rng=self._random_state)
-            D = self._initial(given, oracle, shape, self._random_state, decompose)
+    def _begin(self, given, oracle, shape):
+        """The first atoms, on the host; statistics of nothing."""
         self._statistics = Statistics(shape, given.dtype, oracle.xp, self.memory)
-        return oracle, device.put(D)
+        if self.dict_init is not None:
+            return self._checked(self.dict_init[: shape[0]], "dict_init", shape, given.dtype)
+        decompose = partial(_randomised_atoms, k=shape[0], rng=self._random_state)
+        return self._initial(given, oracle, shape, self._random_state, decompose)
+
+    def _batches(self, oracle, size, rng, draws, skip):
+        """Oracles of the batches after the first `skip`, their order drawn as it was at first, in the state `draws`."""
+        if not self.shuffle:
+            return oracle.batches(size, None, skip)
+        if not skip:
+            return oracle.batches(size, rng)
+        then = np.random.RandomState()
+        then.set_state(draws)
+        return oracle.batches(size, then, skip)
+
+    def _store(self, learned):
+        super()._store(learned)
+        self.costs_ = np.array(learned.costs)
+        self.n_steps_ = learned.n_iter
+        self.n_iter_ = np.ceil(self.n_steps_ / self._batches_of_pass)
 
     def _batch_rows(self, n_atoms):
         return min(max(256, n_atoms), 4096) if self.batch_size == "auto" else self.batch_size
@@ -197,9 +215,11 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
 
         return told if self.verbose else stop
 
-    def _call_back(self, step, D, cost):
-        if self.callback is not None:
-            self.callback({"i": step, "dictionary": D, "batch_cost": cost, "self": self})
+    def _report(self, snapshots, stop, learned):
+        snapshots.keep(learned, self._statistics, stop)
+        if self.callback is not None and not learned.converged:
+            last = {"i": learned.n_iter - 1, "dictionary": learned.D, "batch_cost": learned.costs[-1]}
+            self.callback({**last, "self": self})
 
 
 @validate_params(

@@ -59,7 +59,7 @@ class Picard(Separation):
     growth : 'auto', None or float > 1, default='auto'
         Start on a random sample of max(10000, 30 n_components) rows, enlarge it by this factor up to all rows.
         'auto': by 2, where X has four times as many rows.
-    n_init, normalize_rows, stop_percentile, sort, center, device, verbose
+    n_init, normalize_rows, stop_percentile, sort, center, device, verbose, memory_limit, checkpoint
         As for `FastICA`.
 
     Attributes
@@ -95,7 +95,7 @@ class Picard(Separation):
         name: FastICA._parameter_constraints[name]
         for name in (
             "n_components whiten whiten_solver fun_args w_init max_iter tol random_state growth n_init normalize_rows "
-            "stop_percentile sort center device verbose"
+            "stop_percentile sort center device verbose memory_limit checkpoint"
         ).split()
     } | {
         "ortho": ["boolean"],
@@ -134,6 +134,8 @@ class Picard(Separation):
         center="mean",
         device="auto",
         verbose=0,
+        memory_limit=None,
+        checkpoint=None,
     ):
         self.n_components = n_components
         self.ortho = ortho
@@ -156,6 +158,8 @@ class Picard(Separation):
         self.stop_percentile = stop_percentile
         self.sort = sort
         self.center = center
+        self.memory_limit = memory_limit
+        self.checkpoint = checkpoint
         self.device = device
         self.verbose = verbose
 

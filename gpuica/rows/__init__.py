@@ -78,9 +78,24 @@ class Rows(ABC):
         Rows keep their weights; the order is drawn without regard to them.
         """
 
+    def sample(self, n, rng):
+        """n rows drawn at random, as Rows."""
+        return next(iter(self.batches(n, rng)))
+
+    @abstractmethod
+    def cycled(self, size, rng=None, skip=0):
+        """Batches as learning takes them, without end; in random order with rng, which is drawn from at once.
+
+        skip: batches from the beginning that are left out.
+        """
+
     def projected(self, mean, components):
         """Rows (x - mean) @ componentsᵀ: stored when they fit the memory budget, else computed on the way."""
-        return ProjectedRows(self, projection(mean, components, self.dtype))
+        return self.onto(projection(mean, components, self.dtype))
+
+    def onto(self, ready):
+        """`projected`, for a `projection`."""
+        return ProjectedRows(self, ready)
 
 
 class ProjectedRows(Rows):
@@ -113,11 +128,17 @@ class ProjectedRows(Rows):
         return project(self.rows.take(indices), self.projection)
 
     def only(self, indices):
-        return ProjectedRows(self.rows.only(indices), self.projection)
+        return self.rows.only(indices).onto(self.projection)
 
     def batches(self, size, rng=None):
         for batch in self.rows.batches(size, rng):
-            yield ProjectedRows(batch, self.projection)
+            yield batch.onto(self.projection)
+
+    def sample(self, n, rng):
+        return self.rows.sample(n, rng).onto(self.projection)
+
+    def cycled(self, size, rng=None, skip=0):
+        return (batch.onto(self.projection) for batch in self.rows.cycled(size, rng, skip))
 
 
 def projection(mean, components, dtype):
@@ -176,11 +197,17 @@ def check_weights(sample_weight, n_rows):
 def open_rows(X, *, dtype, device, chunk_rows=None, prepare=None, work=None, weights=None):
     """The Rows that hold X.
 
-    X: (n_rows, n_features), an array of any library whose slices are arrays.  dtype: float32 or float64 to work in.
-    device: a `Device`.  chunk_rows: rows of a chunk; by default what stays in a cache.  prepare: a function of a chunk
-    that gives the chunk to be seen instead, `of_norm_one` say.  work: operations that a pass costs for a row, by
-    default those of ICA.  weights: (n_rows,) as `check_weights` gives them.
+    X: (n_rows, n_features), an array of any library whose slices are arrays, or a `Source`.  dtype: float32 or float64
+    to work in.  device: a `Device`.  chunk_rows: rows of a chunk; by default what stays in a cache.  prepare: a
+    function of a chunk that gives the chunk to be seen instead, `of_norm_one` say.  work: operations that a pass costs
+    for a row, by default those of ICA.  weights: (n_rows,) as `check_weights` gives them.
     """
+    from .files import mapped_file
     from .memory import MemoryRows
+    from .sources import Source
+    from .stream import StreamRows
 
-    return MemoryRows(X, dtype=dtype, device=device, chunk_rows=chunk_rows, prepare=prepare, work=work, weights=weights)
+    if isinstance(X, np.memmap) and X.nbytes > device.budget():  # its pages would count as memory, and push out others
+        X = mapped_file(X) or X
+    kind = StreamRows if isinstance(X, Source) else MemoryRows
+    return kind(X, dtype=dtype, device=device, chunk_rows=chunk_rows, prepare=prepare, work=work, weights=weights)

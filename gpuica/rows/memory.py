@@ -5,14 +5,16 @@ import threading
 
 import numpy as np
 
-from ..device import CPU, array_device, host_threads, one_blas_thread
-from . import Rows, project, projection
+from ..device import CPU, array_device, host_threads, one_blas_thread, say_once
+from ..traffic import sent
+from . import Rows, project
 
 CACHED = 1 << 18  # numbers of a host chunk: 1 MB in float32, so that a chunk and what is made of it share a core's L2
 WORTH_THREADS = 5e7  # work of a pass, about a millisecond, below which starting threads (0.1 ms) gains nothing
 ALWAYS_STORED = 1 << 26  # bytes that are stored without asking how much memory is free (0.1 ms)
 BATCH_CHUNK = 128  # rows of a chunk of a batch, which is small: several threads shall have some
-RESIDENT = 1 << 26  # numbers of a device chunk: large enough that launches do not count
+RESIDENT = 1 << 26  # numbers of a device chunk at most
+LAUNCHES = 4e9  # work of a device chunk that takes as long as the launches for it: 0.3 ms, at 50 TFLOP/s
 
 
 class MemoryRows(Rows):
@@ -28,7 +30,8 @@ class MemoryRows(Rows):
         self.work = work or array.shape[1] * (array.shape[1] + 128)
         self.n_rows, self.n_features = array.shape
         self.dtype = np.dtype(dtype or array.dtype)
-        self.chunk_rows = chunk_rows or default_chunk_rows(self.n_features, device)
+        self.chunk_rows = chunk_rows or default_chunk_rows(self.n_features, device, self.work)
+        self.piece_rows = self.chunk_rows  # rows that are worked on at once; fewer where the device's memory is short
         # on the device as a whole: they are one column beside n_features of them
         self.weights = None if weights is None else device.put(weights).astype(self.dtype, copy=False)
         self.n_passes = 0
@@ -37,13 +40,18 @@ class MemoryRows(Rows):
     def xp(self):
         return self.device.xp
 
+    @property
+    def small_chunk(self):
+        """Rows of a chunk of a batch."""
+        return self.chunk_rows if self.device != CPU else min(self.chunk_rows, BATCH_CHUNK)
+
     def sum(self, contribution, *params):
         self.n_passes += 1
-        if self.n_rows <= self.chunk_rows:
+        if self.n_rows <= self.chunk_rows and self.device == CPU:
             parts = contribution(self._chunk(0), *params, **self._weights(0))
             return tuple(part.astype(np.float64, copy=False) for part in parts)
         totals = Totals()
-        self._in_order(totals.add, contribution, params, self._weights)
+        self._in_order(totals.add, contribution, params, weighted=True)
         return totals.sums
 
     def each(self, consume, function, *params):
@@ -54,17 +62,25 @@ class MemoryRows(Rows):
         return self._prepared(_at(self.array, np.asarray(indices)))
 
     def only(self, indices):
-        small = self.chunk_rows if self.device != CPU else min(self.chunk_rows, BATCH_CHUNK)
         return MemoryRows(
             self.take(indices),
             device=self.device,
-            chunk_rows=small,
+            chunk_rows=self.small_chunk,
             work=self.work,
             weights=None if self.weights is None else _at(self.weights, np.asarray(indices)),
         )
 
+    def cycled(self, size, rng=None, skip=0):
+        order = np.arange(self.n_rows)
+        if rng is not None:
+            rng.shuffle(order)  # draws what shuffling the rows themselves would draw, as scikit-learn does
+        starts = itertools.cycle(range(0, self.n_rows, size))
+        return (self.only(order[a : a + size]) for a in itertools.islice(starts, skip, None))
+
     def map(self, function, *params, out=None):
         self.n_passes += 1
+        if self.device != CPU:
+            return self._map_there(function, params, out)
         first = None
         if out is None:  # the first chunk tells the shape
             first = function(self._chunk(0), *params)
@@ -77,6 +93,17 @@ class MemoryRows(Rows):
             out[start : start + len(chunk)] = function(chunk, *params) if i or first is None else first
 
         self._each_chunk(place)
+        return out
+
+    def _map_there(self, function, params, out):
+        def place(row, part):
+            nonlocal out
+            if out is None:
+                out = part if len(part) == self.n_rows else self.xp.empty((self.n_rows, *part.shape[1:]), part.dtype)
+            if out is not part:
+                out[row : row + len(part)] = part
+
+        self._each_piece(place, function, params)
         return out
 
     def batches(self, size, rng=None):
@@ -94,18 +121,51 @@ class MemoryRows(Rows):
                 weights=None if self.weights is None else _at(self.weights, rows),
             )
 
-    def projected(self, mean, components):
-        size = self.n_rows * len(components) * self.dtype.itemsize
+    def onto(self, ready):
+        size = self.n_rows * len(ready[1]) * self.dtype.itemsize
         if size > ALWAYS_STORED and size > self.device.budget():
-            return super().projected(mean, components)
-        stored = self.map(project, projection(mean, components, self.dtype))
+            return super().onto(ready)
+        stored = self.map(project, ready)
         rows = MemoryRows(stored, device=self.device, weights=self.weights)
         rows.scratch, rows.n_passes = stored, self.n_passes
         return rows
 
-    def _in_order(self, consume, function, params, keywords=lambda i: {}):
-        order = InOrder(consume)
+    def _in_order(self, consume, function, params, weighted=False):
+        if self.device != CPU:
+            self._each_piece(lambda row, part: consume(part), function, params, weighted)
+            return
+        order, keywords = InOrder(consume), self._weights if weighted else lambda i: {}
         self._each_chunk(lambda i, chunk: order.add(i, function(chunk, *params, **keywords(i))), order.wait_for_room)
+
+    def _each_piece(self, consume, function, params, weighted=False):
+        """consume(first row, function(piece, *params)) for the pieces of every chunk on a device, in order.
+
+        A piece is a chunk, or as much of it as the memory of the device allows.
+        """
+
+        def work(i, chunk):
+            row = 0
+            while row < len(chunk):
+                piece = slice(row, row + self.piece_rows)
+                weights = {name: w[piece] for name, w in self._weights(i).items()} if weighted else {}
+                try:
+                    part = function(chunk[piece], *params, **weights)
+                except self.device.out_of_memory as error:
+                    self._take_smaller_pieces(min(self.piece_rows, len(chunk)), error)
+                    continue
+                consume(i * self.chunk_rows + row, part)
+                row += self.piece_rows
+
+        self._each_chunk(work)
+
+    def _take_smaller_pieces(self, rows, error):
+        if rows == 1:
+            raise MemoryError(
+                f"The memory of {self.device} is too small for the work on one row: free some, or use device='cpu'."
+            ) from error
+        self.piece_rows = rows // 2
+        self.device.release()
+        say_once(f"{self.device} ran out of memory: the fit goes on with chunks of half the rows.")
 
     def _chunk(self, i):
         return self._prepared(self.array[i * self.chunk_rows : (i + 1) * self.chunk_rows])
@@ -127,7 +187,11 @@ class MemoryRows(Rows):
     def _each_chunk(self, work, wait_for_room=None):
         """Call work(i, chunk) for every chunk i; host threads take turns when there is enough to do."""
         n_chunks = -(-self.n_rows // self.chunk_rows)
-        if self.device != CPU or n_chunks == 1 or self.n_rows * self.work < WORTH_THREADS:
+        if self.device != CPU and n_chunks > 1 and isinstance(self.array, np.ndarray):
+            parts = (self.array[i * self.chunk_rows : (i + 1) * self.chunk_rows] for i in range(n_chunks))
+            for i, part in enumerate(sent(parts, self.device)):
+                work(i, self._prepared(part))
+        elif self.device != CPU or n_chunks == 1 or self.n_rows * self.work < WORTH_THREADS:
             for i in range(n_chunks):
                 work(i, self._chunk(i))
         else:
@@ -139,11 +203,17 @@ def _at(array, rows):
     return array[rows if isinstance(rows, slice) else array_device(array).put(rows)]
 
 
-def default_chunk_rows(n_features, device=CPU):
-    """Rows of a chunk: as many as stay in the cache (host), but enough to make a matrix product worth its call."""
+def default_chunk_rows(n_features, device=CPU, work=None):
+    """Rows of a chunk: as many as stay in the cache, but enough to make it worth its calls.
+
+    On a device what is made of a chunk, a quarter of the L2 of float32, is read again from there; but so many rows as
+    keep the device busy for as long as the host takes to launch the work on them.  work: of a pass, for a row.
+    """
     if device == CPU:
         return min(max(CACHED // n_features, 512), 8192)
-    return max(RESIDENT // n_features, 1024)
+    most = min(RESIDENT, device.budget() // 64)  # a chunk and its like in float64 must fit the memory several times
+    stays = device.cache // (4 * 4 * n_features)
+    return max(1, min(most // n_features, max(stays, int(LAUNCHES / (work or n_features * (n_features + 128))))))
 
 
 def in_turns(n, work, wait_for_room=None):
@@ -205,7 +275,8 @@ class Totals:
 
     def add(self, parts):
         if self.sums is None:
-            self.sums = tuple(part.astype(np.float64) for part in parts)
+            # contributions are made anew for every chunk, so that one in float64 may serve as the total
+            self.sums = tuple(part.astype(np.float64, copy=False) for part in parts)
         else:
             for total, part in zip(self.sums, parts, strict=True):
                 total += part

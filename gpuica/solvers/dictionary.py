@@ -2,52 +2,69 @@
 other.  Codes never leave the rows; a solver sees Σ c cᵀ and Σ c xᵀ.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from .atoms import replace_unused
 
 
-class Learned(NamedTuple):
-    """D: atoms (K, d).  coded_with: the atoms that the last codes were found with.  costs: after every iteration.
+@dataclass
+class Learned:
+    """What learning has come to; enough to go on from, and always whole: it changes at once, after an iteration.
 
-    n_iter: iterations, or batches.  converged: whether a stopping rule was met.  n_replaced: unused atoms that were
-    replaced, in all.  n_unfinished: rows of the last iteration whose code was not finished.
+    D: atoms (K, d).  coded_with: the atoms that the last codes were found with.  costs: after every iteration, or mean
+    costs before every batch.  converged: whether a stopping rule was met.  n_replaced: unused atoms that were replaced,
+    in all.  n_unfinished: rows of the last iteration whose code was not finished.
     """
 
     D: Any
-    coded_with: Any
-    costs: list
-    n_iter: int
-    converged: bool
-    n_replaced: int
-    n_unfinished: int
+    coded_with: Any = None
+    costs: list[float] = field(default_factory=list)
+    converged: bool = False
+    n_replaced: int = 0
+    n_unfinished: int = 0
+
+    def __post_init__(self):
+        if self.coded_with is None:
+            self.coded_with = self.D
+
+    @property
+    def n_iter(self):
+        """Iterations, or batches."""
+        return len(self.costs)
+
+    def become(self, D, cost, converged, n_replaced, n_unfinished):
+        """Take the outcome of one more iteration."""
+        self.D, self.coded_with, self.converged = D, self.D, converged
+        self.costs.append(cost)
+        self.n_replaced += n_replaced
+        self.n_unfinished = n_unfinished
 
 
-def alternate(oracle, D, *, max_iter, tol, update, renew, report):
+def alternate(oracle, learned, *, max_iter, tol, update, renew, report):
     """Codes of all rows and all atoms in turn, until the cost falls by less than tol of itself.
 
-    update: a function of `solvers.atoms.UPDATES`, its options bound.  renew: (D, unused, found, oracle) -> D, a policy
-    for unused atoms.  report: called with (n_iter, D, costs) after every iteration.
+    learned: a `Learned` to go on from.  update: a function of `solvers.atoms.UPDATES`, its options bound.  renew: (D,
+    unused, found, oracle) -> D, a policy for unused atoms.  report: called with `learned` after every iteration.
     """
-    costs: list[float] = []
-    coded_with, n_iter, converged, n_replaced, n_unfinished = D, 0, False, 0, 0
-    for n_iter in range(1, max_iter + 1):
-        found = oracle.moments(D, renew.n_worst(len(D)))
-        coded_with, (D, unused) = D, update(D, found.A, found.B)
+    while learned.n_iter < max_iter and not learned.converged:
+        old = learned.D
+        found = oracle.moments(old, renew.n_worst(len(old)))
+        D, unused = update(old, found.A, found.B)
+        n_replaced = 0
         if bool(unused.any()):
             found.A[unused], found.B[unused] = 0, 0
             found.A[:, unused] = 0
             D = renew(D, unused, found.worst, oracle)
-            n_replaced += int(unused.sum()) * renew.replaces
-        costs.append(found.cost_at(D, coded_with))
-        n_unfinished = found.n_unfinished
-        converged = n_iter > 1 and (costs[-2] - costs[-1] < tol * costs[-1] or costs[-1] == 0)
-        report(n_iter, D, costs)
-        if converged:
-            break
-    return Learned(D, coded_with, costs, n_iter, converged, n_replaced, n_unfinished)
+            n_replaced = int(unused.sum()) * renew.replaces
+        cost = found.cost_at(D, old)
+        before = learned.costs[-1] if learned.costs else float("inf")
+        converged = learned.n_iter > 0 and (before - cost < tol * cost or cost == 0)
+        learned.become(D, cost, converged, n_replaced, found.n_unfinished)
+        report(learned)
+    return learned
 
 
 class Statistics:
@@ -94,24 +111,18 @@ def one_batch(oracle, D, statistics, step, *, update, renew):
     return D, found.cost / oracle.n_rows, int(unused.sum()) * renew.replaces, found.n_unfinished
 
 
-def online(oracle, D, statistics, batches, *, update, renew, stop, report):
+def online(learned, statistics, batches, *, max_steps, update, renew, stop, report):
     """One batch after the other.  Mairal, Bach, Ponce, Sapiro, "Online dictionary learning for sparse coding", 2009.
 
-    batches: arrays of row numbers.  stop: (step, D, old D, mean cost, rows of the batch) -> whether to end.
+    learned: a `Learned` to go on from.  batches: an iterator over the oracles of those that come next.  stop: (step, D,
+    old D, mean cost, rows of the batch) -> whether to end.  report: called with `learned` after every batch.
     """
-    costs: list[float] = []
-    coded_with, n_replaced, n_unfinished = D, 0, 0
-    for step, indices in enumerate(batches):
-        old = D
-        D, cost, replaced, n_unfinished = one_batch(
-            oracle.batch(indices), D, statistics, step, update=update, renew=renew
-        )
-        coded_with, n_replaced = old, n_replaced + replaced
-        costs.append(cost)
-        if stop(step, D, old, cost, len(indices)):
-            return Learned(D, coded_with, costs, len(costs), True, n_replaced, n_unfinished)
-        report(step, D, cost)
-    return Learned(D, coded_with, costs, len(costs), False, n_replaced, n_unfinished)
+    while learned.n_iter < max_steps and not learned.converged:
+        step, old, batch = learned.n_iter, learned.D, next(batches)
+        D, cost, replaced, n_unfinished = one_batch(batch, old, statistics, step, update=update, renew=renew)
+        learned.become(D, cost, stop(step, D, old, cost, batch.n_rows), replaced, n_unfinished)
+        report(learned)
+    return learned
 
 
 class Resample:

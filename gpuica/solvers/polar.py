@@ -1,10 +1,10 @@
 """The orthonormal rows nearest to those of a matrix, (M Mᵀ)^-1/2 M, the orthogonal factor of its polar decomposition.
 
-`orthonormal` is the definition, by an eigendecomposition.  A GPU takes about 1 ms of it at k = 64, some 25 at 512 and
-more than a second at 4,096 (float64, as reported for cuSOLVER), and the host waits; a pass over 500,000 x 512 rows takes
-10.  `polar` is made of STEPS pairs of products, 4 k³ operations a pair, which nothing waits for: at 40 TFLOP/s in
-float64 less than the launches up to k = 512, and 0.1 s at 4,096.  It takes any condition number up to 1 / REACH; beyond,
-it says by how much it fell short, and its caller falls back on the definition.
+`orthonormal` is the definition, by an eigendecomposition: on a GPU a chain of some k small steps, each waiting for the
+one before, and a wait of the host.  `polar` is STEPS pairs of products, 4 k³ operations a pair, which nothing waits
+for: 7e10 in all for k = 1,000, a few milliseconds in float64 on a GPU made for it, and launches alone below k = 500.
+(An estimate; `python -m benchmarks.gpu` measures both.)  It takes any condition number up to 1 / REACH; beyond, it says
+how much it fell short, and its caller falls back on the definition.
 """
 
 import numpy as np

@@ -136,58 +136,73 @@ def picard(
     gradient, losses = space.gradient(W, at, sign), []
     movement = xp.zeros(len(W))
     for n_iter in range(max_iter + 1):
-        loss = float(space.loss(W, at, sign))
-        losses.append(loss)
         if tol == "auto":
             at_rest = within_error(gradient, space.error(W, at, sign))
         elif by == "movement":
             at_rest = (space.newton(gradient, W, at, sign) ** 2).sum(axis=1) / 2 < tol
         else:
             at_rest = (xp.abs(gradient) < tol).all(axis=1)
-        converged = float(at_rest.mean()) >= share
+        direction = -_two_loops(gradient, pairs, lambda q: space.newton(q, W, at, sign))  # noqa: B023
+        loss, resting, size, descent = _numbers(
+            xp, space.loss(W, at, sign), at_rest.mean(), xp.abs(at.loss).sum(), (gradient * direction).sum()
+        )
+        losses.append(loss)
+        converged = resting >= share
         if report:
             report(n_iter, xp.abs(gradient).max(axis=1), at_rest, oracle.n_rows)
         if converged or n_iter == max_iter:
             break
-        direction = -_two_loops(gradient, pairs, lambda q: space.newton(q, W, at, sign))  # noqa: B023
-        noise = oracle.rounding * float(xp.abs(at.loss).sum())
-        found = _search(oracle, space, W, sign, loss, noise, gradient, direction, ls_tries)
+        here = W, sign, gradient, loss, oracle.rounding * size
+        found = _search(oracle, space, *here, direction, descent, ls_tries)
         if found is None:
             pairs.clear()
-            found = _search(oracle, space, W, sign, loss, noise, gradient, -gradient, ls_tries)
+            descent = float((gradient * -gradient).sum())
+            found = _search(oracle, space, *here, -gradient, descent, ls_tries)
         if found is None:  # no step along the gradient lowers the loss: what is left is rounding
             break
-        new, at, new_gradient, step = found
+        new, at, step, new_gradient, new_sign, curvature, flips = found
         movement = 1 - xp.abs((new * W).sum(axis=1)) / xp.sqrt((new * new).sum(axis=1) * (W * W).sum(axis=1))
         W = new
-        new_sign = space.signs(W, at)
-        change = new_gradient - gradient
-        curvature = float((step * change).sum())
-        if bool((new_sign != sign).any()):
+        if flips:
             pairs.clear()
             sign = new_sign
             new_gradient = space.gradient(W, at, sign)
         elif curvature > 0:
-            pairs.append((step, change, 1 / curvature))
+            pairs.append((step, new_gradient - gradient, 1 / curvature))
         gradient = new_gradient
     return Solution(W, n_iter, movement, converged, at_rest, xp.abs(gradient).max(axis=1), tuple(losses))
 
 
-def _search(oracle, space, W, sign, loss, noise, gradient, direction, tries):
-    """Halve the step until it is accepted; (W, likelihood, gradient, step), or None."""
-    descent = float((gradient * direction).sum())
+def _search(oracle, space, W, sign, gradient, loss, noise, direction, descent, tries):
+    """Halve the step until it is accepted; what was found there, or None.
+
+    (W, likelihood, step, gradient with the old signs, new signs, curvature along the step, whether a sign changed).
+    descent: the slope along the direction at W.  Every try is one wait for a device, in `_numbers`.
+    """
     size = 1.0
     for _ in range(tries):
-        new = space.move(W, size * direction)
+        step = size * direction
+        new = space.move(W, step)
         at = oracle.likelihood(new)
-        new_loss = float(space.loss(new, at, sign))
-        if np.isfinite(new_loss) and new_loss < loss + noise:
-            new_gradient = space.gradient(new, at, sign)
-            slope = float((new_gradient * direction).sum())
-            if new_loss < loss - noise or abs(slope) <= 0.8 * abs(descent):
-                return new, at, new_gradient, size * direction
+        with np.errstate(invalid="ignore", over="ignore"):  # too far out; the loss tells
+            found, new_sign = space.gradient(new, at, sign), space.signs(new, at)
+            new_loss, slope, curvature, flips = _numbers(
+                oracle.xp,
+                space.loss(new, at, sign),
+                (found * direction).sum(),
+                (step * (found - gradient)).sum(),
+                abs(new_sign - sign).sum(),
+            )
+        flat = abs(slope) <= 0.8 * abs(descent)
+        if np.isfinite(new_loss) and (new_loss < loss - noise or (new_loss < loss + noise and flat)):
+            return new, at, step, found, new_sign, curvature, bool(flips)
         size /= 2
     return None
+
+
+def _numbers(xp, *scalars):
+    """0-d arrays as Python numbers, by one wait for a device."""
+    return xp.concatenate([scalar.reshape(1) for scalar in scalars]).tolist()
 
 
 def _two_loops(gradient, pairs, newton):

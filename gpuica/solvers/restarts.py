@@ -1,8 +1,8 @@
 """Several starting points at once: R solvers in step, their questions answered by one pass over the rows.
 
 R matrices W (k, k) stacked to (R k, k) make one product instead of R small ones.  Each solver runs in a thread of its
-own, as it would alone, on the device and stream of the calling thread; a question waits until every solver that is still
-running has asked one.
+own, as it would alone, on the device and stream of the calling thread; a question waits until every solver that still
+runs has asked one.
 """
 
 import threading

@@ -6,7 +6,8 @@ Every module here lists what it compiles: `builds()` yields a `Build` for each k
 signatures at import: that would ask for a driver.
 """
 
-from functools import cache
+import warnings
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,15 +38,27 @@ def launch(kernel, grid, block, *args, shared=0):
     are left as they are, for the simulator.
     """
     on_device = next((arg for arg in args if hasattr(arg, "__cuda_array_interface__")), None)
-    stream = 0 if on_device is None else _stream(current_stream(on_device))
-    kernel[grid, block, stream, shared](*(_lent(arg) for arg in args))
+    if on_device is None:
+        kernel[grid, block, 0, shared](*args)
+    else:
+        configured = _configured(kernel, grid, block, current_stream(on_device), on_device.device.id, shared)
+        configured(*(_lent(arg) for arg in args))
 
 
 def _lent(arg):
     return cuda.as_cuda_array(arg, sync=False) if hasattr(arg, "__cuda_array_interface__") else arg
 
 
-def _stream(pointer):
+@lru_cache(maxsize=1024)
+def _configured(kernel, grid, block, stream, device, shared):
+    """The kernel made ready for a grid on a stream, a pointer; remembered, because that takes as long as a launch."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Numba warns of every grid of fewer than 128 blocks
+        return kernel[grid, block, _stream(stream, device), shared]
+
+
+@cache
+def _stream(pointer, device):
     return cuda.external_stream(pointer) if pointer else 0
 
 

@@ -1,0 +1,81 @@
+"""What a fitted ICA estimator does to rows: to sources, and back."""
+
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from ..device import choose_device
+from ..rows import of_norm_one, open_rows, project
+from ._shell import hand_out, take
+
+
+class Unmixing(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """The part of an ICA estimator that applies components_, mixing_ and mean_."""
+
+    whiten: Any
+    fun: Any
+    device: str
+    memory_limit: Any
+    normalize_rows: bool
+    components_: Any
+    mixing_: Any
+    mean_: Any
+
+    def transform(self, X, copy=True, *, out=None):
+        """Recover the sources of X: (X - mean_) @ components_.T.
+
+        X : array of shape (n_samples, n_features), of any kind that `fit` takes.
+        copy : ignored; X is never written to.
+        out : for results larger than memory: the path of a .npy file, or an array (n_samples, n_components) that rows
+            can be assigned to (zarr, h5py, memmap).
+        Returns an array (n_samples, n_components) of the kind of X; `out` if it is given.
+        """
+        check_is_fitted(self)
+        given = take(self, X, reset=False)
+        before = self.mean_ if self.whiten else 0.0
+        return self._apply(given, self.components_, before=before, prepare=self._prepare, out=out)
+
+    def inverse_transform(self, X, copy=True, *, out=None):
+        """Mix sources back: X @ mixing_.T + mean_.
+
+        X : array of shape (n_samples, n_components).
+        copy : ignored; X is never written to.
+        out : as for `transform`.
+        Returns an array (n_samples, n_features) of the kind of X; `out` if it is given.
+        """
+        check_is_fitted(self)
+        given = take(self, X, reset=None)
+        if given.shape[1] != self.mixing_.shape[1]:
+            raise ValueError(
+                f"X has {given.shape[1]} columns, but this {type(self).__name__} has {self.mixing_.shape[1]} "
+                "components."
+            )
+        return self._apply(given, self.mixing_, after=self.mean_ if self.whiten else 0.0, out=out)
+
+    def _apply(self, given, matrix, before=0.0, after=0.0, prepare=None, out=None):
+        """(X - before) @ matrixᵀ + after, chunk by chunk, on the device that X asks for."""
+        dtype = np.result_type(given.dtype, matrix.dtype)
+        device = self._device(given.array, work=2 * given.shape[0] * matrix.size)
+        with device.active():
+            rows = open_rows(given.array, dtype=dtype, device=device, prepare=given.prepare(prepare))
+            ready = tuple(device.put(np.asarray(part, dtype=dtype)) for part in (before, matrix, -after))
+            return hand_out(self, given, device, rows, project, (ready,), len(matrix), out)
+
+    @property
+    def _n_features_out(self):
+        return self.components_.shape[0]
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    @property
+    def _prepare(self):
+        return of_norm_one if self.normalize_rows else None
+
+    def _device(self, array, work):
+        numpy_only = "a contrast function is called with arrays of the kind that X has." if callable(self.fun) else None
+        return choose_device(self.device, array, work=work, refusal=numpy_only, memory_limit=self.memory_limit)

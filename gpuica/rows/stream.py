@@ -1,0 +1,225 @@
+"""Rows that are read block by block while they are worked on: of files, tables, iterables.
+
+A thread reads ahead into a few buffers; threads of the pass take chunks of the blocks that are there.  What the memory
+allows and reading again would cost more than is kept.
+"""
+
+import itertools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from ..device import CPU
+from ..traffic import place
+from . import ProjectedRows
+from .memory import MemoryRows, in_turns
+from .sources import Selection
+
+BLOCK = 1 << 25  # bytes that are read at once: long enough for a disk, short enough for several to be in memory
+AHEAD = 3  # blocks in memory: one that is worked on, one that is ready, one that is read
+WINDOW = 1 << 26  # bytes of drawn rows that mini-batches are shuffled within
+
+
+class StreamRows(MemoryRows):
+    """A `Source`, read once in each pass.  Its chunks, and so its totals, are those of the same array in memory."""
+
+    def __init__(self, source, *, device=CPU, **settings):
+        """As `MemoryRows`, with a source in place of the array."""
+        super().__init__(source, device=device, **settings)
+        row = source.shape[1] * source.stored.itemsize
+        self.block_rows = self.chunk_rows * max(1, BLOCK // (row * self.chunk_rows))
+        self.kept: dict = {}  # blocks that need not be read again, as stored, on the device
+        self.room = device.budget() // 2 if source.slow or device != CPU else 0  # bytes to keep blocks in
+
+    def take(self, indices):
+        return self._prepared(self.array.rows(indices))
+
+    def only(self, indices):
+        return self._in_memory(self.array.rows(indices), indices, small=True)
+
+    def sample(self, n, rng):
+        """Drawn in short runs from everywhere; in memory if it fits the budget, else read in each pass."""
+        indices = self.array.some(n, rng)
+        if len(indices) * self.n_features * self.dtype.itemsize <= self.device.budget():
+            return self._in_memory(self.array.at(indices), indices)
+        return StreamRows(
+            Selection(self.array, indices),
+            dtype=self.dtype,
+            device=self.device,
+            chunk_rows=self.chunk_rows,
+            prepare=self.prepare,
+            work=self.work,
+            weights=None if self.weights is None else self.weights[self.device.put(indices)],
+        )
+
+    def batches(self, size, rng=None):
+        """With rng in an order of short runs, shuffled within windows of them."""
+        return self._batches(size, rng)
+
+    def cycled(self, size, rng=None, skip=0):
+        seed = None if rng is None else rng.randint(2**31)  # of the first round; every round has draws of its own
+        first, skip = divmod(skip, -(-self.n_rows // size))
+        rounds = (None if rng is None else np.random.RandomState(seed + i) for i in itertools.count(first))
+        skips = itertools.chain([skip], itertools.repeat(0))
+        return itertools.chain.from_iterable(self._batches(size, *of_round) for of_round in zip(rounds, skips))
+
+    def _batches(self, size, rng, skip=0):
+        """All batches of a round but for the first `skip`; windows of whole batches are read one ahead."""
+        row = self.n_features * self.array.stored.itemsize
+        per_window = max(1, min(WINDOW, self.device.budget()) // (row * size))
+        windows = itertools.islice(self._windows(per_window * size, rng), skip // per_window, None)
+        skip = size * (skip % per_window)
+        with ThreadPoolExecutor(1) as reader:
+            read = ((*window, reader.submit(self.array.at, window[0])) for window in windows)
+            for indices, order, rows in _one_ahead(read):
+                rows = rows.result()
+                for start in range(skip, len(rows), size):
+                    part = order[start : start + size]
+                    yield self._in_memory(rows[part], indices[part], small=True)
+                skip = 0
+
+    def _windows(self, size, rng):
+        """(ascending numbers of `size` rows, an order of them), all rows once."""
+        in_order = rng is None or not self.array.in_any_order
+        number = np.arange if in_order else self.array.shuffled(rng)
+        for start in range(0, self.n_rows, size):
+            stop = min(start + size, self.n_rows)
+            indices = np.sort(number(start, stop))
+            yield indices, np.arange(len(indices)) if rng is None else rng.permutation(len(indices))
+
+    def onto(self, ready):
+        rows = super().onto(ready)
+        if not isinstance(rows, ProjectedRows):  # the memory is needed elsewhere now, and the rows less
+            self.kept.clear()
+            self.room = 0
+        return rows
+
+    def _in_memory(self, rows, indices, small=False):
+        """These rows, as stored, as Rows in memory."""
+        return MemoryRows(
+            self._prepared(rows),
+            device=self.device,
+            chunk_rows=self.small_chunk if small else self.chunk_rows,
+            work=self.work,
+            weights=None if self.weights is None else self.weights[self.device.put(indices)],
+        )
+
+    def _prepared(self, part):
+        """The rows on the device, in the working dtype, of rows as stored."""
+        return super()._prepared(self.array.decode(self.device.put(part)))
+
+    def _chunk(self, i):
+        first = i * self.chunk_rows
+        return self._prepared(self.array.read(first, min(first + self.chunk_rows, self.n_rows)))
+
+    def _each_chunk(self, work, wait_for_room=None):
+        n_chunks = -(-self.n_rows // self.chunk_rows)
+        with ReadAhead(self) as blocks:
+
+            def take(i):
+                part, done = blocks.chunk(i)
+                try:
+                    work(i, self._prepared(part))
+                finally:
+                    done()
+
+            if self.device == CPU:
+                in_turns(n_chunks, take, wait_for_room)
+            else:
+                for i in range(n_chunks):
+                    take(i)
+
+
+def _one_ahead(items):
+    """The items, each taken from its iterator before the one before it is handed on."""
+    before = next(items, None)
+    while before is not None:
+        following = next(items, None)
+        yield before
+        before = following
+
+
+class ReadAhead:
+    """The blocks of one pass: read in order by a thread, AHEAD of them in memory, those that fit kept."""
+
+    def __init__(self, rows):
+        self.rows, self.source = rows, rows.array
+        self.n_blocks = -(-rows.n_rows // rows.block_rows)
+        self.ready: dict = {}  # block -> rows as stored
+        self.left: dict = {}  # block -> rows that nobody has worked on yet
+        self.buffers: list = [None] * AHEAD  # None: to be made when it is needed
+        self.failure: BaseException | None = None
+        self.stopped, self.turn = False, threading.Condition()
+        self.place = place(rows.xp)
+        self.thread = threading.Thread(target=self._read_all, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *failed):
+        with self.turn:
+            self.stopped = True
+            self.turn.notify_all()
+        self.thread.join()
+
+    def chunk(self, i):
+        """The rows of chunk i, as stored, and what to call once they are not needed any more."""
+        rows = self.rows
+        first = i * rows.chunk_rows
+        block, place = divmod(first, rows.block_rows)
+        with self.turn:
+            while block not in self.ready:
+                if self.failure:
+                    raise self.failure
+                self.turn.wait()
+            part = self.ready[block][0][place : place + rows.chunk_rows]
+        return part, lambda: self._done(block, len(part))
+
+    def _done(self, block, n_rows):
+        with self.turn:
+            self.left[block] -= n_rows
+            if not self.left[block]:
+                _, buffer = self.ready.pop(block)
+                self.buffers.append(buffer)
+                self.turn.notify_all()
+
+    def _read_all(self):
+        try:
+            with self.place():
+                self._read_blocks()
+        except BaseException as error:
+            with self.turn:
+                self.failure = error
+                self.turn.notify_all()
+
+    def _read_blocks(self):
+        for block in range(self.n_blocks):
+            with self.turn:
+                while not self.buffers and not self.stopped:
+                    self.turn.wait()
+                if self.stopped:
+                    return
+                buffer = self.buffers.pop()
+            found, buffer = self._read(block, buffer)
+            with self.turn:
+                self.ready[block], self.left[block] = (found, buffer), len(found)
+                self.turn.notify_all()
+
+    def _read(self, block, buffer):
+        """The rows of a block on the device, as stored, and the buffer that may be read into after it."""
+        rows = self.rows
+        if block in rows.kept:
+            return rows.kept[block], buffer
+        start = block * rows.block_rows
+        stop = min(start + rows.block_rows, rows.n_rows)
+        if buffer is None:
+            buffer = np.empty((min(rows.block_rows, rows.n_rows), self.source.shape[1]), self.source.stored)
+        found = self.source.read(start, stop, buffer)
+        there = rows.device.put(found)
+        if there.nbytes <= rows.room:
+            rows.room -= there.nbytes
+            rows.kept[block] = there
+            buffer = None if isinstance(there, np.ndarray) and np.may_share_memory(there, buffer) else buffer
+        return there, buffer

@@ -1,0 +1,159 @@
+"""What travels between host and device: chunks in, news out, pieces where the device's memory is short."""
+
+import itertools
+import logging
+import threading
+
+import numpy as np
+import pytest
+
+from gpuica import FastICA, device, sums, traffic
+from gpuica.contrasts import LogCosh
+from gpuica.device import Device
+from gpuica.rows import open_rows, project, projection
+from gpuica.rows.memory import default_chunk_rows
+
+from . import fake_cupy, naive
+from .problems import mixture
+
+CUDA = Device("cuda", 0)
+
+
+@pytest.mark.parametrize("kind", ["rows", "columns", "strided", "int16", "large"])
+def test_sent_arrays_arrive(cupy, kind, rng, monkeypatch):
+    monkeypatch.setattr(traffic, "WORTH_COPIERS", 1000 if kind == "large" else 1 << 22)
+    X = rng.normal(size=(400, 6)).astype(np.float32)
+    X = {"columns": np.asfortranarray(X), "strided": np.repeat(X, 2, 1)[:, ::2], "int16": (9 * X).astype("i2")}.get(
+        kind, X
+    )
+    cuts = [0, 3, 13, 14, 90, 380, 400]  # slots must grow
+    parts = [X[a:b] for a, b in itertools.pairwise(cuts)]
+    arrived = 0
+    for part, there in zip(parts, traffic.sent(parts, CUDA), strict=True):
+        assert isinstance(there, cupy.ndarray)
+        assert (there.dtype, there.shape) == (part.dtype, part.shape)
+        np.testing.assert_array_equal(there.get(), part)
+        arrived += 1
+    assert arrived == len(parts)
+
+
+def test_a_slot_is_filled_again_only_after_its_copy_and_its_use(cupy, rng):
+    if not hasattr(cupy.ndarray, "_wait"):
+        pytest.skip("only the fake device keeps a log")
+    fake_cupy.log.clear()
+    parts = list(rng.normal(size=(8, 5, 2)))
+    for number, _ in enumerate(traffic.sent(parts, CUDA)):
+        fake_cupy.log.append(("use", number))
+    uses = [place for place, entry in enumerate(fake_cupy.log) if entry[0] == "use"]
+    for number in range(traffic.SLOTS, len(parts)):
+        before = fake_cupy.log[: uses[number]]
+        refill = before[uses[number - 1] :]
+        copied = before[uses[number - traffic.SLOTS] - 2][1]  # the event of the copy before that use
+        used = before[uses[number - traffic.SLOTS] + 1][1]
+        assert ("synchronize", copied) in refill
+        assert ("wait", used) in refill
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_host_array_is_added_up_on_the_device(cupy, weighted, rng):
+    X, W = rng.normal(size=(500, 4)), rng.normal(size=(3, 4))
+    w = rng.integers(0, 3, size=500).astype(float) if weighted else None
+    rows = open_rows(X, dtype=X.dtype, device=CUDA, chunk_rows=70, weights=w)
+    there = rows.sum(sums.fixed_point, cupy.asarray(W), LogCosh())
+    repeated = X if w is None else np.repeat(X, w.astype(int), axis=0)
+    for found, expected in zip(there, naive.fixed_point(repeated, W, "logcosh"), strict=True):
+        np.testing.assert_allclose(found.get(), expected, rtol=1e-9, atol=1e-9)
+    ready = projection(X.mean(0), W, X.dtype)
+    np.testing.assert_allclose(rows.map(project, tuple(map(cupy.asarray, ready))).get(), (X - X.mean(0)) @ W.T)
+
+
+class Tight:
+    """A contribution or function that a device of room for so many rows cannot work on at once."""
+
+    def __init__(self, cupy, room, function):
+        self.error, self.room, self.function, self.seen = cupy.cuda.memory.OutOfMemoryError, room, function, []
+
+    def __call__(self, chunk, *params, **weights):
+        if len(chunk) > self.room:
+            raise self.error(1, 2) if self.error.__module__.startswith("cupy") else self.error
+        self.seen.append(len(chunk))
+        return self.function(chunk, *params, **weights)
+
+
+@pytest.mark.parametrize("host", [True, False])
+def test_out_of_memory_halves_the_pieces_and_is_said_once(cupy, host, rng, caplog):
+    X, w = rng.normal(size=(500, 4)), rng.integers(0, 3, size=500).astype(float)
+    rows = open_rows(X if host else cupy.asarray(X), dtype=X.dtype, device=CUDA, chunk_rows=200, weights=w)
+    tight = Tight(cupy, 60, sums.total)
+    with caplog.at_level(logging.WARNING, logger="gpuica"):
+        (total,) = rows.sum(tight)
+        assert tight.seen == [50] * 10
+        tight.seen.clear()
+        (again,) = rows.sum(tight)
+    np.testing.assert_allclose(total.get(), w @ X, rtol=1e-12)
+    np.testing.assert_array_equal(total.get(), again.get())
+    assert tight.seen == [50] * 10
+    assert len([r for r in caplog.records if "ran out of memory" in r.message]) == 1
+
+
+def test_out_of_memory_while_rows_are_overwritten(cupy, rng):
+    X = rng.normal(size=(500, 4))
+    there = cupy.asarray(X)
+    rows = open_rows(there, dtype=X.dtype, device=CUDA, chunk_rows=200)
+    out = rows.map(Tight(cupy, 90, lambda chunk: 2 * chunk), out=there)
+    assert out is there
+    np.testing.assert_array_equal(out.get(), 2 * X)
+
+
+def test_out_of_memory_for_a_row(cupy, rng):
+    rows = open_rows(rng.normal(size=(9, 2)), dtype=np.dtype(float), device=CUDA, chunk_rows=4)
+    with pytest.raises(MemoryError, match=r"memory of cuda:0 is too small for the work on one row"):
+        rows.sum(Tight(cupy, 0, sums.total))
+
+
+def test_the_whole_fit_of_a_host_array_on_the_device(cupy, monkeypatch):
+    monkeypatch.setattr(device, "why_no_gpu", lambda: "")
+    monkeypatch.setattr("gpuica.rows.memory.RESIDENT", 3000)
+    X = mixture(3000, 4)[0]
+    host, there = FastICA(random_state=0).fit(X), FastICA(random_state=0, device="cuda").fit(X)
+    assert there.device_ == "cuda:0"
+    np.testing.assert_allclose(there.components_, host.components_, atol=1e-7 * np.abs(host.components_).max())
+
+
+def test_news_are_read_as_they_were_when_asked_for(cupy, rng):
+    X = cupy.asarray(rng.normal(size=5))
+    news = traffic.news(X, X.sum(), X > 0)
+    before = X.get()
+    X *= 0
+    values, total, positive = news.read()
+    assert news.late
+    np.testing.assert_array_equal(values, before)
+    np.testing.assert_allclose(total, before.sum())
+    np.testing.assert_array_equal(positive, before > 0)
+    assert not traffic.news(before).late
+
+
+def test_another_thread_works_on_the_device_and_stream_of_this_one(cupy):
+    seen = []
+
+    def work(place):
+        with place():
+            seen.append((cupy.cuda.runtime.getDevice(), cupy.cuda.get_current_stream().ptr))
+
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        thread = threading.Thread(target=work, args=(traffic.place(cupy),))
+        thread.start()
+        thread.join()
+    assert seen == [(0, stream.ptr)]
+
+
+def test_chunks_of_a_device_stay_in_its_cache_or_are_worth_their_launches(cupy):
+    if not hasattr(cupy.ndarray, "_wait"):
+        pytest.skip("sizes of the fake device")
+    for k in (1, 4, 64, 512, 4096):
+        rows = default_chunk_rows(k, CUDA)
+        in_cache = 4 * rows * k <= (50 << 20) / 4
+        assert in_cache or 4 * rows * k * k <= 2e10  # operations
+        assert rows * k <= 1 << 26
+    assert default_chunk_rows(512, Device("cuda", 0, limit=1 << 20)) == 16
+    assert default_chunk_rows(1 << 30, CUDA) == 1
