@@ -196,15 +196,20 @@ class ContrastOracle:
 class CodeMoments(NamedTuple):
     """Sums over the rows x and their codes c from a dictionary D.
 
-    cost: Σ ½‖x - c D‖² + penalty(c).  A: Σ c cᵀ (K, K).  B: Σ c xᵀ (K, d).  worst: rows (m, d) that D serves worst, the
+    costs: Σ ½‖x - c D‖² + penalty(c), (1,) where the rows are; `cost`, a number.  A: Σ c cᵀ (K, K).  B: Σ c xᵀ (K, d).  worst: rows (m, d) that D serves worst, the
     worst first.  n_unfinished: rows whose code is not the coder's solution yet.
     """
 
-    cost: float
+    costs: Any
     A: Any
     B: Any
     worst: Any
     n_unfinished: int
+
+    @property
+    def cost(self):
+        """The cost as a number.  Waits for a device."""
+        return float(self.costs[0])
 
     def cost_at(self, new, old):
         """Σ ½‖x - c new‖² + penalty(c): the cost if the codes, found with `old`, were used with `new`."""
@@ -225,17 +230,17 @@ class CodeOracle:
         xp = self.xp
         unfinished: list[int] = []
         A, B = xp.zeros((len(D), len(D))), xp.zeros(D.shape)
-        cost, worst = 0.0, _Worst(n_worst, xp)
+        costs, worst = xp.zeros(1), _Worst(n_worst, xp)
 
         def add(part):
-            nonlocal cost
+            nonlocal costs
             X, penalty, C = part
             squares = sums.add_code_moments(X, D, C, A, B)
-            cost += float(squares.sum()) / 2 + float(penalty)
+            costs += squares.sum() / 2 + penalty
             worst.add(X, squares)
 
         self.rows.each(add, sums.coded, D, sums.gram(D, self.coder), self.coder, unfinished)
-        return CodeMoments(cost, A, B, worst.rows, sum(unfinished))
+        return CodeMoments(costs, A, B, worst.rows, sum(unfinished))
 
     def codes(self, D):
         """The codes of all rows, (n, K), and how many rows are not finished.  One pass."""

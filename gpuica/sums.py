@@ -117,9 +117,7 @@ def as_float64(X):
 
 def gram(D, coder):
     """D Dᵀ (K, K) of a dictionary D (K, d), or None where a coder does better without it or has no use for it."""
-    n_atoms, n_features = D.shape
-    pays = array_device(D) == CPU and kernels.gram_pays(n_atoms, n_features, D.dtype.itemsize, coder)
-    return D @ D.T if pays else None
+    return kernels.gram(D, coder)
 
 
 def codes(X, D, gram, coder, unfinished):
@@ -131,13 +129,14 @@ def codes(X, D, gram, coder, unfinished):
 
 def sparse_codes(X, D, gram, coder, unfinished):
     """(non-zeros a row (n,), their columns, their values) of `codes`, on the host."""
-    return kernels.compress(to_host(codes(X, D, gram, coder, unfinished)))
+    C = codes(X, D, gram, coder, unfinished)
+    return tuple(to_host(part) for part in kernels.compress(C if kernels.compresses(C) else to_host(C)))
 
 
 def coded(X, D, gram, coder, unfinished):
-    """X, and its codes as `add_code_moments` takes them: compressed on the host, dense on a device."""
+    """X, and its codes as `add_code_moments` takes them: compressed, or dense on a device without kernels."""
     C = codes(X, D, gram, coder, unfinished)
-    return X, coder.penalty(C), kernels.compress(C) if isinstance(C, np.ndarray) else C
+    return X, coder.penalty(C), kernels.compress(C) if kernels.compresses(C) else C
 
 
 def add_code_moments(X, D, C, A, B):
