@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 TORCH ?= torch
 
-.PHONY: demo test check check-kernels test-gpu test-torch bench docs clean
+.PHONY: demo test check check-kernels test-gpu gpu test-torch bench docs clean
 
 demo: .venv/ready                ## the main job on real data, with a table and a picture at the end
 	$(BIN)/python -m benchmarks.demo
@@ -22,6 +22,9 @@ check-kernels: .venv/cuda-check  ## compiles every CUDA kernel for sm_80 and sm_
 
 test-gpu:                        ## tests that need a GPU; uses the Python that has CuPy: make test-gpu GPU_PYTHON=python
 	PYTHONPATH=. $(or $(GPU_PYTHON),$(BIN)/python) -m pytest -m gpu -rs -p no:cacheprovider
+
+gpu:                             ## tests that need a GPU, then what it measures; under eight minutes: make gpu GPU_PYTHON=python
+	PYTHONPATH=. $(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu --tests --seconds 450
 
 test-torch: .venv/ready          ## tests that need torch, which this installs: make test-torch TORCH=torch==2.13.0
 	$(BIN)/pip install -q $(TORCH)

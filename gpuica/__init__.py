@@ -1,5 +1,6 @@
 """scikit-learn's ICA and sparse coding for large data, on GPUs and CPUs."""
 
+from . import comm
 from ._version import __version__
 from .contrasts import Cube, Exp, LogCosh, check_contrast
 from .estimators.coding import SparseCoder, sparse_encode
@@ -8,6 +9,7 @@ from .estimators.fastica import FastICA, fastica
 from .estimators.minibatch import MiniBatchDictionaryLearning, dict_learning_online
 from .estimators.picard import Picard, picard
 from .rows.files import shards, spool
+from .rows.shared import shared
 
 __all__ = [
     "Cube",
@@ -20,11 +22,13 @@ __all__ = [
     "SparseCoder",
     "__version__",
     "check_contrast",
+    "comm",
     "dict_learning",
     "dict_learning_online",
     "fastica",
     "picard",
     "shards",
+    "shared",
     "sparse_encode",
     "spool",
 ]

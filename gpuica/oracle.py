@@ -49,9 +49,9 @@ class MomentOracle:
 
     def centered(self):
         """The center (d,) in float64, and all rows minus it, times √w (n, d).  At most two passes; for few rows."""
-        mean, weights = self.mean() if self.center is None else self.center, self.rows.weights
+        mean, rows = self.mean() if self.center is None else self.center, self.rows.gathered()
         self._check_finite(mean)
-        centered = self.rows.map(sums.centered, mean)
+        centered, weights = rows.map(sums.centered, mean), rows.weights
         norms = sums.norms(centered.astype(np.float64), 0.0, weights)
         if weights is not None:
             centered = centered * weights[:, None] ** 0.5
@@ -70,6 +70,7 @@ class MomentOracle:
         first = self.xp.zeros((0, self.n_features))
         for head in self.rows.batches(64):
             if head.weight:
+                head = head.gathered()
                 rows = head.map(sums.as_float64)
                 first = self.xp.concatenate([first, rows if head.weights is None else rows[head.weights > 0]])
             if len(first) >= 32:
@@ -227,35 +228,31 @@ class CodeOracle:
 
     def moments(self, D, n_worst=0):
         """The CodeMoments of all rows; n_worst rows of them are told.  One pass."""
-        xp = self.xp
-        unfinished: list[int] = []
-        A, B = xp.zeros((len(D), len(D))), xp.zeros(D.shape)
-        costs, worst = xp.zeros(1), _Worst(n_worst, xp)
-
-        def add(part):
-            nonlocal costs
-            X, penalty, C = part
-            squares = sums.add_code_moments(X, D, C, A, B)
-            costs += squares.sum() / 2 + penalty
-            worst.add(X, squares)
-
-        self.rows.each(add, sums.coded, D, sums.gram(D, self.coder), self.coder, unfinished)
-        return CodeMoments(costs, A, B, worst.rows, sum(unfinished))
+        total = self.rows.fold(sums.CodeTotals, (D, n_worst), sums.coded, D, sums.gram(D, self.coder), self.coder)
+        costs = self.xp.zeros(1) + total.cost
+        return CodeMoments(costs, total.A, total.B, total.worst, total.n_unfinished)
 
     def codes(self, D):
         """The codes of all rows, (n, K), and how many rows are not finished.  One pass."""
         unfinished: list[int] = []
-        return self.rows.map(sums.codes, *self._settings(D, unfinished)), sum(unfinished)
+        return self.rows.map(sums.codes, *self._settings(D), unfinished), sum(unfinished)
 
     def hand_codes(self, consume, D, sparse):
         """consume(the codes) of every chunk in turn, dense or compressed: (non-zeros a row, columns, values); returns
         how many rows are not finished.  One pass."""
-        unfinished: list[int] = []
-        self.rows.each(consume, sums.sparse_codes if sparse else sums.codes, *self._settings(D, unfinished))
-        return sum(unfinished)
+        n_unfinished = 0
 
-    def _settings(self, D, unfinished):
-        return D, sums.gram(D, self.coder), self.coder, unfinished
+        def take(part):
+            nonlocal n_unfinished
+            codes, left = part
+            n_unfinished += left
+            consume(codes)
+
+        self.rows.each(take, sums.sparse_codes if sparse else sums.dense_codes, *self._settings(D))
+        return n_unfinished
+
+    def _settings(self, D):
+        return D, sums.gram(D, self.coder), self.coder
 
     def square(self):
         """Σ x xᵀ (d, d).  One pass."""
@@ -268,21 +265,3 @@ class CodeOracle:
     def row(self, index):
         """One row (d,)."""
         return self.rows.take([index])[0]
-
-
-class _Worst:
-    """Keeps the rows of the largest squares, the largest first."""
-
-    def __init__(self, size, xp):
-        self.size, self.xp, self.rows, self.squares = size, xp, None, None
-
-    def add(self, X, squares):
-        if not self.size:
-            return
-        first = self.xp.argsort(-squares)[: self.size]
-        X, squares = X[first], squares[first]
-        if self.rows is not None:
-            X, squares = self.xp.concatenate([self.rows, X]), self.xp.concatenate([self.squares, squares])
-            first = self.xp.argsort(-squares)[: self.size]
-            X, squares = X[first], squares[first]
-        self.rows, self.squares = X, squares

@@ -121,22 +121,31 @@ def gram(D, coder):
 
 
 def codes(X, D, gram, coder, unfinished):
-    """Codes (n, K) of X (n, d) by a coder.  To be mapped over rows.  unfinished: a list that takes a count a chunk."""
+    """Codes (n, K) of X (n, d) by a coder.  To be mapped over rows.  unfinished: a list that takes a count a chunk.
+
+    (A map that is lazy, or done by workers, leaves the list empty.)
+    """
     C, left = kernels.encode(X, D, gram, coder)
     unfinished.append(left)
     return C
 
 
-def sparse_codes(X, D, gram, coder, unfinished):
-    """(non-zeros a row (n,), their columns, their values) of `codes`, on the host."""
-    C = codes(X, D, gram, coder, unfinished)
-    return tuple(to_host(part) for part in kernels.compress(C if kernels.compresses(C) else to_host(C)))
+def sparse_codes(X, D, gram, coder):
+    """(non-zeros a row (n,), their columns, their values) of codes on the host; and how many rows are not finished."""
+    C, left = kernels.encode(X, D, gram, coder)
+    return tuple(to_host(part) for part in kernels.compress(C if kernels.compresses(C) else to_host(C))), left
 
 
-def coded(X, D, gram, coder, unfinished):
-    """X, and its codes as `add_code_moments` takes them: compressed, or dense on a device without kernels."""
-    C = codes(X, D, gram, coder, unfinished)
-    return X, coder.penalty(C), kernels.compress(C) if kernels.compresses(C) else C
+def dense_codes(X, D, gram, coder):
+    """Codes (n, K), and how many rows are not finished."""
+    return kernels.encode(X, D, gram, coder)
+
+
+def coded(X, D, gram, coder):
+    """X; its penalty; its codes as `add_code_moments` takes them, compressed, or dense on a device without kernels; and
+    how many rows are not finished."""
+    C, left = kernels.encode(X, D, gram, coder)
+    return X, coder.penalty(C), kernels.compress(C) if kernels.compresses(C) else C, left
 
 
 def add_code_moments(X, D, C, A, B):
@@ -148,3 +157,55 @@ def add_code_moments(X, D, C, A, B):
     B += C.T @ X
     R = X - C @ D
     return (R * R).sum(axis=1)
+
+
+class CodeTotals:
+    """Sums over rows x and their codes c from a dictionary D (K, d), from parts that `coded` gives.
+
+    A: Σ c cᵀ (K, K).  B: Σ c xᵀ (K, d).  cost: Σ ½‖x - c D‖² + penalty(c).  n_unfinished: rows whose code is not the
+    coder's solution yet.  worst: rows (m, d), m at most n_worst, that D serves worst, the worst first.
+    """
+
+    def __init__(self, D, n_worst):
+        self.xp = array_device(D).xp
+        self.D, self.n_worst = D, n_worst
+        self.A, self.B = self.xp.zeros((len(D), len(D))), self.xp.zeros(D.shape)
+        self.cost, self.n_unfinished = 0.0, 0
+        self.worst, self.squares = self.xp.zeros((0, D.shape[1]), dtype=D.dtype), self.xp.zeros(0)
+
+    def add(self, part):
+        """The rows of a chunk, as `coded` gives them."""
+        X, penalty, C, n_unfinished = part
+        squares = add_code_moments(X, self.D, C, self.A, self.B)
+        self.cost += float(squares.sum()) / 2 + float(penalty)
+        self.n_unfinished += n_unfinished
+        self._keep(X, squares)
+
+    @property
+    def added(self):
+        """What adds up: A, B, and cost and n_unfinished (2,)."""
+        return self.A, self.B, self.xp.asarray(np.array([self.cost, self.n_unfinished]))
+
+    @property
+    def kept(self):
+        """The worst rows (m, d) and their squared distances (m,), where some are asked for."""
+        return (self.worst, self.squares) if self.n_worst else ()
+
+    def merge(self, added, kept):
+        """Take in the totals of other rows, that come after these."""
+        A, B, numbers = added
+        self.A += A
+        self.B += B
+        self.cost += float(numbers[0])
+        self.n_unfinished += int(numbers[1])
+        if kept:
+            self._keep(*kept)
+
+    def _keep(self, X, squares):
+        if not self.n_worst:
+            return
+        first = self.xp.argsort(-squares)[: self.n_worst]
+        X = self.xp.concatenate([self.worst, X[first]])
+        squares = self.xp.concatenate([self.squares, squares[first].astype(np.float64)])
+        first = self.xp.argsort(-squares)[: self.n_worst]
+        self.worst, self.squares = X[first], squares[first]

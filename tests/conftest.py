@@ -1,13 +1,18 @@
 """Fixtures that every test may use, and the rule for tests that need what this machine has not."""
 
 import importlib.util
+import shutil
 
 import numpy as np
 import pytest
 
 from gpuica import device
+from gpuica.comm import loopback
 from gpuica.device import CPU, why_no_gpu
-from gpuica.rows import open_rows
+from gpuica.estimators._shell import as_source
+from gpuica.rows import open_rows, stream
+from gpuica.rows.files import shards
+from gpuica.rows.shared import Shared
 
 from . import fake_cupy
 
@@ -18,6 +23,10 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {reason}"))
         if item.get_closest_marker("torch") and importlib.util.find_spec("torch") is None:
             item.add_marker(pytest.mark.skip(reason="needs torch: make test-torch"))
+        if item.get_closest_marker("dask") and importlib.util.find_spec("distributed") is None:
+            item.add_marker(pytest.mark.skip(reason="needs Dask: pip install 'dask[array,distributed]'"))
+        if item.get_closest_marker("mpi") and not (importlib.util.find_spec("mpi4py") and shutil.which("mpirun")):
+            item.add_marker(pytest.mark.skip(reason="needs MPI and mpi4py"))
 
 
 @pytest.fixture
@@ -25,15 +34,47 @@ def rng():
     return np.random.default_rng(0)
 
 
-@pytest.fixture(params=[1, 7, "by default"])
-def as_rows(request):
-    """Open an array as Rows in memory, of 1 chunk, 7 chunks, or cut as the package does by default."""
+IN = [1, 7, "by default", "from files", "from an iterable", pytest.param("dask", marks=pytest.mark.dask), "shared"]
+
+
+@pytest.fixture(params=IN)
+def as_rows(request, tmp_path, monkeypatch):
+    """Open an array as Rows: in memory, of 1 chunk, 7 chunks, or cut as the package does by default; read from three
+    files, or from what is iterated over, in blocks of two of 7 chunks; of a Dask array of 7 x 2 chunks, some of them
+    empty; and shared with nobody."""
 
     def open_as(X, dtype=None):
-        chunk_rows = None if request.param == "by default" else -(-len(X) // request.param)
-        return open_rows(X, dtype=np.dtype(dtype or X.dtype), device=CPU, chunk_rows=chunk_rows)
+        chunk_rows, source = None, X
+        if request.param in (1, 7):
+            chunk_rows = -(-len(X) // request.param)
+        elif request.param == "dask":
+            import dask.array as da
+
+            monkeypatch.setattr("gpuica.rows.dask.GROUP", X.nbytes // 4)
+            ends = np.linspace(0, len(X), 6).astype(int)
+            sizes = [0, *np.diff(ends).tolist(), 0]
+            source = da.from_array(X, chunks=(tuple(sizes), -(-X.shape[1] // 2)))
+        elif request.param == "shared":
+            source = Shared(X, loopback(1)[0])
+        elif request.param != "by default":
+            chunk_rows, parts = -(-len(X) // 7), np.array_split(X, 3)
+            monkeypatch.setattr(stream, "BLOCK", 2 * chunk_rows * X.shape[1] * X.itemsize)
+            for i, part in enumerate(parts):
+                np.save(tmp_path / f"{i}.npy", part)
+            source = as_source(Again(parts)) if request.param == "from an iterable" else shards(tmp_path)
+        return open_rows(source, dtype=np.dtype(dtype or X.dtype), device=CPU, chunk_rows=chunk_rows)
 
     return open_as
+
+
+class Again:
+    """Gives the same parts whenever it is iterated over."""
+
+    def __init__(self, parts):
+        self.parts = parts
+
+    def __iter__(self):
+        yield from self.parts
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.gpu)])

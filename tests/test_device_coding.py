@@ -6,7 +6,18 @@ from scipy.sparse import csr_array
 
 from gpuica import DictionaryLearning, MiniBatchDictionaryLearning, SparseCoder, sparse_encode
 
-CODERS = ["lasso_cd", "fista", "omp", "nnomp", "ormp", "lars", "matching_pursuit", "gradient_pursuit", "threshold", "topk"]
+CODERS = [
+    "lasso_cd",
+    "fista",
+    "omp",
+    "nnomp",
+    "ormp",
+    "lars",
+    "matching_pursuit",
+    "gradient_pursuit",
+    "threshold",
+    "topk",
+]
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from ..coders import CODERS, as_coder
 from ..device import to_host
 from ..oracle import CodeOracle
+from ..rows.shared import Shared
 from ..solvers.atoms import UPDATES
 from ..solvers.dictionary import DEAD_ATOMS
-from ._shell import locating_nan, take
+from ._shell import is_dask, locating_nan, take
 from .coding import FOLLOWS_ALPHA, SparseCoding, device_for_coding, open_for_coding, warn_of_unfinished
 
 SMALL = 1 << 24  # numbers of X up to which initial atoms come from scikit-learn's own decomposition of X
@@ -69,6 +70,8 @@ class Learner(SparseCoding):
             return (D / np.maximum(np.linalg.norm(D, axis=1, keepdims=True), 1e-12)).astype(given.dtype)
         if isinstance(given.array, np.ndarray) and given.array.size <= SMALL:
             D = decompose(given.array.astype(given.dtype, copy=False))
+        elif (is_dask(given.array) or isinstance(given.array, Shared)) and shape[1] * given.shape[0] <= SMALL:
+            D = decompose(to_host(oracle.rows.take(np.arange(given.shape[0]))))
         else:  # S Vᵀ from Σ x xᵀ = V S² Vᵀ
             squares, V = np.linalg.eigh(to_host(oracle.square()))
             D = (np.sqrt(np.maximum(squares, 0)) * V).T[::-1]

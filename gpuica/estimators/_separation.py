@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 
 from ..device import logger, to_host
 from ..oracle import ContrastOracle, MomentOracle
@@ -19,6 +18,7 @@ from ..solvers.median import geometric_median
 from ..solvers.whitening import WHITENERS
 from ._resume import fingerprint
 from ._shell import hand_out, locating_nan, take
+from ._spread import draw_from
 from ._unmixing import Unmixing
 
 # (E r)² / E r² of the norms r, below which rows are called uneven: 0.98 for digits, 0.4 for image patches, 0.37 for
@@ -92,9 +92,9 @@ class Separation(Unmixing):
         """
         self._validate_params()
         given, device = self._taken(X, sample_weight)
-        with device.active():
+        with device.active(), locating_nan(self, given):
             rows, spectrum, white = self._whitened(given, device)
-            oracle, starts, rng = self._ready(white, device, n_runs)
+            oracle, starts, rng = self._ready(white, device, n_runs, given)
             solutions = self._solve(oracle, starts, rng, None, keep="all")
             K = spectrum.whitening if spectrum else rows.xp.eye(rows.n_features)
             covariance = MomentOracle(rows).moments()[1]
@@ -102,10 +102,11 @@ class Separation(Unmixing):
 
     def _fit_transform(self, X, sample_weight=None, compute_sources=False):
         """Fit; return the sources, or None without compute_sources."""
+        self.__dict__.pop("_past", None)  # partial_fit's: this fit begins anew
         given, device = self._taken(X, sample_weight)
-        with device.active():
+        with device.active(), locating_nan(self, given):
             rows, spectrum, white = self._whitened(given, device)
-            oracle, starts, rng = self._ready(white, device, self.n_init)
+            oracle, starts, rng = self._ready(white, device, self.n_init, given)
             self.device_ = str(device)
             try:
                 solution = self._solve(oracle, starts, rng, _progress(self) if self.verbose else None)
@@ -115,6 +116,8 @@ class Separation(Unmixing):
             if self.sort is not None:
                 solution = self._sorted(solution, oracle, spectrum)
             to_sources = self._store(solution, spectrum, rows, given.weight).astype(given.dtype)
+            if not solution.converged:
+                warnings.warn(self._what_is_left(solution), ConvergenceWarning, stacklevel=5)
             sources = None
             if compute_sources and white.scratch is not None:
                 sources = given.back(white.map(rotate, to_sources, out=white.scratch))
@@ -130,7 +133,7 @@ class Separation(Unmixing):
         given = take(self, X, reset=True, min_rows=2, finite=not self.whiten).weighted(sample_weight)
         self._check(self._contrast())  # complain of the parameters before the data are read
         k = min(self.n_components or given.shape[1], *given.shape)
-        return given, self._device(given.array, work=40 * given.shape[0] * k * k)
+        return given, self._device(given, work=40 * given.shape[0] * k * k)
 
     def _whitened(self, given, device):
         """Rows of X, their spectrum (None without whitening), and the whitened rows."""
@@ -141,12 +144,12 @@ class Separation(Unmixing):
         k = self._requested_components(given.shape)
         if not self.whiten:
             return rows, None, rows
-        spectrum = self._spectrum(rows, given, k)
+        spectrum = self._spectrum(rows, k)
         return rows, spectrum, rows.projected(spectrum.mean, spectrum.whitening)
 
-    def _ready(self, white, device, n_starts):
+    def _ready(self, white, device, n_starts, given):
         """The oracle on the whitened rows, n_starts starting points, and the RandomState that drew them."""
-        rng = check_random_state(self.random_state)
+        rng = draw_from(self.random_state, given)
         if self.checkpoint is not None:
             rng = white.checkpoint.same_draws(rng)
         starts = [device.put(self._start(white.n_features, white.dtype, rng)) for _ in range(n_starts)]
@@ -161,12 +164,11 @@ class Separation(Unmixing):
             warnings.warn(f"n_components is too large: it will be set to {most}", stacklevel=5)
         return min(self.n_components or most, most) if self.whiten else shape[1]
 
-    def _spectrum(self, rows, given, k):
+    def _spectrum(self, rows, k):
         """The spectrum of the rows, cut to k components or the rank; warns when the rank is smaller."""
-        with locating_nan(self, given):
-            center = geometric_median(MomentOracle(rows)) if self.center == "median" else None
-            oracle = MomentOracle(rows, center)
-            spectrum = WHITENERS[self.whiten_solver](oracle, eps=float(np.finfo(rows.dtype).eps))
+        center = geometric_median(MomentOracle(rows)) if self.center == "median" else None
+        oracle = MomentOracle(rows, center)
+        spectrum = WHITENERS[self.whiten_solver](oracle, eps=float(np.finfo(rows.dtype).eps))
         if spectrum.rank == 0:
             raise ValueError("X has no variance: every row is the same, so there is nothing to separate.")
         complaint = ""
@@ -230,14 +232,14 @@ class Separation(Unmixing):
             return
         unknown = np.full(len(W), np.nan)
         solution = Solution(W, oracle.n_passes, unknown, False, np.zeros(len(W), bool), unknown)
-        self._store(solution, spectrum, rows, n_samples, left="The fit was interrupted: components are unfinished.")
+        self._store(solution, spectrum, rows, n_samples)
         self.n_passes_ = oracle.n_passes
+        warnings.warn("The fit was interrupted: components are unfinished.", ConvergenceWarning, stacklevel=6)
 
-    def _store(self, solution, spectrum, rows, n_samples, left=None):
+    def _store(self, solution, spectrum, rows, n_samples):
         """Set the fitted attributes; return the matrix (k, k) that takes whitened rows to sources.
 
-        n_samples: as many rows as X stands for, Σ of its weights.  left: the sentence for a solution that did not
-        converge, where the solver has none.
+        n_samples: as many rows as X stands for, Σ of its weights.
         """
         dtype, n_features, W = rows.dtype, rows.n_features, solution.W
         if spectrum is None:
@@ -266,8 +268,6 @@ class Separation(Unmixing):
         self.losses_ = np.array(solution.losses)
         self.rank_ = n_features if spectrum is None else spectrum.rank
         self.converged_ = solution.converged
-        if not solution.converged:
-            warnings.warn(left or self._what_is_left(solution), ConvergenceWarning, stacklevel=6)
         return to_sources
 
     @classmethod

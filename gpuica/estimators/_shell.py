@@ -16,6 +16,7 @@ from ..device import CPU, array_device, to_host, why_no_gpu
 from ..oracle import NotFiniteError
 from ..rows import check_weights
 from ..rows.files import shards
+from ..rows.shared import Shared
 from ..rows.sink import open_sink
 from ..rows.sources import Array, Chunks, Parts, Source, from_brain
 from ..rows.tables import open_table
@@ -28,11 +29,12 @@ CHUNK = 1 << 16  # rows that are looked at at once for NaN
 class Given:
     """The caller's X: its array, the dtype to work in, and how results are handed back.
 
-    array: (n_rows, n_features), NumPy or CuPy, half-precision numbers that are read as float32 when sliced, or a
-    `Source` that is read piece by piece.
+    array: (n_rows, n_features), NumPy or CuPy, half-precision numbers that are read as float32 when sliced, a
+    `Source` that is read piece by piece, a Dask array, or `Shared`.
     back: turns a NumPy or CuPy result into an array of the caller's kind, on the caller's device.
-    weights: (n_rows,) the caller's, float64, divided by unit; or None.  unchecked: whether NaN must be looked for in
-    every chunk that is read, because nobody has done so and no sum will show it.
+    weights: (n_rows,) the caller's, float64, divided by unit; or None.  total: their sum, as the caller gave them.
+    unchecked: whether NaN must be looked for in every chunk that is read, because nobody has done so and no sum will
+    show it.
     """
 
     array: Any
@@ -40,11 +42,17 @@ class Given:
     back: Any
     weights: Any = None
     unit: float = 1.0
+    total: float = 0.0
     unchecked: bool = False
 
     @property
     def shape(self):
         return self.array.shape
+
+    @property
+    def n_here(self):
+        """Rows that results are handed back for: this rank's, where X is shared."""
+        return self.array.local.shape[0] if isinstance(self.array, Shared) else self.shape[0]
 
     def prepare(self, then=None):
         """What a chunk goes through when it is read, or None: a look for NaN where that is needed, `then` then."""
@@ -55,21 +63,26 @@ class Given:
     @property
     def weight(self):
         """Σ of the caller's weights; n_rows without."""
-        return self.shape[0] if self.weights is None else self.unit * float(self.weights.sum())
+        return self.shape[0] if self.weights is None else self.total
 
     def weighted(self, sample_weight):
         """The same with weights (n_rows,), an array of any kind, or None.  ValueError for what cannot be weights."""
-        if sample_weight is None:
+        if isinstance(self.array, Shared):
+            from ._spread import weights_of_all
+
+            weights, total, largest = weights_of_all(self.array, sample_weight)
+        elif sample_weight is not None:
+            weights = host_weights(sample_weight, self.shape[0])
+            total, largest = float(weights.sum()), float(weights.max())
+        else:
+            weights = None
+        if weights is None:
             return self
-        array, _ = _unwrap(sample_weight)
-        weights = check_weights(array[:] if isinstance(array, BFloat16) else array, self.shape[0])
         range_ = np.finfo(self.dtype)
-        if not range_.tiny <= weights.sum() <= range_.max:
+        if not float(range_.tiny) <= total <= float(range_.max):
             raise ValueError(f"sample_weight must add up to a number that {self.dtype} holds: rescale it.")
-        unit = 2.0 ** float(
-            np.frexp(weights.max())[1] - 1
-        )  # the dtype must hold squares too; powers of 2 cost no digit
-        return replace(self, weights=weights / unit, unit=unit)
+        unit = 2.0 ** float(np.frexp(largest)[1] - 1)  # the dtype must hold squares too; powers of 2 cost no digit
+        return replace(self, weights=weights / unit, unit=unit, total=total)
 
 
 def take(estimator, X, *, reset, min_rows=1, finite=True):
@@ -79,6 +92,11 @@ def take(estimator, X, *, reset, min_rows=1, finite=True):
     min_rows: at least so many rows.  finite: whether to look for NaN and infinity now; a fit sees them in its sums.
     Raises ValueError or TypeError, in scikit-learn's words, for what is not a 2-D array of real, finite numbers.
     """
+    if isinstance(X, Shared) or is_dask(X):
+        from . import _spread
+
+        take_it = _spread.take_shared if isinstance(X, Shared) else _spread.take_dask
+        return take_it(estimator, X, reset=reset, min_rows=min_rows, finite=finite)
     array, back = _unwrap(X)
     if isinstance(array, BFloat16 | Source) or array_device(array) != CPU:
         return _take_unknown_to_sklearn(estimator, array, back, reset, min_rows, finite)
@@ -92,7 +110,7 @@ def take(estimator, X, *, reset, min_rows=1, finite=True):
         array = check_array(array, estimator=estimator, input_name="X", **checks)
     else:
         array = validate_data(estimator, array, reset=reset, **checks)
-    return Given(array, _work_dtype(array.dtype), back)
+    return Given(array, work_dtype(array.dtype), back)
 
 
 def refuse_non_finite(estimator, array):
@@ -124,7 +142,7 @@ def _take_unknown_to_sklearn(estimator, array, back, reset, min_rows, finite):
         validate_data(estimator, array, reset=reset, skip_check_array=True)
     if finite and not isinstance(array, Source) and not _all_finite(array):
         raise ValueError(f"Input X contains NaN or infinity: {type(estimator).__name__} does not accept them.")
-    return Given(array, _work_dtype(array.dtype), back, unchecked=finite and isinstance(array, Source))
+    return Given(array, work_dtype(array.dtype), back, unchecked=finite and isinstance(array, Source))
 
 
 def _checked(chunk, then):
@@ -151,17 +169,17 @@ def hand_out(estimator, given, device, rows, function, params, width, out=None):
     """
     with locating_nan(estimator, given):
         if out is None:
-            refuse_large(given, device, (rows.n_rows, width), rows.dtype)
+            refuse_large(given, device, (given.n_here, width), rows.dtype)
             return given.back(rows.map(function, *params))
-        sink = open_sink(out, rows.n_rows, width, rows.dtype)
-        write_all(sink, rows.each, function, *params, tell=teller(estimator, rows.n_rows))
+        sink = open_sink(out, given.n_here, width, rows.dtype)
+        write_all(sink, rows.each, function, *params, tell=teller(estimator, given.n_here))
     return out
 
 
 def refuse_large(given, device, shape, dtype):
     """MemoryError if a result of this shape does not fit the memory budget; for X that is not in memory itself."""
     size = np.dtype(dtype).itemsize * shape[0] * shape[1]
-    if isinstance(given.array, Source) and size > device.budget():
+    if isinstance(given.array, Source) and not device.fits(size):
         raise MemoryError(
             f"the result, {shape[0]} x {shape[1]}, takes {size / 1e9:.1f} GB, more than half of the memory that may be "
             "used: write it to a file or array instead, transform(X, out='result.npy'), or raise memory_limit."
@@ -202,7 +220,18 @@ def _all_finite(array):
     return all(bool(xp.isfinite(array[i : i + CHUNK]).all()) for i in range(0, len(array), CHUNK))
 
 
-def _work_dtype(dtype):
+def host_weights(sample_weight, n_rows, some_row=True):
+    """`check_weights` of weights of any kind."""
+    array, _ = _unwrap(sample_weight)
+    return check_weights(array[:] if isinstance(array, BFloat16) else array, n_rows, some_row)
+
+
+def is_dask(X):
+    """Whether X is a collection of Dask's."""
+    return type(X).__module__.partition(".")[0] in ("dask", "dask_expr")
+
+
+def work_dtype(dtype):
     """float32 for float32 and half precision, float64 for all else, as scikit-learn does."""
     return np.dtype(np.float32 if dtype == np.float32 or dtype.name in HALF else np.float64)
 

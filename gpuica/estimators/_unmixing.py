@@ -6,9 +6,9 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from ..device import choose_device
 from ..rows import of_norm_one, open_rows, project
 from ._shell import hand_out, take
+from ._spread import place
 
 
 class Unmixing(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -57,7 +57,7 @@ class Unmixing(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     def _apply(self, given, matrix, before=0.0, after=0.0, prepare=None, out=None):
         """(X - before) @ matrixᵀ + after, chunk by chunk, on the device that X asks for."""
         dtype = np.result_type(given.dtype, matrix.dtype)
-        device = self._device(given.array, work=2 * given.shape[0] * matrix.size)
+        device = self._device(given, work=2 * given.shape[0] * matrix.size)
         with device.active():
             rows = open_rows(given.array, dtype=dtype, device=device, prepare=given.prepare(prepare))
             ready = tuple(device.put(np.asarray(part, dtype=dtype)) for part in (before, matrix, -after))
@@ -76,6 +76,6 @@ class Unmixing(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     def _prepare(self):
         return of_norm_one if self.normalize_rows else None
 
-    def _device(self, array, work):
+    def _device(self, given, work):
         numpy_only = "a contrast function is called with arrays of the kind that X has." if callable(self.fun) else None
-        return choose_device(self.device, array, work=work, refusal=numpy_only, memory_limit=self.memory_limit)
+        return place(self, given, work=work, refusal=numpy_only)

@@ -13,11 +13,11 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ..coders import CODERS, as_coder
-from ..device import choose_device
 from ..oracle import CodeOracle
 from ..rows import open_rows
 from ..rows.sink import Codes, as_csr, open_sink
 from ._shell import Given, hand_out, locating_nan, refuse_large, take, teller, write_all
+from ._spread import place
 
 CACHED = 1 << 18  # codes of a chunk of rows, in numbers: they share a core's cache with what they are made of
 WORK = 25  # operations for each of the K d numbers of a dictionary and row, measured on lasso codes of image patches
@@ -94,7 +94,7 @@ class SparseCoding(TransformerMixin, BaseEstimator):
             D = np.concatenate([D, -D])
         if issparse(C):
             return C @ D
-        device = choose_device(self.device, C, work=2 * C.shape[0] * D.size, memory_limit=self.memory_limit)
+        device = place(self, given, work=2 * C.shape[0] * D.size)
         with device.active():
             dtype = np.result_type(given.dtype, D.dtype)
             rows = open_rows(C, dtype=dtype, device=device, prepare=given.prepare())
@@ -261,14 +261,13 @@ def open_for_coding(given, n_atoms, device):
 
 def device_for_coding(estimator, given, D):
     """The device that an estimator's `device` and `memory_limit` mean for these rows and this dictionary."""
-    work, limit = WORK * given.shape[0] * D.size, estimator.memory_limit
-    return choose_device(estimator.device, given.array, work=work, memory_limit=limit)
+    return place(estimator, given, work=WORK * given.shape[0] * D.size)
 
 
 def encode(estimator, given, D, coder, out=None):
     """Codes of the rows in their dtype, (n, K) on the device or csr_array, or written to `out`, which is returned, or
     its files; warns of rows not finished."""
-    device, n_rows, sparse = device_for_coding(estimator, given, D), given.shape[0], estimator.sparse_output
+    device, n_rows, sparse = device_for_coding(estimator, given, D), given.n_here, estimator.sparse_output
     with device.active(), locating_nan(estimator, given):
         oracle = CodeOracle(open_for_coding(given, len(D), device), coder)
         there, tell = device.put(D.astype(given.dtype, order="C")), teller(estimator, n_rows)
@@ -279,7 +278,7 @@ def encode(estimator, given, D, coder, out=None):
         elif sparse:
             parts: list[tuple] = []
             n_unfinished = oracle.hand_codes(parts.append, there, sparse)
-            codes = as_csr(parts, len(D))
+            codes = as_csr(parts, len(D), given.dtype)
         else:
             refuse_large(given, device, (n_rows, len(D)), given.dtype)
             codes, n_unfinished = oracle.codes(there)

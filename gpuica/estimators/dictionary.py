@@ -8,7 +8,6 @@ from scipy.linalg import svd
 from sklearn.base import _fit_context
 from sklearn.decomposition import DictionaryLearning as SklearnDictionaryLearning
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import StrOptions, validate_params
 from sklearn.utils.extmath import svd_flip
 
@@ -18,6 +17,7 @@ from ..solvers.dictionary import Learned, alternate
 from ._learner import ADDED, Learner
 from ._resume import Snapshots
 from ._shell import locating_nan
+from ._spread import draw_from
 from .coding import encode, open_for_coding, warn_of_unfinished
 
 
@@ -147,7 +147,7 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
         self.device_ = str(device)
         with device.active():
             oracle = CodeOracle(open_for_coding(given, shape[0], device), coder)
-            snapshots = Snapshots(self, oracle.rows, check_random_state(self.random_state))
+            snapshots = Snapshots(self, oracle.rows, draw_from(self.random_state, given))
             rng = snapshots.rng
             if self.code_init is not None and self.dict_init is not None:
                 D = self._checked(self.dict_init[: shape[0]], "dict_init", shape, given.dtype)

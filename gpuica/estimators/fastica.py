@@ -10,12 +10,12 @@ from ..contrasts import as_contrast
 from ..solvers.fixed_point import SOLVERS
 from ..solvers.growth import run, run_all
 from ..solvers.quasi_newton import picard
-from ._separation import Separation
+from ._online import Online
 
 ALGORITHMS = {**SOLVERS, "picard": picard}
 
 
-class FastICA(Separation, SklearnFastICA):
+class FastICA(Online, SklearnFastICA):
     """FastICA: fast independent component analysis, on the CPU or a GPU.
 
     scikit-learn's `FastICA` with the same parameters, attributes, starting point and path, and two parameters more.

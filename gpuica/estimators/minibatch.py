@@ -6,7 +6,6 @@ from numbers import Integral
 import numpy as np
 from sklearn.base import _fit_context
 from sklearn.decomposition import MiniBatchDictionaryLearning as SklearnMiniBatch
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.extmath import randomized_svd
 
@@ -16,6 +15,7 @@ from ..solvers.dictionary import Learned, NoProgress, Statistics, one_batch, onl
 from ._learner import ADDED, Learner
 from ._resume import Snapshots
 from ._shell import locating_nan
+from ._spread import draw_from
 from .coding import open_for_coding, warn_of_unfinished
 
 
@@ -114,7 +114,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         self.device_ = str(device)
         with device.active():
             oracle = CodeOracle(open_for_coding(given, shape[0], device), coder)
-            snapshots = Snapshots(self, oracle.rows, check_random_state(self.random_state))
+            snapshots = Snapshots(self, oracle.rows, draw_from(self.random_state, given))
             self._random_state = rng = snapshots.rng
             with locating_nan(self, given):
                 learned = Learned(device.put(self._begin(given, oracle, shape)))
@@ -147,7 +147,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         with device.active():
             oracle = CodeOracle(open_for_coding(given, shape[0], device), coder)
             if first:
-                self._random_state = check_random_state(self.random_state)
+                self._random_state = draw_from(self.random_state, given)
                 D = device.put(self._begin(given, oracle, shape))
                 self.n_steps_, self.n_replaced_ = 0, 0
             else:

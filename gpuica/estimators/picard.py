@@ -11,11 +11,11 @@ from ..solvers.fixed_point import SOLVERS, orthonormal
 from ..solvers.growth import run, run_all
 from ..solvers.quasi_newton import picard as minimise
 from ..solvers.restarts import solve_all
-from ._separation import Separation
+from ._online import Online
 from .fastica import FastICA
 
 
-class Picard(Separation):
+class Picard(Online):
     """Picard: maximum-likelihood ICA that converges, by preconditioned L-BFGS.
 
     ortho=True, extended=True (the default) is Picard-O: FastICA's solutions, found surely.  ortho=False is maximum

@@ -3,6 +3,7 @@ the same to a solver; rows know no mathematics, they are given a function to add
 """
 
 from abc import ABC, abstractmethod
+from itertools import cycle, islice
 
 import numpy as np
 
@@ -63,6 +64,17 @@ class Rows(ABC):
     def each(self, consume, function, *params):
         """consume(function(chunk, *params)) for every chunk, in order, one at a time.  One pass."""
 
+    def fold(self, kind, start, function, *params):
+        """kind(*start), to which function(chunk, *params) of every chunk was added, in order.  One pass.
+
+        For totals too large to have one for each chunk, as `sum` does.  kind: a class whose objects have `add(part)`;
+        `added`, a tuple of arrays that add up over parts; `kept`, a tuple of arrays that do not, but are joined row by
+        row; and `merge(added, kept)` to take in those of another object, one that was given the rows after these.
+        """
+        total = kind(*start)
+        self.each(total.add, function, *params)
+        return total
+
     @abstractmethod
     def take(self, indices):
         """The rows of these numbers, (len(indices), n_features), as chunks hold them."""
@@ -70,6 +82,10 @@ class Rows(ABC):
     @abstractmethod
     def only(self, indices):
         """The rows of these numbers, as Rows that are held in memory."""
+
+    def gathered(self):
+        """All rows, as Rows whose chunks are here: themselves if they are.  For few rows."""
+        return self.only(np.arange(self.n_rows))
 
     @abstractmethod
     def batches(self, size, rng=None):
@@ -82,12 +98,16 @@ class Rows(ABC):
         """n rows drawn at random, as Rows."""
         return next(iter(self.batches(n, rng)))
 
-    @abstractmethod
     def cycled(self, size, rng=None, skip=0):
         """Batches as learning takes them, without end; in random order with rng, which is drawn from at once.
 
-        skip: batches from the beginning that are left out.
+        skip: batches from the beginning that are left out.  The order is scikit-learn's, and the same in every round.
         """
+        order = np.arange(self.n_rows)
+        if rng is not None:
+            rng.shuffle(order)  # draws what shuffling the rows themselves would draw
+        starts = islice(cycle(range(0, self.n_rows, size)), skip, None)
+        return (self.only(order[start : start + size]) for start in starts)
 
     def projected(self, mean, components):
         """Rows (x - mean) @ componentsᵀ: stored when they fit the memory budget, else computed on the way."""
@@ -123,6 +143,9 @@ class ProjectedRows(Rows):
 
     def each(self, consume, function, *params):
         self.rows.each(consume, _on_projection, self.projection, function, *params)
+
+    def fold(self, kind, start, function, *params):
+        return self.rows.fold(kind, start, _on_projection, self.projection, function, *params)
 
     def take(self, indices):
         return project(self.rows.take(indices), self.projection)
@@ -172,10 +195,11 @@ def of_norm_one(chunk):
     return chunk / xp.where(norm > 0, norm, 1)
 
 
-def check_weights(sample_weight, n_rows):
+def check_weights(sample_weight, n_rows, some_row=True):
     """The weights of n_rows rows, float64 (n_rows,), on the host.
 
     sample_weight: array-like, on any device.  ValueError for what is not finite, >= 0, and somewhere above 0.
+    some_row: whether there must be a weight above 0 among them.
     """
     given = to_host(sample_weight)
     if given.dtype.kind not in "biufO":
@@ -189,7 +213,7 @@ def check_weights(sample_weight, n_rows):
         raise ValueError("sample_weight contains NaN, infinity, or numbers whose sum overflows: clean or rescale it.")
     if (weights < 0).any():
         raise ValueError("sample_weight contains negative weights: a row counts 0 times or more.")
-    if not total:
+    if not total and some_row:
         raise ValueError("sample_weight is zero for every row: at least one weight must be above zero.")
     return weights
 
@@ -197,17 +221,26 @@ def check_weights(sample_weight, n_rows):
 def open_rows(X, *, dtype, device, chunk_rows=None, prepare=None, work=None, weights=None):
     """The Rows that hold X.
 
-    X: (n_rows, n_features), an array of any library whose slices are arrays, or a `Source`.  dtype: float32 or float64
-    to work in.  device: a `Device`.  chunk_rows: rows of a chunk; by default what stays in a cache.  prepare: a
-    function of a chunk that gives the chunk to be seen instead, `of_norm_one` say.  work: operations that a pass costs
-    for a row, by default those of ICA.  weights: (n_rows,) as `check_weights` gives them.
+    X: (n_rows, n_features), an array of any library whose slices are arrays, a `Source`, a Dask array, or `Shared`.
+    dtype: float32 or float64 to work in.  device: a `Device`.  chunk_rows: rows of a chunk; by default what stays in a
+    cache.  prepare: a function of a chunk that gives the chunk to be seen instead, `of_norm_one` say.  work: operations
+    that a pass costs for a row, by default those of ICA.  weights: (n_rows,) as `check_weights` gives them.
     """
+    if type(X).__module__.partition(".")[0] == "dask":
+        from .dask import DaskRows
+
+        return DaskRows(X, dtype=dtype, chunk_rows=chunk_rows, prepare=prepare, work=work, weights=weights)
+    from .shared import Shared, SharedRows
+
+    if isinstance(X, Shared):
+        options = {"chunk_rows": chunk_rows, "prepare": prepare, "work": work, "weights": weights}
+        return SharedRows(open_rows(X.local, dtype=dtype, device=device, **options), X.comm)
     from .files import mapped_file
     from .memory import MemoryRows
     from .sources import Source
     from .stream import StreamRows
 
-    if isinstance(X, np.memmap) and X.nbytes > device.budget():  # its pages would count as memory, and push out others
+    if isinstance(X, np.memmap) and not device.fits(X.nbytes):  # its pages would count as memory, and push out others
         X = mapped_file(X) or X
     kind = StreamRows if isinstance(X, Source) else MemoryRows
     return kind(X, dtype=dtype, device=device, chunk_rows=chunk_rows, prepare=prepare, work=work, weights=weights)

@@ -105,6 +105,14 @@ class RecordedRows(Rows):
         return self.rows.xp
 
     @property
+    def weight(self):
+        return self.rows.weight
+
+    @property
+    def n_effective(self):
+        return self.rows.n_effective
+
+    @property
     def n_passes(self):  # type: ignore[override]  # those of the past are passes too
         return self.rows.n_passes + self.told
 
@@ -120,11 +128,17 @@ class RecordedRows(Rows):
     def each(self, consume, function, *params):
         self.rows.each(consume, function, *params)
 
+    def fold(self, kind, start, function, *params):
+        return self.rows.fold(kind, start, function, *params)
+
     def take(self, indices):
         return self.rows.take(indices)
 
     def only(self, indices):
         return self.rows.only(indices)
+
+    def gathered(self):
+        return self.rows.gathered()
 
     def batches(self, size, rng=None):
         yield from self.rows.batches(size, rng)

@@ -54,7 +54,7 @@ class Flat(Source):
         """Fill each (first row, array) from the file."""
         file = os.open(self.path, os.O_RDONLY)
         try:
-            for start, out in parts:
+            for start, out in (part for part in parts if part[1].size):
                 view, place = memoryview(out).cast("B"), self.offset + start * self._row
                 while len(view):  # a read may give less than was asked for
                     done = os.preadv(file, [view], place)
@@ -138,12 +138,12 @@ def _safetensors_header(path):
     return tensors, 8 + length
 
 
-def write_tensors(path, arrays, about):
+def write_tensors(path, arrays, about, brain=False):
     """Write arrays {name: float64, float32, ... array} to a .safetensors file that bears its name once it is whole.
 
-    about: {name: text}, the file's metadata.
+    about: {name: text}, the file's metadata.  brain: whether arrays of uint16 are bits of bfloat16.
     """
-    kinds = {np.dtype(stored): kind for kind, stored in SAFETENSORS.items() if kind != "BF16"}
+    kinds = {np.dtype(stored): kind for kind, stored in SAFETENSORS.items() if kind != ("U16" if brain else "BF16")}
     header, place = {"__metadata__": about}, 0
     arrays = {name: np.ascontiguousarray(to_host(array)) for name, array in arrays.items()}
     for name, array in arrays.items():
@@ -156,7 +156,7 @@ def write_tensors(path, arrays, about):
     with open(partial, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for array in arrays.values():
-            file.write(array.tobytes())
+            file.write(array)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
@@ -254,12 +254,14 @@ def spool(chunks, directory):
     if any(directory.glob("*.npy")):
         raise FileExistsError(f"{directory} holds .npy files already: spool to an empty directory, or use shards().")
     paths: list[Path] = []
-    file, rows = None, 0
+    file, rows, like = None, 0, None
     try:
         for part in chunks:
             part = to_host(part) if not hasattr(part, "detach") else _from_torch(part)
+            kind = check_shape(part.shape, "a chunk")[1], part.dtype
+            if kind != (like := like or kind):
+                raise ValueError("a chunk of {} {} after chunks of {} {}: all must be alike.".format(*kind, *like))
             if file is None:
-                check_shape(part.shape, "a chunk")
                 paths.append(directory / f"rows-{len(paths):05d}.npy")
                 file, rows = NpyFile(paths[-1], part.shape[1], part.dtype), 0
             file.write(part)

@@ -11,7 +11,6 @@ from . import Rows, project
 
 CACHED = 1 << 18  # numbers of a host chunk: 1 MB in float32, so that a chunk and what is made of it share a core's L2
 WORTH_THREADS = 5e7  # work of a pass, about a millisecond, below which starting threads (0.1 ms) gains nothing
-ALWAYS_STORED = 1 << 26  # bytes that are stored without asking how much memory is free (0.1 ms)
 BATCH_CHUNK = 128  # rows of a chunk of a batch, which is small: several threads shall have some
 RESIDENT = 1 << 26  # numbers of a device chunk at most
 LAUNCHES = 4e9  # work of a device chunk that takes as long as the launches for it: 0.3 ms, at 50 TFLOP/s
@@ -70,12 +69,8 @@ class MemoryRows(Rows):
             weights=None if self.weights is None else _at(self.weights, np.asarray(indices)),
         )
 
-    def cycled(self, size, rng=None, skip=0):
-        order = np.arange(self.n_rows)
-        if rng is not None:
-            rng.shuffle(order)  # draws what shuffling the rows themselves would draw, as scikit-learn does
-        starts = itertools.cycle(range(0, self.n_rows, size))
-        return (self.only(order[a : a + size]) for a in itertools.islice(starts, skip, None))
+    def gathered(self):
+        return self
 
     def map(self, function, *params, out=None):
         self.n_passes += 1
@@ -122,8 +117,7 @@ class MemoryRows(Rows):
             )
 
     def onto(self, ready):
-        size = self.n_rows * len(ready[1]) * self.dtype.itemsize
-        if size > ALWAYS_STORED and size > self.device.budget():
+        if not self.device.fits(self.n_rows * len(ready[1]) * self.dtype.itemsize):
             return super().onto(ready)
         stored = self.map(project, ready)
         rows = MemoryRows(stored, device=self.device, weights=self.weights)
@@ -154,6 +148,7 @@ class MemoryRows(Rows):
                     self._take_smaller_pieces(min(self.piece_rows, len(chunk)), error)
                     continue
                 consume(i * self.chunk_rows + row, part)
+                del part  # before the next needs room
                 row += self.piece_rows
 
         self._each_chunk(work)
@@ -275,8 +270,7 @@ class Totals:
 
     def add(self, parts):
         if self.sums is None:
-            # contributions are made anew for every chunk, so that one in float64 may serve as the total
-            self.sums = tuple(part.astype(np.float64, copy=False) for part in parts)
+            self.sums = tuple(part.astype(np.float64) for part in parts)
         else:
             for total, part in zip(self.sums, parts, strict=True):
                 total += part

@@ -40,7 +40,7 @@ class NpyFile:
                 f"{part.shape[1:]} and {part.dtype}."
             )
         try:
-            self.file.write(memoryview(np.ascontiguousarray(part)).cast("B"))
+            self.file.write(np.ascontiguousarray(part))
         except OSError as error:
             raise self._told(error) from error
         self.n_rows += len(part)
@@ -113,7 +113,7 @@ class Codes:
         self.paths.append(path)
         partial = path.with_suffix(".partial.npz")
         try:
-            save_npz(partial, as_csr(self._parts, self.n_atoms), compressed=False)
+            save_npz(partial, as_csr(self._parts, self.n_atoms, None), compressed=False)
         except OSError as error:
             partial.unlink(missing_ok=True)
             raise OSError(error.errno, f"{path} could not be written ({error.strerror})") from error
@@ -121,8 +121,10 @@ class Codes:
         self._parts, self._size = [], 0
 
 
-def as_csr(parts, n_atoms):
-    """csr_array (n, n_atoms) of parts (non-zeros a row, columns, values)."""
+def as_csr(parts, n_atoms, dtype):
+    """csr_array (n, n_atoms) of this dtype, of parts (non-zeros a row, columns, values)."""
+    if not parts:  # a rank without rows
+        return csr_array((0, n_atoms), dtype=dtype)
     counts, indices, values = (np.concatenate(columns) for columns in zip(*parts, strict=True))
     return csr_array((values, indices, np.concatenate([[0], np.cumsum(counts)])), shape=(len(counts), n_atoms))
 

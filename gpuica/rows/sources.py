@@ -11,7 +11,8 @@ import numpy as np
 
 from ..device import array_device, to_host
 
-RUN = 1 << 15  # bytes of neighbouring rows that are drawn together: one page fault or seek for each row would be waste
+RUN = 1 << 15  # bytes of neighbouring rows that are drawn together: a seek for each row would be waste,
+RUN_ROWS = 16  # and so many rows: neighbours are alike, so a sample of n rows is worth less than n
 
 
 class Source(ABC):
@@ -102,7 +103,7 @@ class Source(ABC):
     @property
     def run_rows(self):
         """Rows of a run."""
-        return max(1, min(RUN // (self.shape[1] * self.stored.itemsize), self.shape[0] // 64))
+        return max(1, min(RUN_ROWS, RUN // (self.shape[1] * self.stored.itemsize), self.shape[0] // 64))
 
 
 class Array(Source):

@@ -32,6 +32,9 @@ class StreamRows(MemoryRows):
         self.kept: dict = {}  # blocks that need not be read again, as stored, on the device
         self.room = device.budget() // 2 if source.slow or device != CPU else 0  # bytes to keep blocks in
 
+    def each(self, consume, function, *params):
+        super().each(consume, _on_a_copy, function, *params)
+
     def take(self, indices):
         return self._prepared(self.array.rows(indices))
 
@@ -41,7 +44,7 @@ class StreamRows(MemoryRows):
     def sample(self, n, rng):
         """Drawn in short runs from everywhere; in memory if it fits the budget, else read in each pass."""
         indices = self.array.some(n, rng)
-        if len(indices) * self.n_features * self.dtype.itemsize <= self.device.budget():
+        if self.device.fits(len(indices) * self.n_features * self.dtype.itemsize):
             return self._in_memory(self.array.at(indices), indices)
         return StreamRows(
             Selection(self.array, indices),
@@ -129,6 +132,11 @@ class StreamRows(MemoryRows):
             else:
                 for i in range(n_chunks):
                     take(i)
+
+
+def _on_a_copy(chunk, function, *params):
+    """function(chunk, *params), whose result may hold on to the chunk when its buffer is read into again."""
+    return function(chunk.copy(), *params)
 
 
 def _one_ahead(items):

@@ -19,7 +19,7 @@ class Column(Source):
         self.shape, self.stored = (n_rows, first.shape[1]), check_dtype(first.dtype, f"column {name!r}")
 
     def read(self, start, stop, buffer=None):
-        return self._matrix(start, stop)
+        return self._matrix(start, stop) if stop > start else np.empty((0, self.shape[1]), self.stored)
 
     def where(self, row):
         return f"row {row} of column {self.name!r}"

@@ -80,14 +80,17 @@ def by_svd(oracle, *, eps):
 
 def by_eigh(oracle, *, eps):
     """Principal directions by one eigendecomposition of the covariance: cheaper, blind below 1e-8 of the largest."""
-    xp = oracle.xp
     if oracle.n_rows < oracle.n_features:
         return _few_rows(oracle, eps)
-    mean, covariance = oracle.moments()
+    return of_covariance(*oracle.moments(), eps=eps, xp=oracle.xp)
+
+
+def of_covariance(mean, covariance, *, eps, xp=np):
+    """The spectrum of a mean (d,) and covariance (d, d), by one eigendecomposition."""
     eigenvalues, vectors = xp.linalg.eigh(covariance)
     deviations = xp.sqrt(xp.maximum(eigenvalues[::-1], 0))
     rms = xp.sqrt(mean**2 + xp.diagonal(covariance))
-    blind = float(deviations[0]) * (oracle.n_features * DOUBLE) ** 0.5
+    blind = float(deviations[0]) * (len(mean) * DOUBLE) ** 0.5
     return _spectrum(xp, mean, vectors[:, ::-1], deviations, rms, eps, blind)
 
 

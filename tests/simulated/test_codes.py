@@ -43,5 +43,6 @@ def test_no_codes_at_all(rng):
     X, D, C = data(3, 2, 4, np.float32, rng)
     A, B = np.zeros((4, 4)), np.zeros((4, 2))
     squares = codes.add_moments(X, D, *codes.compress(0 * C, threads=4), A, B, threads=3, walkers=2)
-    assert not A.any() and not B.any()
+    assert not A.any()
+    assert not B.any()
     np.testing.assert_allclose(squares, (X.astype(float) ** 2).sum(axis=1), rtol=1e-12)

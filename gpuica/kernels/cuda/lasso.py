@@ -152,7 +152,9 @@ def _rounds(X, D, G, C, R, live, state, levels, acts, codes, coder, threads):
         if room == ROOM:
             launch(_solve, len(live), threads, *arrays, *settings, FLOOR[size])
         else:
-            launch(_solve_in_memory, len(live), threads, *arrays, *settings, FLOOR[size], *_workspace(len(live), room, xp))
+            launch(
+                _solve_in_memory, len(live), threads, *arrays, *settings, FLOOR[size], *_workspace(len(live), room, xp)
+            )
         live = live[state[live, 3] == GOING]
     ends = state[began, 3]
     unfinished = int((ends == UNFINISHED).sum())

@@ -157,7 +157,9 @@ def _improve(D, n, alpha, positive, bar, floor, most, r, M, G, lists, wide, ids,
                         full = True
                         break
                     sign = 1.0 if h[k] > 0 else -1.0
-                    m = _enter(D, k, sign, alone and alpha > 0, floor, now, most, r, M, G, lists, wide, ids, act, tree, m)
+                    m = _enter(
+                        D, k, sign, alone and alpha > 0, floor, now, most, r, M, G, lists, wide, ids, act, tree, m
+                    )
                     entered += 1
         m = settle(M, act, lists, m, alpha, positive or alpha > 0)
         changed = m != before

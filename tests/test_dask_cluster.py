@@ -1,0 +1,139 @@
+"""A Dask array on the workers of a cluster: 1, 2 and 4 of them, and one that is killed in the middle of a pass."""
+
+import os
+import signal
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning
+from gpuica.contrasts import LogCosh
+
+from .problems import mixture
+
+da = pytest.importorskip("dask.array", reason="needs Dask: pip install 'gpuica[dask]'")
+distributed = pytest.importorskip("distributed", reason="needs Dask: pip install 'gpuica[dask]'")
+rows_dask = pytest.importorskip("gpuica.rows.dask")
+pytestmark = pytest.mark.dask
+
+X0, _ = mixture(5000, 6)
+SIZES = (900, 0, 1, 1500, 700, 1899, 0)
+ESTIMATORS = {
+    "FastICA": lambda: FastICA(random_state=0, tol=1e-6),
+    "DictionaryLearning": lambda: DictionaryLearning(
+        12, alpha=9, max_iter=3, fit_algorithm="cd", init="data", dead_atoms="worst", random_state=0
+    ),
+    "MiniBatch": lambda: MiniBatchDictionaryLearning(
+        8, alpha=2, max_iter=1, fit_algorithm="cd", batch_size=1024, random_state=0
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def small_groups(monkeypatch):
+    monkeypatch.setattr(rows_dask, "GROUP", 1000 * 6 * 8)
+    monkeypatch.setattr(rows_dask, "FAN_IN", 2)
+
+
+def client_of(n_workers, **options):
+    return distributed.Client(
+        n_workers=n_workers, threads_per_worker=1, dashboard_address=":0", memory_limit="1GiB", **options
+    )
+
+
+@pytest.fixture(scope="module", params=[1, 2, 4])
+def client(request):
+    with client_of(request.param, processes=False) as client:
+        yield client
+
+
+def spread(X):
+    return da.from_array(X, chunks=(SIZES, 3))
+
+
+seen: dict = {}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_the_number_of_workers_changes_nothing(client, name, dtype):
+    X = X0.astype(dtype)
+    expected = ESTIMATORS[name]().fit(X).components_
+    found, again = (ESTIMATORS[name]().fit(spread(X).persist()).components_ for _ in range(2))
+    np.testing.assert_array_equal(found, again)
+    np.testing.assert_array_equal(found, seen.setdefault((name, dtype), found))  # by other numbers of workers
+    tolerance = 1e-10 if dtype == np.float64 else 1e-6
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * abs(expected).max())
+
+
+def test_whitened_rows_stay_with_the_workers_if_they_fit(client, monkeypatch):
+    assert rows_dask._client() is client
+    assert rows_dask._fits(1 << 20)
+    assert not rows_dask._fits(1 << 32)  # workers of 1 GiB each
+    rows = rows_dask.DaskRows(spread(X0), dtype=X0.dtype)
+    stored = rows.projected(X0.mean(0), np.eye(6))
+    distributed.wait(stored.array)
+    held = client.who_has(stored.array)
+    assert len(held) == stored.array.npartitions
+    assert all(held.values())
+
+
+def test_large_parameters_go_to_every_worker_first(client, monkeypatch):
+    expected = FastICA(random_state=0).fit(spread(X0))
+    sent = []
+    scatter = client.scatter
+    monkeypatch.setattr(rows_dask, "IN_GRAPH", 100)
+    monkeypatch.setattr(client, "scatter", lambda *args, **options: sent.append(options) or scatter(*args, **options))
+    ours = FastICA(random_state=0).fit(spread(X0))
+    assert len(sent) >= ours.n_iter_
+    assert all(options["broadcast"] for options in sent)
+    np.testing.assert_array_equal(ours.components_, expected.components_)
+    np.testing.assert_allclose(ours.transform(spread(X0)).compute(), expected.transform(X0), atol=1e-12)
+
+
+@dataclass(frozen=True)
+class Deadly(LogCosh):
+    """LogCosh, at which the worker that first finds the file kills itself."""
+
+    file: str = ""
+
+    at_point = None  # in array code, where it can be told
+
+    def at(self, u, xp=np):
+        try:
+            os.remove(self.file)
+        except FileNotFoundError:
+            return super().at(u, xp)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+del Deadly.at_point  # the kernels shall not find one
+
+
+def test_a_worker_that_is_killed_in_the_middle_of_a_pass_changes_nothing(tmp_path, monkeypatch):
+    file = tmp_path / "now"
+    expected = FastICA(random_state=0, tol=1e-6).fit(spread(X0))
+    n_sums = 0
+    original = rows_dask.DaskRows.sum
+
+    def armed(self, contribution, *params):
+        nonlocal n_sums
+        n_sums += 1
+        if n_sums == 4:  # moments come first: this is the third iteration
+            file.touch()
+        return original(self, contribution, *params)
+
+    with client_of(2, processes=True) as client:
+        X = spread(X0).persist()
+        distributed.wait(X)
+        before = set(client.run(os.getpid).values())
+        monkeypatch.setattr(rows_dask.DaskRows, "sum", armed)
+        ours = FastICA(random_state=0, tol=1e-6, fun=Deadly(file=str(file))).fit(X)
+        client.wait_for_workers(2)
+        after = set(client.run(os.getpid).values())
+    assert not file.exists()
+    assert len(before & after) == 1, "one worker was killed, and another came in its place"
+    assert ours.n_iter_ == expected.n_iter_ > 3
+    np.testing.assert_array_equal(ours.components_, expected.components_)

@@ -1,0 +1,189 @@
+"""What only a GPU can show: compiled kernels, streams, memory, torch.  Run by `make test-gpu`; every input is fresh."""
+
+import logging
+import os
+import pickle
+import subprocess
+import sys
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from gpuica import FastICA, Picard, device, kernels
+from gpuica.contrasts import CONTRASTS, LogCosh, as_contrast
+from gpuica.device import Device
+from gpuica.oracle import ContrastOracle
+from gpuica.rows import open_rows
+from gpuica.solvers.fixed_point import _steps
+from gpuica.solvers.polar import orthonormal, polar
+
+from .problems import amari, mixture, white
+
+pytestmark = pytest.mark.gpu
+CUDA = Device("cuda", 0)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng()
+
+
+@pytest.fixture
+def cp():
+    return pytest.importorskip("cupy")
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("fun", CONTRASTS)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (1001, 3), (100_003, 64), (777, 300), (4096, 512), (33, 5000)])
+def test_a_sweep_is_the_formula_and_gives_the_same_bits_twice(cp, shape, fun, dtype, weighted, rng):
+    contrast = as_contrast(fun)
+    Y = rng.normal(size=shape).astype(dtype)
+    w = rng.integers(0, 4, size=len(Y)).astype(dtype) if weighted else None
+    there = None if w is None else cp.asarray(w)
+    assert kernels.on_cuda(cp.asarray(Y)), device.why_no_kernels()
+    times, u = np.ones(len(Y)) if w is None else w.astype(float), Y.astype(float)
+    g, slope = contrast.at(u)
+    expected = times @ contrast.loss(u), times @ slope, times @ (g * g)
+    answers = []
+    for _ in range(2):
+        swept = cp.asarray(Y)
+        answers.append([part.get() for part in (*kernels.score_and_loss(swept, contrast, there), swept)])
+    for first, again in zip(*answers, strict=True):
+        np.testing.assert_array_equal(first, again)
+    *totals, swept = answers[0]
+    eps = np.finfo(dtype).eps
+    np.testing.assert_allclose(swept, times[:, None] * g, rtol=8 * eps, atol=8 * eps * max(1, times.max()))
+    for found, exact in zip(totals, expected, strict=True):
+        np.testing.assert_allclose(found, exact, rtol=1e-5 if dtype == np.float32 else 1e-12, atol=eps * len(Y))
+    alone = cp.asarray(Y)
+    for found, together in zip(kernels.score(alone, contrast, there), totals[1:], strict=True):
+        np.testing.assert_allclose(found.get(), together, rtol=1e-6, atol=eps * len(Y))
+
+
+def test_a_sweep_is_no_worse_than_plain_float32(cp, rng):
+    Y = rng.normal(size=(50_000, 64)).astype(np.float32)
+    exact = (1 - np.tanh(Y.astype(float)) ** 2).sum(0)
+    t = np.tanh(Y)
+    plain = np.abs((1 - t * t).sum(0) - exact).max()
+    assert np.abs(kernels.score(cp.asarray(Y), LogCosh())[0].get() - exact).max() <= 2 * plain
+
+
+def test_a_sweep_of_nan_and_of_what_is_far_out(cp):
+    Y = cp.asarray(np.array([[np.nan, 0.0, 1e-30, -100.0, 3e38, np.inf]], dtype=np.float32))
+    slope, _ = kernels.score(Y, LogCosh())
+    np.testing.assert_array_equal(Y.get()[0], np.array([np.nan, 0, 1e-30, -1, 1, 1], dtype=np.float32))
+    np.testing.assert_array_equal(slope.get(), [np.nan, 1, 1, 0, 0, 0])
+
+
+def test_iterations_do_not_wait(cp, rng):
+    import cupyx
+
+    oracle = ContrastOracle(open_rows(cp.asarray(white(3000, 6)), dtype=np.dtype(float), device=CUDA), LogCosh())
+    W = orthonormal(cp.asarray(rng.normal(size=(6, 6))), cp)
+    warm = list(islice(_steps(oracle, W, 0, 1e-4), 2))  # compiles, and makes the handles of the libraries
+    with cupyx.allow_synchronize(False):
+        steps = list(islice(_steps(oracle, W, 0, 1e-4), 4))
+    np.testing.assert_array_equal(steps[1].new.get(), warm[1].new.get())
+
+
+@pytest.mark.parametrize("k", [1, 3, 64, 300])
+def test_products_find_the_nearest_orthogonal_matrix(cp, k, rng):
+    M = cp.asarray(np.geomspace(1e-3, 1, k)[:, None] * orthonormal(rng.normal(size=(k, k))) + 1e-5)
+    W, defect = polar(M, cp)
+    np.testing.assert_allclose(W.get(), orthonormal(M.get()), atol=1e-8)
+    assert float(defect) < 1e-12
+
+
+@pytest.mark.parametrize("learner", [FastICA, Picard])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_fits_find_the_sources_of_large_data(cp, learner, dtype):
+    X, A = mixture(300_000, 16, dtype=dtype)
+    fits = [learner(random_state=0).fit(cp.asarray(X)), learner(random_state=0, device="cuda").fit(X)]
+    for fit in fits:
+        assert fit.device_ == "cuda:0"
+        assert amari(fit.components_ @ A) < 0.01
+    np.testing.assert_array_equal(fits[0].components_, learner(random_state=0).fit(cp.asarray(X)).components_)
+
+
+def test_on_a_stream_of_the_caller(cp):
+    X = mixture(200_000, 8)[0]
+    there = cp.asarray(X)
+    cp.cuda.Device().synchronize()
+    expected = FastICA(random_state=0).fit(there).components_
+    with cp.cuda.Stream(non_blocking=True):
+        np.testing.assert_array_equal(FastICA(random_state=0).fit(there).components_, expected)
+        np.testing.assert_allclose(FastICA(random_state=0, n_init=2).fit(there).converged_, True)
+
+
+def test_without_compiled_kernels(cp, monkeypatch, caplog):
+    X = cp.asarray(mixture(50_000, 8)[0])
+    expected = FastICA(random_state=0).fit(X).components_
+    monkeypatch.setattr(kernels, "why_no_kernels", lambda: "there is no compiler.")
+    device.say_once.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="gpuica"):
+        found = FastICA(random_state=0).fit(X).components_
+    np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
+    assert "without compiled kernels: there is no compiler." in caplog.text
+
+
+def test_little_memory_takes_smaller_pieces(cp, caplog):
+    X = mixture(400_000, 32, dtype=np.float32)[0]
+    expected = FastICA(random_state=0, device="cuda", max_iter=500).fit(X).components_
+    pool = cp.get_default_memory_pool()
+    pool.free_all_blocks()
+    device.say_once.cache_clear()
+    pool.set_limit(size=pool.used_bytes() + int(2.8 * X.nbytes))
+    try:
+        with caplog.at_level(logging.WARNING, logger="gpuica"):
+            found = FastICA(random_state=0, device="cuda", max_iter=500).fit(X).components_
+    finally:
+        pool.set_limit(size=0)
+    np.testing.assert_allclose(found, expected, atol=1e-2 * np.abs(expected).max())
+
+
+def test_a_pickle_is_read_where_there_is_no_gpu(cp, tmp_path):
+    X = mixture(2000, 4)[0]
+    fit = FastICA(random_state=0).fit(cp.asarray(X))
+    (tmp_path / "fit").write_bytes(pickle.dumps(fit))
+    np.save(tmp_path / "X.npy", X)
+    script = (
+        f"import pickle, numpy as np; X = np.load(r'{tmp_path / 'X.npy'}'); "
+        f"print(repr(float(abs(pickle.load(open(r'{tmp_path / 'fit'}', 'rb')).transform(X)).sum())))"
+    )
+    alone = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    ran = subprocess.run([sys.executable, "-c", script], env=alone, capture_output=True, text=True, check=True)
+    np.testing.assert_allclose(float(ran.stdout), np.abs(fit.transform(X)).sum(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+def test_torch_in_torch_out(cp, dtype):
+    torch = pytest.importorskip("torch")
+    X = torch.from_numpy(mixture(20_000, 4)[0]).to("cuda", getattr(torch, dtype)).requires_grad_()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        moved = X * 1.0  # still under way when the fit begins
+        fit = FastICA(random_state=0)
+        S = fit.fit_transform(moved)
+        assert S.is_cuda
+        assert fit.device_ == "cuda:0"
+        centered = X.detach().double().cpu().numpy() - fit.mean_
+        error = np.abs(S.double().cpu().numpy() - centered @ fit.components_.T).max()
+    assert error < (1e-6 if dtype == "float64" else 2e-2)
+
+
+def test_the_second_device(cp):
+    if cp.cuda.runtime.getDeviceCount() < 2:
+        pytest.skip("needs two GPUs")
+    X, w = mixture(5000, 4)[0], np.ones(5000)
+    expected = FastICA(random_state=0).fit(cp.asarray(X)).components_
+    with cp.cuda.Device(1):
+        there, weights = cp.asarray(X), cp.asarray(w)
+    fit = FastICA(random_state=0).fit(there)
+    assert fit.device_ == "cuda:1"
+    np.testing.assert_allclose(fit.components_, expected, atol=1e-9)
+    fit = FastICA(random_state=0, device="cuda:0").fit(there, sample_weight=weights)
+    assert fit.device_ == "cuda:0"
+    np.testing.assert_allclose(fit.components_, expected, atol=1e-9)

@@ -1,0 +1,256 @@
+"""Rows that several processes share give every one of them the answer of one process with all rows."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import gpuica
+from gpuica import FastICA, Picard, SparseCoder, shared
+from gpuica.comm import TorchComm, loopback
+from gpuica.device import CPU
+from gpuica.rows import open_rows
+from gpuica.rows.shared import Shared
+from gpuica.solvers import growth
+
+from .ranks import ENDS, ESTIMATORS, X0, fit_some, on_ranks, rows_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def expect_one_answer(answers, expected, dtype=np.float64):
+    """All the same bits, and the expected ones but for rounding: 1e-10 in float64, 1e-6 in float32, of the largest."""
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+        np.testing.assert_array_equal(answer, answers[0])
+    tolerance = 1e-10 if dtype == np.float64 else 1e-6
+    np.testing.assert_allclose(answers[0], expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("size", ENDS)
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_estimator_gives_the_answer_of_one_process(name, size, dtype):
+    if name == "deflation" and dtype == np.float32:
+        pytest.skip("one process, with the rows in other chunks, differs by 3e-6 too")
+    X = X0.astype(dtype)
+    expected = ESTIMATORS[name]().fit(X)
+    if name in ("worst", "resample"):
+        assert expected.n_replaced_
+    fitted = on_ranks(size, lambda comm: ESTIMATORS[name]().fit(shared(X[rows_of(comm)], comm)))
+    expect_one_answer([one.components_ for one in fitted], expected.components_, dtype)
+    if hasattr(expected, "n_passes_"):
+        assert {one.n_passes_ for one in fitted} == {expected.n_passes_}
+
+
+BY = [
+    pytest.param("torch", 2, marks=pytest.mark.torch),
+    pytest.param("torch", 3, marks=pytest.mark.torch),
+    pytest.param("mpi", 2, marks=pytest.mark.mpi),
+]
+
+
+def run_processes(kind, size, file):
+    """The completed processes of `python -m tests.ranks`."""
+    script = [sys.executable, "-m", "tests.ranks", kind, file]
+    here = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    if kind == "mpi":
+        allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+        oversubscribe = {
+            "OMPI_MCA_rmaps_base_oversubscribe": "1",
+            "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+        }
+        here |= {**allowed, **oversubscribe}
+        return [subprocess.run(["mpirun", "-n", str(size), *script], env=here, timeout=100, **pipes)]
+    ranks = [{**here, "RANK": str(rank), "WORLD_SIZE": str(size)} for rank in range(size)]
+    running = [subprocess.Popen(script, env=env, **pipes) for env in ranks]
+    ended = [process.communicate(timeout=100) for process in running]
+    return [
+        subprocess.CompletedProcess(script, process.returncode, *said)
+        for process, said in zip(running, ended, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("kind", "size"), BY)
+def test_processes(kind, size, tmp_path):
+    file = str(tmp_path / "rank{}.npz")
+    for result in run_processes(kind, size, file):
+        assert result.returncode == 0, result.stderr
+    answers = [np.load(file.format(rank)) for rank in range(size)]
+    for name, expected in on_ranks(1, fit_some)[0].items():
+        expect_one_answer([answer[name] for answer in answers], expected)
+
+
+@pytest.mark.torch
+def test_a_process_that_dies_is_an_error_for_the_others(tmp_path):
+    living, dead = run_processes("dying", 2, str(tmp_path / "rank{}.npz"))
+    assert dead.returncode == 1
+    assert living.returncode == 1
+    assert "RuntimeError" in living.stderr
+
+
+def test_results_are_of_this_ranks_rows():
+    expected = FastICA(random_state=0, tol=1e-6)
+    S = expected.fit_transform(X0)
+    D = X0[:9] / np.linalg.norm(X0[:9], axis=1, keepdims=True)
+    C = SparseCoder(D).transform(X0)
+
+    def work(comm):
+        X, mine = shared(X0[rows_of(comm)], comm), rows_of(comm)
+        ica = FastICA(random_state=0, tol=1e-6)
+        np.testing.assert_allclose(ica.fit_transform(X), S[mine], atol=1e-8)
+        np.testing.assert_allclose(ica.transform(X), S[mine], atol=1e-8)
+        np.testing.assert_allclose(
+            ica.transform(X0[mine][:1000]) if len(X0[mine]) else S[mine], S[mine][:1000], atol=1e-8
+        )
+        np.testing.assert_allclose(ica.inverse_transform(shared(S[mine], comm)), X0[mine], atol=1e-6)
+        np.testing.assert_allclose(SparseCoder(D).transform(X), C[mine], atol=1e-12)
+        np.testing.assert_allclose(SparseCoder(D, sparse_output=True).transform(X).toarray(), C[mine], atol=1e-12)
+        return np.zeros(1)
+
+    expect_one_answer(on_ranks(3, work), np.zeros(1))
+
+
+def test_weights():
+    w = np.arange(5000.0) % 3
+    expected = FastICA(random_state=0, tol=1e-6).fit(X0, sample_weight=w)
+
+    def fit(comm, scale=1.0):
+        mine = rows_of(comm)
+        weights = w[mine] * scale
+        if comm.rank == 0:
+            weights = np.zeros(len(weights))
+        return FastICA(random_state=0, tol=1e-6).fit(shared(X0[mine], comm), sample_weight=weights)
+
+    w[: ENDS[2][1]] = 0  # a rank whose rows do not count
+    expected = FastICA(random_state=0, tol=1e-6).fit(X0, sample_weight=w)
+    fitted = on_ranks(2, fit)
+    expect_one_answer([ica.components_ for ica in fitted], expected.components_)
+    expect_one_answer([ica.whitening_ for ica in fitted], expected.whitening_)
+    for error in on_ranks(2, lambda comm: fit(comm, 0.0)):
+        assert "sample_weight is zero for every row" in str(error)
+    for error in on_ranks(2, lambda comm: FastICA().fit(shared(X0[:9], comm), sample_weight=[None, w[:9]][comm.rank])):
+        assert "on every rank or on none" in str(error)
+
+
+def test_growing_samples_are_of_all_ranks(monkeypatch):
+    monkeypatch.setattr(growth, "first_sample", lambda k: 700)
+    expected = Picard(random_state=0, growth=2, tol=1e-8).fit(X0)
+    fitted = on_ranks(3, lambda comm: Picard(random_state=0, growth=2, tol=1e-8).fit(shared(X0[rows_of(comm)], comm)))
+    expect_one_answer([ica.components_ for ica in fitted], expected.components_)
+    assert {ica.n_passes_ for ica in fitted} == {expected.n_passes_}
+    assert expected.n_passes_ % 1
+
+
+@pytest.mark.filterwarnings("ignore:There are some small singular values")
+def test_fewer_rows_than_features():
+    X = np.hstack([f(X0[:39]) for f in (np.array, np.square, np.sin, np.cos, np.abs, np.tanh, np.sinc)])
+    w = 1 + np.arange(39.0) % 2
+    expected = FastICA(3, random_state=0, whiten_solver="eigh", max_iter=500).fit(X, sample_weight=w)
+    fitted = on_ranks(
+        3,
+        lambda comm: FastICA(3, random_state=0, whiten_solver="eigh", max_iter=500).fit(
+            shared(X[13 * comm.rank : 13 * comm.rank + 13], comm), sample_weight=w[13 * comm.rank : 13 * comm.rank + 13]
+        ),
+    )
+    expect_one_answer([ica.components_ for ica in fitted], expected.components_)
+
+
+@pytest.mark.parametrize("random_state", [None, "a RandomState that differs"])
+def test_all_ranks_start_where_rank_0_starts(random_state):
+    def fit(comm):
+        rng = np.random.RandomState(comm.rank) if random_state else None
+        return FastICA(random_state=rng, tol=1e-6).fit(shared(X0[rows_of(comm)], comm)).components_
+
+    answers = on_ranks(3, fit)
+    start = FastICA(random_state=np.random.RandomState(0), tol=1e-6).fit(X0).components_
+    expect_one_answer(answers, start if random_state else answers[0])
+
+
+def test_rows_by_the_numbers_of_all_ranks():
+    indices = np.random.default_rng(0).integers(0, 5000, size=50)
+
+    def rows(comm):
+        return open_rows(Shared(X0[rows_of(comm)], comm), dtype=X0.dtype, device=CPU)
+
+    for size in ENDS:
+        expect_one_answer(on_ranks(size, lambda comm: rows(comm).take(indices)), X0[indices])
+        gathered = on_ranks(size, lambda comm: rows(comm).only(np.sort(indices)).gathered().map(np.array))
+        expect_one_answer(gathered, X0[np.sort(indices)])
+
+
+def test_an_error_of_one_rank_is_an_error_of_all():
+    def failing(x):
+        if threading_name() == "rank 1":
+            raise ValueError("mine alone")
+        return x**3, (3 * x**2).mean(axis=-1)
+
+    def fit(comm):
+        name_thread(f"rank {comm.rank}")
+        return FastICA(fun=failing, random_state=0).fit(shared(X0[rows_of(comm)], comm))
+
+    first, second = on_ranks(2, fit)
+    assert str(second) == "mine alone"
+    assert "rank 1 of 2 stopped with an error, so rank 0 stops too" in str(first)
+
+
+def test_rows_that_one_rank_refuses_stop_all():
+    bad = X0.copy()
+    bad[4000] = np.nan
+    codes = on_ranks(2, lambda comm: SparseCoder(X0[:4]).transform(shared(bad[rows_of(comm)], comm)))
+    assert "rank 1 of 2 stopped" in str(codes[0])
+    assert "contains NaN" in str(codes[1])
+    for error in on_ranks(2, lambda comm: FastICA().fit(shared(bad[rows_of(comm)], comm))):  # seen in the totals
+        assert "NaN" in str(error)
+    for error in on_ranks(2, lambda comm: FastICA().fit(shared(X0[:, : 3 + comm.rank], comm))):
+        assert "all ranks must have rows of the same kind, but they have [3 4] features" in str(error)
+    for error in on_ranks(2, lambda comm: FastICA().fit(shared(X0.astype(f"f{4 + 4 * comm.rank}"), comm))):
+        assert "they have [4 8] bytes a number" in str(error)
+    for error in on_ranks(2, lambda comm: FastICA().fit(shared(X0[:0], comm))):
+        assert "0 sample(s) on all ranks together" in str(error)
+
+
+def test_a_rank_that_does_not_come_is_an_error_for_the_others():
+    waiting, gone = on_ranks(2, lambda comm: None if comm.rank else FastICA().fit(shared(X0, comm)), timeout=0.2)
+    assert gone is None
+    assert "rank 0 of 2 waited in vain" in str(waiting)
+
+
+def test_totals_of_the_loopback():
+    arrays = [np.arange(6).reshape(2, 3), np.float32(0.5), np.zeros((0, 4))]
+    for sums in on_ranks(3, lambda comm: comm.allreduce([(comm.rank + 1) * array for array in arrays])):
+        for total, array in zip(sums, arrays, strict=True):
+            np.testing.assert_array_equal(total, 6.0 * array)
+            assert total.dtype == np.float64
+
+
+@pytest.mark.torch
+def test_torch_without_a_group():
+    pytest.importorskip("torch")
+    with pytest.raises(RuntimeError, match=r"torch\.distributed\.init_process_group"):
+        TorchComm()
+
+
+def test_torch_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(ImportError, match="TorchComm needs torch: pip install torch"):
+        TorchComm()
+
+
+def test_a_dask_array_is_spread_already():
+    da = pytest.importorskip("dask.array", reason="needs Dask: pip install 'gpuica[dask]'")
+    with pytest.raises(TypeError, match=r"fit it without gpuica\.shared"):
+        gpuica.FastICA().fit(shared(da.ones((10, 2)), loopback(1)[0]))
+
+
+def name_thread(name):
+    threading.current_thread().name = name
+
+
+def threading_name():
+    return threading.current_thread().name

@@ -1,0 +1,500 @@
+"""Rows that are read while they are worked on: the answers of rows in memory, whatever they are read from."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.exceptions import ConvergenceWarning
+
+from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, SparseCoder, shards, spool
+from gpuica.device import CPU, memory_size
+from gpuica.estimators._shell import as_source
+from gpuica.rows import open_rows, stream
+from gpuica.rows.files import write_tensors
+from gpuica.rows.sources import Chunks, Parts, Selection
+from gpuica.rows.stream import StreamRows
+
+from .conftest import Again
+from .problems import amari, mixture
+
+
+@pytest.fixture
+def X():
+    return mixture(3000, 4, dtype=np.float32)[0]
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(stream, "BLOCK", 1 << 12)
+    monkeypatch.setattr(stream, "WINDOW", 1 << 13)
+
+
+def brain(X):
+    """X rounded to bfloat16, as float32 and as bits."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    rounded = X.astype(ml_dtypes.bfloat16)
+    return rounded.astype(np.float32), rounded.view(np.uint16)
+
+
+def as_npy(X, folder):
+    np.save(folder / "all.npy", X)
+    return folder / "all.npy"
+
+
+def as_npy_of_columns(X, folder):
+    np.save(folder / "columns.npy", np.asfortranarray(X))
+    return str(folder / "columns.npy")
+
+
+def as_glob(X, folder):
+    for i, part in enumerate(np.array_split(X, 3)):
+        np.save(folder / f"part-{i}.npy", part)
+    return str(folder / "part-*.npy")
+
+
+def as_safetensors(X, folder):
+    write_tensors(folder / "x.safetensors", {"other": X[0], "acts": X}, {})
+    return [folder / "x.safetensors"]
+
+
+def as_named_tensor(X, folder):
+    write_tensors(folder / "two.safetensors", {"first": X[:, ::-1], "second": X}, {})
+    return shards(folder / "two.safetensors", tensor="second")
+
+
+def as_list_of_arrays(X, folder):
+    return [X[:1000], X[1000:1001], X[1001:]]
+
+
+def as_memmap(X, folder):
+    np.save(folder / "all.npy", np.vstack([X[:7], X]))
+    return np.load(folder / "all.npy", mmap_mode="r")[7:]
+
+
+def as_iterable(X, folder):
+    return Again(np.array_split(X, 7))
+
+
+def as_loader(X, folder):
+    """What a data loader over rows and labels gives."""
+    return Again([(part, np.ones(len(part))) for part in np.array_split(X, 7)])
+
+
+def as_spooled(X, folder):
+    return spool((part for part in np.array_split(X, 7)), folder / "spooled")
+
+
+def as_zarr(X, folder):
+    zarr = pytest.importorskip("zarr")
+    array = zarr.open(folder / "x.zarr", mode="w", shape=X.shape, chunks=(700, 2), dtype=X.dtype)
+    array[:] = X
+    return array
+
+
+def as_hdf5(X, folder):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(folder / "x.h5", "w") as file:
+        file["acts"] = X
+    return shards(folder / "x.h5", tensor="acts")
+
+
+def as_arrow(X, folder):
+    pyarrow = pytest.importorskip("pyarrow")
+    values = pyarrow.array(np.ascontiguousarray(X).ravel())
+    lists = pyarrow.FixedSizeListArray.from_arrays(values, X.shape[1])
+    return pyarrow.table({"acts": pyarrow.chunked_array([lists[:1000], lists[1000:]])})
+
+
+FORMS = [value for name, value in sorted(globals().items()) if name.startswith("as_") and name != "as_source"]
+
+
+@pytest.mark.parametrize("limit", [None, 1000])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_fit_is_the_fit_of_the_array(form, limit, X, tmp_path, small_blocks):
+    """limit: with so little memory nothing is stored, and whitened rows are computed in every pass."""
+    expected = FastICA(random_state=0).fit(X)
+    ica = FastICA(random_state=0, memory_limit=limit).fit(form(X, tmp_path))
+    np.testing.assert_allclose(ica.components_, expected.components_, rtol=1e-4, atol=1e-6)
+    assert ica.n_passes_ == expected.n_passes_ - (limit is not None)  # the projection is no pass of its own then
+    assert ica.n_features_in_ == 4
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_read_is_what_is_there(form, X, tmp_path):
+    source = as_source(form(X, tmp_path))
+    if source is None:  # a memory-mapped array that is small
+        return
+    assert source.shape == X.shape
+    np.testing.assert_array_equal(source[:], X)
+    np.testing.assert_array_equal(source[990:1010], X[990:1010])
+    chosen = np.array([2999, 0, 1000, 999, 1001, 5, 4, 6])
+    np.testing.assert_array_equal(source[chosen], X[chosen])
+    np.testing.assert_array_equal(source.at(np.array([], dtype=int)), X[:0])
+    np.testing.assert_array_equal(source[7:7], X[:0])
+
+
+@pytest.mark.parametrize("cut", [1, 5])
+def test_bfloat16_files_are_their_rounded_numbers(cut, X, tmp_path, small_blocks):
+    rounded, bits = brain(X)
+    for i, part in enumerate(np.array_split(bits, cut)):
+        write_tensors(tmp_path / f"{i}.safetensors", {"acts": part}, {}, brain=True)
+    expected = FastICA(random_state=0).fit(rounded)
+    ica = FastICA(random_state=0, memory_limit=1000).fit(tmp_path)
+    np.testing.assert_allclose(ica.components_, expected.components_, rtol=1e-4, atol=1e-6)
+    assert ica.components_.dtype == np.float32
+    ica.transform(sorted(tmp_path.iterdir()), out=tmp_path / "s.npy")
+    np.testing.assert_allclose(np.load(tmp_path / "s.npy"), expected.transform(rounded), atol=1e-4)
+
+
+def test_bfloat16_in_npy(X, tmp_path):
+    rounded, bits = brain(X)
+    np.save(tmp_path / "x.npy", bits.view("V2"))
+    np.testing.assert_array_equal(shards(tmp_path / "x.npy")[:], rounded)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 30), min_size=1, max_size=6),
+    indices=st.lists(st.integers(0, 10**6), max_size=40),
+    data=st.data(),
+)
+def test_parts_and_selections_of_any_sizes(sizes, indices, data):
+    sizes[0] += 1
+    X = np.arange(3.0 * sum(sizes)).reshape(-1, 3)
+    parts = np.split(X, np.cumsum(sizes)[:-1])
+    indices = np.array(indices, dtype=int) % len(X)
+    start = data.draw(st.integers(0, len(X)))
+    stop = data.draw(st.integers(start, len(X)))
+    for source in (as_source(parts), Chunks(Again(parts), lambda part: (part, False))):
+        np.testing.assert_array_equal(source[start:stop], X[start:stop])
+        np.testing.assert_array_equal(source[indices], X[indices])
+        chosen = Selection(source, np.unique(indices))
+        np.testing.assert_array_equal(chosen[:], X[np.unique(indices)])
+
+
+@pytest.mark.parametrize("form", [as_glob, as_iterable])
+def test_growing_samples_of_files_are_samples_of_the_whole(form, tmp_path, small_blocks, monkeypatch):
+    """Files that are sorted, as activations by document are: a sample from the head would find other components."""
+    X, A = mixture(50_000, 3, dtype=np.float32)
+    X = X[np.argsort(X[:, 0])]
+    sizes = []
+    original = StreamRows.sample
+
+    def watch(self, n, rng):
+        rows = original(self, n, rng)
+        sizes.append((rows.n_rows, rows.map(lambda chunk: chunk[:, 0]).mean()))
+        return rows
+
+    monkeypatch.setattr(StreamRows, "sample", watch)
+    ica = Picard(random_state=0, memory_limit=3000).fit(form(X, tmp_path))
+    assert [n for n, _ in sizes] == [10_000, 20_000]
+    for n, mean in sizes:  # a hundredth of a deviation is what so many rows, in runs of some ten, may differ by
+        assert abs(mean - X[:, 0].mean()) < 20 * X[:, 0].std() / n**0.5
+    assert ica.converged_
+    assert amari(ica.components_ @ A) < 0.02
+
+
+def test_weights_of_streamed_rows(X, tmp_path, small_blocks, rng):
+    w = rng.integers(0, 3, size=len(X))
+    expected = FastICA(random_state=0).fit(X, sample_weight=w)
+    for limit in (None, 1000):
+        ica = FastICA(random_state=0, memory_limit=limit).fit(as_glob(X, tmp_path), sample_weight=w)
+        np.testing.assert_allclose(ica.components_, expected.components_, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("arguments", [{"normalize_rows": True}, {"center": "median"}, {"algorithm": "deflation"}])
+def test_every_option_of_a_fit(arguments, X, tmp_path, small_blocks):
+    expected = FastICA(random_state=0, **arguments).fit(X)
+    ica = FastICA(random_state=0, memory_limit=1000, **arguments).fit(as_glob(X, tmp_path))
+    np.testing.assert_allclose(ica.components_, expected.components_, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", [as_glob, as_iterable])
+def test_dictionary_learning_on_all_streamed_rows(form, X, tmp_path, small_blocks):
+    arguments = {
+        "n_components": 6,
+        "alpha": 1.0,
+        "max_iter": 4,
+        "init": "data",
+        "fit_algorithm": "cd",
+        "random_state": 0,
+    }
+    with pytest.warns(ConvergenceWarning):
+        expected = DictionaryLearning(**arguments).fit(X)
+    with pytest.warns(ConvergenceWarning):
+        found = DictionaryLearning(**arguments, memory_limit=1000).fit(form(X, tmp_path))
+    np.testing.assert_allclose(found.components_, expected.components_, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found.error_, expected.error_, rtol=1e-4)
+    np.testing.assert_allclose(found.score(form(X, tmp_path)), expected.score(X), rtol=1e-4)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("form", [as_glob, as_iterable])
+def test_mini_batches_of_streamed_rows_reach_the_cost_of_rows_in_memory(form, shuffle, X, tmp_path, small_blocks):
+    arguments = {
+        "n_components": 6,
+        "alpha": 1.0,
+        "max_iter": 3,
+        "fit_algorithm": "cd",
+        "batch_size": 100,
+        "init": "data",
+        "random_state": 0,
+    }
+    arguments |= {"shuffle": shuffle, "tol": 0.0, "max_no_improvement": None}
+    expected = MiniBatchDictionaryLearning(**arguments).fit(X)
+    found = MiniBatchDictionaryLearning(**arguments).fit(form(X, tmp_path))
+    assert found.n_steps_ == expected.n_steps_ == 90
+    assert found.score(X) > 1.05 * expected.score(X)  # scores are below 0
+    if not shuffle:
+        np.testing.assert_allclose(found.components_, expected.components_, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("form", [as_glob, as_iterable])
+def test_a_round_of_batches_has_every_row_once_in_another_order(form, X, tmp_path, small_blocks):
+    rows = open_rows(as_source(form(X, tmp_path)), dtype=np.float32, device=CPU)
+    batches = rows.cycled(70, np.random.RandomState(0))
+    first, second = ([next(batches).map(np.asarray) for _ in range(43)] for _ in range(2))
+    for one in (first, second):
+        together = np.concatenate(one)
+        assert not np.array_equal(together, X)
+        np.testing.assert_array_equal(together[np.lexsort(together.T)], X[np.lexsort(X.T)])
+    assert not np.array_equal(np.concatenate(first), np.concatenate(second))
+    later = rows.cycled(70, np.random.RandomState(0), skip=47)
+    np.testing.assert_array_equal(next(later).map(np.asarray), second[4])
+
+
+# ---- results that are written ----------------------------------------------------------------------------------------
+def test_sources_in_a_file(X, tmp_path, small_blocks, capsys):
+    ica = FastICA(random_state=0, verbose=1).fit(X)
+    path = ica.transform(as_glob(X, tmp_path), out=tmp_path / "sources.npy")
+    assert path == tmp_path / "sources.npy"
+    np.testing.assert_array_equal(np.load(path), ica.transform(X))
+    assert "3000 of 3000 rows written" in capsys.readouterr().out
+    back = ica.inverse_transform(path, out=tmp_path / "back.npy")
+    np.testing.assert_allclose(np.load(back), X, atol=1e-4)
+
+
+def test_sources_in_an_array(X, tmp_path, small_blocks):
+    ica, out = FastICA(random_state=0).fit(X), np.empty((3000, 4), np.float32)
+    assert ica.transform(as_glob(X, tmp_path), out=out) is out
+    np.testing.assert_array_equal(out, ica.transform(X))
+    with pytest.raises(ValueError, match=r"out has shape \(3000, 4\), but the result has \(10, 4\)"):
+        ica.transform(X[:10], out=out)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_codes_in_files(sparse, X, tmp_path, small_blocks, monkeypatch):
+    from scipy.sparse import load_npz, vstack
+
+    monkeypatch.setattr("gpuica.rows.sink.SHARD", 20_000)
+    D = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
+    coder = SparseCoder(D, transform_algorithm="lasso_cd", transform_alpha=2.0, sparse_output=sparse)
+    expected = coder.transform(X)
+    if not sparse:
+        assert coder.transform(as_glob(X, tmp_path), out=str(tmp_path / "c.npy")) == str(tmp_path / "c.npy")
+        np.testing.assert_array_equal(np.load(tmp_path / "c.npy"), expected)
+        return
+    paths = coder.transform(as_glob(X, tmp_path), out=tmp_path / "codes")
+    assert len(paths) > 1
+    assert sorted((tmp_path / "codes").iterdir()) == paths
+    found = vstack([load_npz(path) for path in paths])
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found.toarray(), expected.toarray())
+    with pytest.raises(FileExistsError, match="holds codes already"):
+        coder.transform(X, out=tmp_path / "codes")
+
+
+def test_a_result_that_is_larger_than_memory_is_refused_with_the_remedy(X, tmp_path):
+    ica = FastICA(random_state=0).fit(X).set_params(memory_limit="10kB")
+    with pytest.raises(MemoryError, match=r"3000 x 4.*out='result.npy'"):
+        ica.transform(as_npy(X, tmp_path))
+    with pytest.raises(MemoryError, match="out="):
+        SparseCoder(np.eye(4), memory_limit=1000).transform(as_npy(X, tmp_path))
+
+
+def test_a_full_disk_leaves_nothing_behind(X, tmp_path, monkeypatch):
+    import os
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    ica = FastICA(random_state=0).fit(X)
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match=r"s\.npy could not be written \(No space left on device\)"):
+        ica.transform(X, out=tmp_path / "s.npy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_while_writing_leaves_nothing_behind(X, tmp_path):
+    ica = FastICA(random_state=0).fit(X)
+    X = X.copy()
+    X[2500, 1] = np.nan
+    path = as_npy(X, tmp_path)
+    with pytest.raises(ValueError, match=r"NaN or infinity, first in row 2500 of .*all\.npy"):
+        ica.transform(path, out=tmp_path / "s.npy")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["all.npy"]
+
+
+def test_spooling_in_several_files(X, tmp_path, monkeypatch):
+    monkeypatch.setattr("gpuica.rows.files.SPOOLED", 10_000)
+    source = spool(iter(np.array_split(X, 20)), tmp_path / "s")
+    assert isinstance(source, Parts)
+    np.testing.assert_array_equal(source[:], X)
+    with pytest.raises(FileExistsError, match="files already: spool to an empty directory"):
+        spool([X], tmp_path / "s")
+
+    def broken():
+        yield X
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        spool(broken(), tmp_path / "t")
+    assert all(entry.suffix == ".npy" for entry in (tmp_path / "t").iterdir())
+    with pytest.raises(ValueError, match=r"a chunk of 2 float32 after chunks of 4 float32"):
+        spool([X, X[:, :2]], tmp_path / "u")
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------------
+def truncate(path, size):
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def test_what_is_wrong_with_a_file_is_said_before_anything_is_read(X, tmp_path):
+    good = as_npy(X, tmp_path)
+    for path, sentence in {
+        "nothing.npy": "nothing.npy does not exist",
+        "no-*.npy": "no file matches",
+        "table.csv": "files of kind '.csv' cannot be read",
+    }.items():
+        if path == "table.csv":
+            (tmp_path / path).write_text("1,2")
+        with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+            FastICA().fit([good, tmp_path / path])
+    (tmp_path / "short.npy").write_bytes(good.read_bytes()[:-8])
+    (tmp_path / "header.npy").write_bytes(good.read_bytes()[:40])
+    (tmp_path / "noise.npy").write_bytes(b"not an array at all")
+    (tmp_path / "empty.npy").write_bytes(b"")
+    np.save(tmp_path / "objects.npy", np.array([[{}]], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "deep.npy", np.ones((3, 4, 5)))
+    np.save(tmp_path / "wide.npy", X[:, :3])
+    np.save(tmp_path / "double.npy", X.astype(np.float64))
+    np.save(tmp_path / "complex.npy", X * 1j)
+    for name, sentence in {
+        "short": r"short\.npy is truncated: its header promises 3000 rows of 4 float32",
+        "header": r"header\.npy is not a \.npy file, or its header is damaged",
+        "noise": r"noise\.npy is not a \.npy file",
+        "empty": r"empty\.npy is not a \.npy file",
+        "objects": r"objects\.npy must hold real numbers, got dtype object",
+        "deep": r"deep\.npy has shape \(3, 4, 5\).*reshape it to \(-1, n_features\)",
+        "wide": r"differ in features: row 0 of .*all\.npy has 4, row 0 of .*wide\.npy has 3",
+        "double": r"differ in dtype: .*all\.npy has float32, .*double\.npy has float64",
+        "complex": r"complex\.npy must hold real numbers",
+    }.items():
+        with pytest.raises(ValueError, match=sentence):
+            FastICA().fit([good, tmp_path / f"{name}.npy"])
+
+
+def test_what_is_wrong_with_a_safetensors_file(X, tmp_path):
+    write_tensors(tmp_path / "good.safetensors", {"acts": X}, {})
+    data = (tmp_path / "good.safetensors").read_bytes()
+    (tmp_path / "short.safetensors").write_bytes(data[:-4])
+    (tmp_path / "noise.safetensors").write_bytes(b"\xff" * 100)
+    (tmp_path / "tiny.safetensors").write_bytes(b"abc")
+    (tmp_path / "shape.safetensors").write_bytes(data.replace(b"[3000, 4]", b"[2999, 4]"))
+    (tmp_path / "kind.safetensors").write_bytes(data.replace(b'"F32"', b'"F8A"'))
+    write_tensors(tmp_path / "two.safetensors", {"a": X, "b": X}, {})
+    for name, sentence in {
+        "short": "truncated",
+        "noise": r"noise\.safetensors is not a safetensors file",
+        "tiny": "is not a safetensors file",
+        "shape": "the size of tensor 'acts' is not that of its shape",
+        "kind": "has dtype F8A, which cannot be read",
+        "two": r"has several matrices: name one of 'a', 'b' with gpuica\.shards",
+    }.items():
+        with pytest.raises(ValueError, match=sentence):
+            FastICA().fit(tmp_path / f"{name}.safetensors")
+    with pytest.raises(ValueError, match=r"has no tensor 'c': name one of 'a', 'b'"):
+        shards(tmp_path / "two.safetensors", tensor="c")
+
+
+def test_an_empty_shard_is_left_out_and_said(X, tmp_path, caplog):
+    np.save(tmp_path / "0.npy", X[:0])
+    np.save(tmp_path / "1.npy", X)
+    assert shards(tmp_path).shape == X.shape
+    assert "0.npy has no rows: left out" in caplog.text
+
+
+def test_a_file_that_shrinks_during_the_fit_is_named(X, tmp_path, small_blocks):
+    source = shards(as_npy(X, tmp_path))
+    truncate(tmp_path / "all.npy", 20_000)
+    with pytest.raises(ValueError, match=r"all\.npy is truncated"):
+        FastICA().fit(source)
+
+
+@pytest.mark.parametrize("whiten", ["unit-variance", False])
+def test_not_finite_deep_inside_says_which_file_and_row(whiten, X, tmp_path, small_blocks):
+    X = X.copy()
+    X[2600, 2] = np.inf
+    with pytest.raises(ValueError, match=r"first in row 600 of .*part-2\.npy"):
+        FastICA(whiten=whiten).fit(as_glob(X, tmp_path))
+    with pytest.raises(ValueError, match=r"first in row 600 of .*part-2\.npy"):
+        MiniBatchDictionaryLearning(3).fit(as_glob(X, tmp_path))
+    with pytest.raises(ValueError, match=r"first in row 2600"):
+        FastICA(whiten=whiten).fit(as_iterable(X, tmp_path))
+
+
+def test_generators_and_other_rounds_are_refused(X):
+    with pytest.raises(TypeError, match=r"X is a generator.*gpuica.spool"):
+        FastICA().fit(part for part in [X])
+
+    class Shrinking:
+        n = 3000
+
+        def __iter__(self):
+            yield X[: self.n]
+            self.n -= self.change
+
+    for change, sentence in ((10, "fewer than the 3000 rows"), (0, None)):
+        data = Shrinking()
+        data.change = change
+        if sentence:
+            with pytest.raises(ValueError, match=sentence):
+                FastICA(random_state=0).fit(data)
+        else:
+            FastICA(random_state=0).fit(data)
+    growing = Chunks(Again([X]), lambda part: (part, False))
+    growing.iterable = Again([X, X[:1]])
+    with pytest.raises(ValueError, match="more than the 3000 rows"):
+        FastICA(random_state=0).fit(growing)
+    with pytest.raises(ValueError, match="gave no chunk at all"):
+        FastICA().fit(Again([]))
+    with pytest.raises(ValueError, match="all chunks must be alike"):
+        FastICA().fit(Again([X, X[:, :2]]))
+    with pytest.raises(ValueError, match="something else than arrays"):
+        FastICA().fit(Again([1, 2, 3]))
+
+
+def test_an_error_of_the_reader_stops_the_pass(X, small_blocks):
+    class Broken:
+        rounds = 0
+
+        def __iter__(self):
+            self.rounds += 1
+            yield X[:1500]
+            if self.rounds > 2:
+                raise OSError("the disk is gone")
+            yield X[1500:]
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        FastICA(memory_limit=1000).fit(Broken())
+
+
+@pytest.mark.parametrize(("limit", "size"), [(None, None), (7, 7), ("2GB", 2e9), ("1.5 mb", 1.5e6), ("3 KiB", 3000)])
+def test_memory_limits(limit, size):
+    assert memory_size(limit) == size
+
+
+@pytest.mark.parametrize("limit", ["", "much", "0", "-1GB", "1e", "1.2.3"])
+def test_memory_limits_that_are_none(limit):
+    with pytest.raises(ValueError, match="memory_limit must be"):
+        FastICA(memory_limit=limit).fit(np.eye(5))
