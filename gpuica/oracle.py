@@ -210,15 +210,20 @@ class ContrastOracle:
 class CodeMoments(NamedTuple):
     """Sums over the rows x and their codes c from a dictionary D.
 
-    cost: Σ ½‖x - c D‖² + penalty(c).  A: Σ c cᵀ (K, K).  B: Σ c xᵀ (K, d).  worst: rows (m, d) that D serves worst, the
-    worst first.  n_unfinished: rows whose code is not the coder's solution yet.
+    costs: Σ ½‖x - c D‖² + penalty(c), (1,) where the rows are; `cost`, a number.  A: Σ c cᵀ (K, K).  B: Σ c xᵀ (K, d).
+    worst: rows (m, d) that D serves worst, the worst first.  n_unfinished: rows whose code is not the coder's solution.
     """
 
-    cost: float
+    costs: Any
     A: Any
     B: Any
     worst: Any
     n_unfinished: int
+
+    @property
+    def cost(self):
+        """The cost as a number.  Waits for a device."""
+        return float(self.costs[0])
 
     def cost_at(self, new, old):
         """Σ ½‖x - c new‖² + penalty(c): the cost if the codes, found with `old`, were used with `new`."""
@@ -237,7 +242,7 @@ class CodeOracle:
     def moments(self, D, n_worst=0):
         """The CodeMoments of all rows; n_worst rows of them are told.  One pass."""
         total = self.rows.fold(sums.CodeTotals, (D, n_worst), sums.coded, D, sums.gram(D, self.coder), self.coder)
-        return CodeMoments(total.cost, total.A, total.B, total.worst, total.n_unfinished)
+        return CodeMoments(total.costs, total.A, total.B, total.worst, total.n_unfinished)
 
     def codes(self, D):
         """The codes of all rows, (n, K), and how many rows are not finished.  One pass."""

@@ -8,7 +8,7 @@ functions, so that they can be sent to workers.
 import numpy as np
 
 from . import kernels
-from .device import CPU, array_device, to_host
+from .device import array_device, to_host
 
 STACK = 256  # rows of a stack of unmixing matrices that are worked on at once: their scores stay in the cache
 
@@ -117,9 +117,7 @@ def as_float64(X):
 
 def gram(D, coder):
     """D Dᵀ (K, K) of a dictionary D (K, d), or None where a coder does better without it or has no use for it."""
-    n_atoms, n_features = D.shape
-    pays = array_device(D) == CPU and kernels.gram_pays(n_atoms, n_features, D.dtype.itemsize, coder)
-    return D @ D.T if pays else None
+    return kernels.gram(D, coder)
 
 
 def codes(X, D, gram, coder, unfinished):
@@ -135,7 +133,7 @@ def codes(X, D, gram, coder, unfinished):
 def sparse_codes(X, D, gram, coder):
     """(non-zeros a row (n,), their columns, their values) of codes on the host; and how many rows are not finished."""
     C, left = kernels.encode(X, D, gram, coder)
-    return kernels.compress(to_host(C)), left
+    return tuple(to_host(part) for part in kernels.compress(C if kernels.compresses(C) else to_host(C))), left
 
 
 def dense_codes(X, D, gram, coder):
@@ -144,10 +142,10 @@ def dense_codes(X, D, gram, coder):
 
 
 def coded(X, D, gram, coder):
-    """X; its penalty; its codes as `add_code_moments` takes them, compressed on the host, dense on a device; and how
-    many rows are not finished."""
+    """X; its penalty; its codes as `add_code_moments` takes them, compressed, or dense on a device without kernels; and
+    how many rows are not finished."""
     C, left = kernels.encode(X, D, gram, coder)
-    return X, coder.penalty(C), kernels.compress(C) if isinstance(C, np.ndarray) else C, left
+    return X, coder.penalty(C), kernels.compress(C) if kernels.compresses(C) else C, left
 
 
 def add_code_moments(X, D, C, A, B):
@@ -164,29 +162,29 @@ def add_code_moments(X, D, C, A, B):
 class CodeTotals:
     """Sums over rows x and their codes c from a dictionary D (K, d), from parts that `coded` gives.
 
-    A: Σ c cᵀ (K, K).  B: Σ c xᵀ (K, d).  cost: Σ ½‖x - c D‖² + penalty(c).  n_unfinished: rows whose code is not the
-    coder's solution yet.  worst: rows (m, d), m at most n_worst, that D serves worst, the worst first.
+    A: Σ c cᵀ (K, K).  B: Σ c xᵀ (K, d).  costs: Σ ½‖x - c D‖² + penalty(c), (1,).  n_unfinished: rows whose code is not
+    the coder's solution yet.  worst: rows (m, d), m at most n_worst, that D serves worst, the worst first.
     """
 
     def __init__(self, D, n_worst):
         self.xp = array_device(D).xp
         self.D, self.n_worst = D, n_worst
         self.A, self.B = self.xp.zeros((len(D), len(D))), self.xp.zeros(D.shape)
-        self.cost, self.n_unfinished = 0.0, 0
+        self.costs, self.n_unfinished = self.xp.zeros(1), 0
         self.worst, self.squares = self.xp.zeros((0, D.shape[1]), dtype=D.dtype), self.xp.zeros(0)
 
     def add(self, part):
         """The rows of a chunk, as `coded` gives them."""
         X, penalty, C, n_unfinished = part
         squares = add_code_moments(X, self.D, C, self.A, self.B)
-        self.cost += float(squares.sum()) / 2 + float(penalty)
+        self.costs += squares.sum(dtype=np.float64) / 2 + penalty
         self.n_unfinished += n_unfinished
         self._keep(X, squares)
 
     @property
     def added(self):
-        """What adds up: A, B, and cost and n_unfinished (2,)."""
-        return self.A, self.B, self.xp.asarray(np.array([self.cost, self.n_unfinished]))
+        """What adds up: A, B, costs (1,) and n_unfinished (1,)."""
+        return self.A, self.B, self.costs, self.xp.zeros(1) + self.n_unfinished
 
     @property
     def kept(self):
@@ -195,11 +193,11 @@ class CodeTotals:
 
     def merge(self, added, kept):
         """Take in the totals of other rows, that come after these."""
-        A, B, numbers = added
+        A, B, costs, n_unfinished = added
         self.A += A
         self.B += B
-        self.cost += float(numbers[0])
-        self.n_unfinished += int(numbers[1])
+        self.costs += costs
+        self.n_unfinished += int(n_unfinished[0])
         if kept:
             self._keep(*kept)
 

@@ -6,7 +6,18 @@ from scipy.sparse import csr_array
 
 from gpuica import DictionaryLearning, MiniBatchDictionaryLearning, SparseCoder, sparse_encode
 
-CODERS = ["lasso_cd", "fista", "omp", "ormp", "lars", "matching_pursuit", "gradient_pursuit", "threshold", "topk"]
+CODERS = [
+    "lasso_cd",
+    "fista",
+    "omp",
+    "nnomp",
+    "ormp",
+    "lars",
+    "matching_pursuit",
+    "gradient_pursuit",
+    "threshold",
+    "topk",
+]
 
 
 @pytest.fixture
@@ -70,13 +81,3 @@ def test_partial_fit_on_the_device_and_then_on_the_host(cupy, rng):
         host.partial_fit(X[i : i + 30])
         there.partial_fit(X[i : i + 30] if i == 60 else cupy.asarray(X[i : i + 30]))
     np.testing.assert_allclose(there.components_, host.components_, atol=1e-9)
-
-
-def test_a_coder_that_needs_the_cpu_says_so(cupy, atoms, rng):
-    X = rng.normal(size=(30, 12))
-    with pytest.raises(NotImplementedError, match="CPU alone"):
-        sparse_encode(cupy.asarray(X), atoms, algorithm="nnomp")
-    np.testing.assert_array_equal(
-        sparse_encode(cupy.asarray(X), atoms, algorithm="nnomp", device="cpu").get(),
-        sparse_encode(X, atoms, algorithm="nnomp"),
-    )

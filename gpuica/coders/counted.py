@@ -26,15 +26,10 @@ class OMP:
         """The name of the compiled form."""
         return "nonnegative" if self.positive else "orthogonal"
 
-    @property
-    def cpu_only(self):
-        """Whether there is no form for other devices."""
-        return self.positive
-
     def encode(self, X, D, xp=np):
         """Codes (n, K) of X (n, d), and 0."""
         if self.positive:
-            raise NotImplementedError("Non-negative orthogonal matching pursuit runs on the CPU alone: device='cpu'.")
+            return self._nonnegative(X, D, xp), 0
         C, live, R = xp.zeros((len(X), len(D)), dtype=X.dtype), xp.arange(len(X)), X
         chosen, least = xp.zeros((len(X), 0), dtype=int), None
         for _ in range(min(self.n_nonzero, *D.shape)):
@@ -50,6 +45,29 @@ class OMP:
             C[live[:, None], chosen] = values
             R = X[live] - (values[:, None, :] @ atoms)[:, 0]
         return C, 0
+
+    def _nonnegative(self, X, D, xp):
+        """Codes (n, K) >= 0.  Atoms whose coefficient meets zero leave, and make place for others."""
+        most = min(self.n_nonzero, *D.shape)
+        C, live, R = xp.zeros((len(X), len(D)), dtype=X.dtype), xp.arange(len(X)), X
+        chosen, values, least = xp.zeros((len(X), 0), dtype=int), xp.zeros((len(X), 0), dtype=X.dtype), None
+        for _ in range(2 * most):
+            H = R @ D.T
+            least = _noise(H) if least is None else least
+            going = ((R * R).sum(axis=1) > self.target) & (H.max(axis=1) > least) & ((values > 0).sum(axis=1) < most)
+            live, least, chosen, values, H = (A[going] for A in (live, least, chosen, values, H))
+            if not len(live):
+                break
+            chosen = xp.concatenate([chosen, H.argmax(axis=1)[:, None]], axis=1)
+            values = xp.concatenate([values, xp.zeros((len(live), 1), dtype=X.dtype)], axis=1)
+            atoms = D[chosen]
+            values = _downhill(values, atoms, X[live], xp)
+            for i in range(chosen.shape[1]):  # an atom that left and came back has two places, the first of them 0
+                C[live, chosen[:, i]] = 0
+            for i in range(chosen.shape[1]):
+                C[live, chosen[:, i]] += values[:, i]
+            R = X[live] - (values[:, None, :] @ atoms)[:, 0]
+        return C
 
     def penalty(self, C):
         """0: the number of atoms is bounded, not weighed."""
@@ -68,7 +86,6 @@ class ORMP:
     target: float = 0.0
     kernel: ClassVar[str] = "orthogonal"
     by_gain: ClassVar[bool] = True
-    cpu_only: ClassVar[bool] = False
     penalty = OMP.penalty
 
     def encode(self, X, D, xp=np):
@@ -109,7 +126,6 @@ class Lars:
 
     n_nonzero: int
     kernel: ClassVar[str] = "lars"
-    cpu_only: ClassVar[bool] = False
     penalty = OMP.penalty
 
     def encode(self, X, D, xp=np):
@@ -156,7 +172,6 @@ class MatchingPursuit:
     target: float = 0.0
     gradient: bool = False
     kernel: ClassVar[str] = "matching_pursuit"
-    cpu_only: ClassVar[bool] = False
     penalty = OMP.penalty
 
     def encode(self, X, D, xp=np):
@@ -187,7 +202,6 @@ class TopK:
     n_nonzero: int
     positive: bool = False
     kernel: ClassVar[None] = None
-    cpu_only: ClassVar[bool] = False
     penalty = OMP.penalty
 
     def encode(self, X, D, xp=np):
@@ -201,6 +215,27 @@ class TopK:
             sparse[rows, kept] = C[rows, kept]
             C = sparse
         return C, 0
+
+
+def _downhill(values, atoms, X, xp):
+    """argmin ‖x - c atoms‖² over c >= 0 (n, m), from `values`, whose last atom has just entered; the others that are 0
+    stay so.  Lawson and Hanson's inner loop: to the solution, or as far as the first that meets zero, which leaves."""
+    inside = values > 0
+    inside[:, -1] = True
+    B, eye = (atoms @ X[:, :, None])[:, :, 0], xp.eye(atoms.shape[1], dtype=atoms.dtype)
+    gram = (atoms @ atoms.transpose(0, 2, 1)) * (1 + eye * ROUNDING * float(np.finfo(atoms.dtype).eps))
+    for _ in range(atoms.shape[1] + 1):
+        system = xp.where(inside[:, :, None] & inside[:, None, :], gram, eye)
+        goal = xp.linalg.solve(system, (B * inside)[:, :, None])[:, :, 0]
+        meets = inside & (goal <= 0)
+        if not bool(meets.any()):
+            break
+        share = xp.where(meets, values / xp.where(meets & (values > goal), values - goal, 1), 1)
+        first = share.min(axis=1, keepdims=True)
+        values = values + xp.where(inside, first * (goal - values), 0)
+        inside = inside & ~(meets & (share <= first))
+        values = xp.where(inside, values, 0)
+    return xp.where(inside, goal, 0)
 
 
 def _solve(atoms, B, xp):

@@ -17,7 +17,6 @@ class Lasso:
     positive: bool = False
     max_iter: int = 1000
     kernel: ClassVar[str] = "lasso"
-    cpu_only: ClassVar[bool] = False
 
     def encode(self, X, D, xp=np):
         """Codes (n, K) of X (n, d), and how many rows were not finished.  As `Fista` finds them."""
@@ -40,7 +39,6 @@ class Fista:
     max_iter: int = 1000
     tol: float = 1e-6
     kernel: ClassVar[None] = None
-    cpu_only: ClassVar[bool] = False
 
     def encode(self, X, D, xp=np):
         """Codes (n, K) of X (n, d), and how many rows were not finished."""
@@ -83,7 +81,6 @@ class Threshold:
     alpha: float = 1.0
     positive: bool = False
     kernel: ClassVar[None] = None
-    cpu_only: ClassVar[bool] = False
     penalty = Lasso.penalty
 
     def encode(self, X, D, xp=np):

@@ -53,7 +53,7 @@ class Learner(SparseCoding):
         given = take(self, X, reset=reset)
         shape = self.n_components or given.shape[1], given.shape[1]
         coder = self._fit_coder(shape)
-        return given, shape, coder, device_for_coding(self, given, np.empty(shape, dtype=bool), coder)
+        return given, shape, coder, device_for_coding(self, given, np.empty(shape, dtype=bool))
 
     def _policies(self, rng, xp):
         """The update and what becomes of unused atoms, for a solver."""
@@ -109,7 +109,7 @@ class Learner(SparseCoding):
         """
         given, D = take(self, X, reset=False), self.components_
         coder = self._fit_coder(D.shape)
-        device = device_for_coding(self, given, D, coder)
+        device = device_for_coding(self, given, D)
         with device.active(), locating_nan(self, given):
             oracle = CodeOracle(open_for_coding(given, len(D), device), coder)
             found = oracle.moments(device.put(D.astype(given.dtype, order="C")))

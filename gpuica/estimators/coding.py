@@ -253,22 +253,21 @@ def open_for_coding(given, n_atoms, device):
     if device.kind == "cpu":
         chunk_rows = min(max(CACHED // n_atoms, 512), 1024, max((1 << 24) // n_atoms, 64))
     else:
-        chunk_rows = max((1 << 26) // n_atoms, 64)
+        chunk_rows = max((1 << 26) // max(n_atoms, given.shape[1]), 64)
     work = WORK * n_atoms * given.shape[1]
     settings = {"prepare": given.prepare(), "chunk_rows": chunk_rows, "work": work}
     return open_rows(given.array, dtype=given.dtype, device=device, **settings)
 
 
-def device_for_coding(estimator, given, D, coder):
-    """The device that an estimator's `device` and `memory_limit` mean for these rows, this dictionary and coder."""
-    cpu_only = f"{type(coder).__name__} codes are computed there." if coder.cpu_only else None
-    return place(estimator, given, work=WORK * given.shape[0] * D.size, refusal=cpu_only)
+def device_for_coding(estimator, given, D):
+    """The device that an estimator's `device` and `memory_limit` mean for these rows and this dictionary."""
+    return place(estimator, given, work=WORK * given.shape[0] * D.size)
 
 
 def encode(estimator, given, D, coder, out=None):
     """Codes of the rows in their dtype, (n, K) on the device or csr_array, or written to `out`, which is returned, or
     its files; warns of rows not finished."""
-    device, n_rows, sparse = device_for_coding(estimator, given, D, coder), given.n_here, estimator.sparse_output
+    device, n_rows, sparse = device_for_coding(estimator, given, D), given.n_here, estimator.sparse_output
     with device.active(), locating_nan(estimator, given):
         oracle = CodeOracle(open_for_coding(given, len(D), device), coder)
         there, tell = device.put(D.astype(given.dtype, order="C")), teller(estimator, n_rows)

@@ -40,15 +40,31 @@ def score_and_loss(Y, contrast, weights=None):
 
 def encode(X, D, gram, coder):
     """Codes (n, K) of the rows X (n, d) by a coder, and how many rows were not finished.  gram: D Dᵀ, or None."""
-    if coder.kernel is None or array_device(X) != CPU:
-        return coder.encode(X, D, array_device(X).xp)
-    from . import coding
+    if coder.kernel is not None and array_device(X) == CPU:
+        from . import coding
 
-    return coding.encode(X, D, gram, coder)
+        return coding.encode(X, D, gram, coder)
+    if coder.kernel is not None and on_cuda(X):
+        from .cuda import coding as there
+
+        return there.encode(X, D, gram, coder)
+    return coder.encode(X, D, array_device(X).xp)
+
+
+def gram(D, coder):
+    """D Dᵀ (K, K) of a dictionary D (K, d), or None where a coder does better without it or has no use for it."""
+    if array_device(D) == CPU:
+        pays = gram_pays(len(D), D.shape[1], D.dtype.itemsize, coder)
+    elif pays := coder.kernel is not None and on_cuda(D):
+        from .cuda import coding as there
+
+        pays = there.gram_pays(len(D), D.dtype.itemsize, coder, array_device(D).budget())
+    return D @ D.T if pays else None
 
 
 def gram_pays(n_atoms, n_features, itemsize, coder):
-    """Whether a coder should be given D Dᵀ: where it has a kernel, the memory allows it, and nothing else is faster.
+    """Whether a coder on the host should be given D Dᵀ: where it has a kernel, the memory allows it, and nothing else
+    is faster.
 
     The lasso without it takes less time once D Dᵀ exceeds half a megabyte for each feature.  Measured on one core with
     2 MB of L2, at 16, 64 and 144 features (for 2,000, 2,700 and 4,000 atoms of float32).  At 384 features it takes 1.5
@@ -56,21 +72,33 @@ def gram_pays(n_atoms, n_features, itemsize, coder):
     """
     size = n_atoms**2 * itemsize
     most = n_features << 19 if coder.kernel == "lasso" else LARGEST_GRAM
-    return coder.cpu_only or (coder.kernel is not None and size <= min(most, LARGEST_GRAM))
+    return coder.kernel is not None and size <= min(most, LARGEST_GRAM)
+
+
+def compresses(C):
+    """Whether `compress` and `add_code_moments` work where the codes C are."""
+    return array_device(C) == CPU or on_cuda(C)
 
 
 def compress(C):
-    """(non-zeros a row (n,), their columns, their values) of codes C (n, K) on the host."""
-    from . import coding
-
-    return coding.compress(C)
+    """(non-zeros a row (n,), their columns, their values) of codes C (n, K), where they are."""
+    return _of_codes(C).compress(C)
 
 
 def add_code_moments(X, D, counts, indices, values, A, B):
     """Add Σ c cᵀ to A (K, K) and Σ c xᵀ to B (K, d) for compressed codes; return ‖x - c D‖² of every row (n,)."""
-    from . import coding
+    return _of_codes(X).add_moments(X, D, counts, indices, values, A, B)
 
-    return coding.add_moments(X, D, counts, indices, values, A, B)
+
+def _of_codes(array):
+    """The module that works on compressed codes where an array is."""
+    if array_device(array) == CPU:
+        from . import coding
+
+        return coding
+    from .cuda import codes
+
+    return codes
 
 
 def constrained(U, D, positive, unit):
@@ -97,6 +125,11 @@ def descend(D, U, L, used, positive, unit):
         from . import cpu
 
         cpu.descend(D, U, L, used, positive, unit)
+        return
+    if on_cuda(U):
+        from .cuda import atoms
+
+        atoms.descend(D, U, L, used, positive, unit)
         return
     steps = array_device(U).xp.zeros(U.shape, dtype=U.dtype)
     for j in [j for j, is_used in enumerate(used.tolist()) if is_used]:

@@ -79,7 +79,7 @@ class Statistics:
         self.memory = memory
 
     def add(self, found, n_rows, step):
-        """Batch number `step`, from 0, of n_rows rows."""
+        """Batch number `step`, from 0, of n_rows rows.  The sums found are its own afterwards."""
         if self.memory:
             beta = 1 - 1 / min(step + 1, max(self.memory / n_rows, 1))
         else:
@@ -87,7 +87,8 @@ class Statistics:
             beta = (theta + 1 - n_rows) / (theta + 1)
         for total, part in ((self.A, found.A), (self.B, found.B)):
             total *= beta
-            total += (part / n_rows).astype(total.dtype)
+            part /= n_rows  # in place: on a device K² numbers in float64 are not few
+            total += part.astype(total.dtype, copy=False)
 
     def to(self, put):
         """Move both by a function of an array."""
@@ -100,15 +101,20 @@ class Statistics:
 
 
 def one_batch(oracle, D, statistics, step, *, update, renew):
-    """Codes of one batch, then the atoms.  Returns D, the mean cost before, atoms replaced, rows unfinished."""
+    """Codes of one batch, then the atoms.  Returns D, the mean cost before, atoms replaced, rows unfinished.
+
+    What is decided on is read at once, after all that does not depend on it was asked for: one wait for a device.
+    """
     found = oracle.moments(D, renew.n_worst(len(D)))
     statistics.add(found, oracle.n_rows, step)
     D, unused = update(D, statistics.A, statistics.B)
-    if bool(unused.any()):
+    news = oracle.xp.concatenate([found.costs / oracle.n_rows, unused.sum(keepdims=True).astype(found.costs.dtype)])
+    cost, n_unused = news.tolist()
+    if n_unused:
         D = renew(D, unused, found.worst, oracle)
         if renew.forgets:
             statistics.forget(unused)
-    return D, found.cost / oracle.n_rows, int(unused.sum()) * renew.replaces, found.n_unfinished
+    return D, cost, int(n_unused) * renew.replaces, found.n_unfinished
 
 
 def online(learned, statistics, batches, *, max_steps, update, renew, stop, report):

@@ -1,0 +1,117 @@
+"""The atoms of a block, one after the other, on the device: see `kernels.descend`.
+
+An atom goes to s_j u_j, u_j = U_j - Σ_{i<j} L_ji (s_i u_i - D_i), s_j = 1 / max(‖u_j‖, 1).  What has to be done in
+turn are the scales alone.  With P = U + L D the atoms are u = R P, R = (1 + L diag(s))⁻¹, so that
+
+    u_j = P_j - Σ_{i<j} L_ji s_i u_i,    ‖u_j‖² = R_j S R_jᵀ,    S = P Pᵀ (b, b),
+
+and one block of threads finds s and R from L and S, in b² operations an atom whatever the number of features d.  All
+that has d in it is three products, P, S and (diag(s) R) P.  They and the kernel are in float64, since R may be large
+where atoms are used together.
+
+The floor, for K = 16,384 atoms of d = 2,304 features in float32: 2 K² d = 1.2e12 operations for A D, 25 ms at 50
+TFLOP/s (the bytes, K² + K d numbers in blocks of 128, are 10 ms at 3 TB/s); K steps in turn of about 0.5 µs (64 rows of
+two 128 x 128 matrices from L1, and one sum over 128 threads), 8 ms; 6 K b d operations in float64, 3e10, 1 ms. A sweep
+over features for each atom (one multiprocessor: 2 to 5 µs an atom) or a barrier over the grid (1.5 to 2 µs) would be 30
+to 80 ms for the steps alone. Where entries must be positive or norms are 1, that algebra does not hold: `_in_turn` is
+the plain loop, in one block.
+"""
+
+import math
+
+import numpy as np
+from numba import cuda, float64
+
+from ...device import array_device
+from . import Build, launch, numba_type
+from .block import summed
+
+THREADS = 256  # of `_in_turn`, over features
+COLUMNS = 128  # of `_scales`, over the atoms of a block: each keeps its columns of R and of R S
+
+
+@cuda.jit
+def _scales(L, S, used, R, Y):
+    """R (b, b) becomes diag(s) (1 + L diag(s))⁻¹ for L (b, b), strictly lower, and S = P Pᵀ.  Y: (b, b), scratch.
+
+    A thread works on columns of its own, row by row; the threads meet in the sum that is ‖u_j‖².
+    """
+    tree = cuda.shared.array(THREADS, float64)
+    t, threads, b = cuda.threadIdx.x, cuda.blockDim.x, len(L)
+    for j in range(b):
+        square = 0.0
+        for k in range(t, b, threads):
+            y, r = S[j, k], 1.0 if k == j else 0.0
+            for i in range(j):
+                y -= L[j, i] * Y[i, k]
+                r -= L[j, i] * R[i, k]
+            Y[j, k] = y
+            R[j, k] = r
+            square += r * y
+        norm = math.sqrt(max(summed(square, tree), 0.0))
+        if used[j] and norm > 1:
+            for k in range(t, b, threads):
+                Y[j, k] /= norm
+                R[j, k] /= norm
+
+
+@cuda.jit
+def _in_turn(D, U, L, used, positive, unit, steps):
+    """As `kernels.descend`: D (b, d) is replaced, U (b, d) overwritten.  steps: (b, d), scratch.
+
+    One block; a thread works on features of its own, and the threads meet in the sum that is ‖u_j‖².
+    """
+    tree = cuda.shared.array(THREADS, float64)
+    t, threads = cuda.threadIdx.x, cuda.blockDim.x
+    b, d = D.shape
+    for j in range(b):
+        if used[j]:
+            square = 0.0
+            for f in range(t, d, threads):
+                u = U[j, f]
+                for i in range(j):
+                    u -= L[j, i] * steps[i, f]
+                if positive and u < 0:
+                    u = D.dtype.type(0)
+                U[j, f] = u
+                square += float64(u) * float64(u)
+            norm = math.sqrt(summed(square, tree))
+            scale = D.dtype.type(1)
+            if unit or norm > 1:
+                scale = D.dtype.type(1 / norm if norm > 0 else 0)
+            for f in range(t, d, threads):
+                if unit and norm == 0:  # no direction: the old one stays
+                    steps[j, f] = D.dtype.type(0)
+                else:
+                    new = U[j, f] * scale
+                    steps[j, f] = new - D[j, f]
+                    D[j, f] = new
+        else:
+            for f in range(t, d, threads):
+                steps[j, f] = D.dtype.type(0)
+
+
+def descend(D, U, L, used, positive, unit, threads=None):
+    """See `kernels.descend`.  D may be a view of rows in sequence; nothing waits."""
+    xp = array_device(D).xp
+    if positive or unit:
+        steps = xp.empty(U.shape, dtype=U.dtype)
+        launch(_in_turn, 1, threads or THREADS, D, U, L, used, positive, unit, steps)
+        return
+    L, old = xp.tril(L.astype(np.float64), -1) * used[:, None], D.astype(np.float64)
+    P = xp.where(used[:, None], U.astype(np.float64) + L @ old, old)  # an atom that is not used is its own answer
+    R, Y = xp.empty((2, *L.shape))
+    launch(_scales, 1, threads or COLUMNS, L, P @ P.T, used, R, Y)
+    D[...] = (R @ P).astype(D.dtype)
+
+
+def builds():
+    """See `gpuica.kernels.cuda`."""
+    from numba import boolean
+
+    square = float64[:, ::1]
+    yield Build("scales, float64", _scales.py_func, (square, square, boolean[::1], square, square))
+    for dtype in (np.float32, np.float64):
+        rows = numba_type(dtype)[:, ::1]
+        signature = rows, rows, rows, boolean[::1], boolean, boolean, rows
+        yield Build(f"in turn, {np.dtype(dtype).name}", _in_turn.py_func, signature)

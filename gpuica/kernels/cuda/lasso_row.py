@@ -1,0 +1,300 @@
+"""One round of the lasso of one row, by one block of threads: see `lasso`.
+
+The working set is n atoms, ids (3, wide): their numbers, whether each is in the support, and `act`, the support as
+places in the working set.  G (n, n) is its Gram matrix; wide (3, wide): b = D_j x, the correlations h, and scratch.
+The support is as `support` has it.
+"""
+
+import math
+
+from numba import cuda, float64, int32
+
+from ..lasso_products import AT_ONCE, CLOSE, REACH
+from .block import largest, summed
+from .support import BORN, A, B, C, S, V, W, Z, border, drop, outside_span, settle, times
+
+CANDIDATES = 16  # atoms of a working set beside the support
+GOING, SOLVED, UNFINISHED, FULL = 0, 1, 2, 3  # how a row ends; FULL: for want of room
+
+
+@cuda.jit(device=True)
+def largest_of(h, positive):
+    """The largest |h_j|, or h_j > 0, of those that are this thread's, and the first place of it; (0, -1) for none."""
+    best, place = 0.0, int32(-1)
+    for j in range(cuda.threadIdx.x, len(h), cuda.blockDim.x):
+        value = float64(h[j]) if positive else abs(float64(h[j]))
+        if value > best:
+            best, place = value, int32(j)
+    return best, place
+
+
+@cuda.jit(device=True)
+def subtract(x, D, ids, act, c, m, r):
+    """r = x - c D over the support, summed in float64.  x, r: (d,)."""
+    for f in range(cuda.threadIdx.x, len(r), cuda.blockDim.x):
+        left = float64(x[f])
+        for i in range(m):
+            left -= c[i] * float64(D[ids[0, act[i]], f])
+        r[f] = left
+    cuda.syncthreads()
+
+
+@cuda.jit(device=True)
+def correlations(D, ids, act, r, m, out, tree):
+    """out_i = D_i r over the support, summed in float64."""
+    for i in range(m):
+        atom, part = ids[0, act[i]], 0.0
+        for f in range(cuda.threadIdx.x, len(r), cuda.blockDim.x):
+            part += float64(D[atom, f]) * float64(r[f])
+        total = summed(part, tree)
+        if cuda.threadIdx.x == 0:
+            out[i] = total
+    cuda.syncthreads()
+
+
+@cuda.jit(device=True)
+def _outside(D, k, r, M, G, lists, ids, act, tree, m):
+    """The squared distance of atom k of the working set from the span of the support; its coordinates in lists[W].
+
+    lists[A]: its inner products with the support.  G: of the working set.  Where the atom is close to the span, the
+    coordinates are corrected by what they leave of the atom itself, r (d,), scratch.
+    """
+    w, v, z = lists[W], lists[V], lists[Z]
+    times(M, lists[A], w, m)
+    outside = outside_span(lists[A], w, G[k, k], m)
+    if m > 0 and outside < CLOSE * G[k, k]:
+        atom = D[ids[0, k]]
+        subtract(atom, D, ids, act, w, m, r)
+        correlations(D, ids, act, r, m, v, tree)
+        times(M, v, z, m)
+        for i in range(cuda.threadIdx.x, m, cuda.blockDim.x):
+            w[i] += z[i]
+        cuda.syncthreads()
+        part = 0.0
+        for f in range(cuda.threadIdx.x, len(r), cuda.blockDim.x):
+            left = float64(atom[f])
+            for i in range(m):
+                left -= w[i] * float64(D[ids[0, act[i]], f])
+            part += left * left
+        outside = summed(part, tree)
+    return outside
+
+
+@cuda.jit(device=True)
+def _make_way(sign, M, lists, act, m):
+    """Move c along (-w, 1) sign, which changes no fit, until an atom meets zero; it leaves.
+
+    For an atom of coordinates w in the support, on which it depends.  Returns the support's size, which is m where no
+    atom meets zero, and the new atom's coefficient.
+    """
+    c, w, a = lists[C], lists[W], lists[A]
+    step, meets = math.inf, m
+    for i in range(m):
+        if c[i] * w[i] * sign > 0 and c[i] / (w[i] * sign) < step:
+            step, meets = c[i] / (w[i] * sign), i
+    cuda.syncthreads()  # all have read c
+    if meets == m:
+        return m, 0.0
+    for i in range(cuda.threadIdx.x, m, cuda.blockDim.x):
+        c[i] -= step * sign * w[i]
+    if cuda.threadIdx.x == 0:
+        a[meets] = a[m - 1]
+    cuda.syncthreads()
+    return drop(meets, M, act, lists, m), step * sign
+
+
+@cuda.jit(device=True)
+def _enter(D, k, sign, exchange, floor, now, most, r, M, G, lists, wide, ids, act, tree, m):
+    """Atom k of the working set enters the support, unless it depends on it; with `exchange` another leaves for it.
+
+    Returns the support's size.
+    """
+    for i in range(cuda.threadIdx.x, m, cuda.blockDim.x):
+        lists[A, i] = G[k, act[i]]
+    cuda.syncthreads()
+    value = 0.0
+    for attempt in range(2):
+        outside = _outside(D, k, r, M, G, lists, ids, act, tree, m)
+        if outside > floor * G[k, k] and m < most:
+            border(M, lists[W], outside, m)
+            if cuda.threadIdx.x == 0:
+                act[m] = k
+                lists[C, m] = value
+                lists[S, m] = sign
+                lists[B, m] = wide[0, k]
+                lists[BORN, m] = now
+            cuda.syncthreads()
+            return m + 1
+        if attempt == 1 or not exchange:
+            break
+        m, value = _make_way(sign, M, lists, act, m)
+    return m
+
+
+@cuda.jit(device=True)
+def _improve(D, n, alpha, positive, bar, floor, most, r, M, G, lists, wide, ids, act, tree, m):
+    """Solve the row on its working set of n atoms.  Returns the support's size, whether it changed, and whether it
+    wanted more room."""
+    t, threads, room = cuda.threadIdx.x, cuda.blockDim.x, M.shape[0]
+    b, h = wide[0], wide[1]
+    alone, moved, full = False, False, False
+    for now in range(10 * CANDIDATES):
+        best = 0.0
+        for k in range(t, n, threads):
+            violation = h[k] if positive else abs(h[k])
+            if ids[1, k] == 0:
+                best = max(best, violation)
+        top = largest(best, tree)
+        if top <= bar and now > 0:
+            break
+        before, entered = m, 0
+        if top > bar:
+            least = top if alone else bar + REACH * (top - bar)
+            for k in range(n):
+                violation = h[k] if positive else abs(h[k])
+                if ids[1, k] == 0 and violation >= least and entered < (1 if alone else AT_ONCE):
+                    if m == room and room < most:
+                        full = True
+                        break
+                    sign = 1.0 if h[k] > 0 else -1.0
+                    m = _enter(
+                        D, k, sign, alone and alpha > 0, floor, now, most, r, M, G, lists, wide, ids, act, tree, m
+                    )
+                    entered += 1
+        m = settle(M, act, lists, m, alpha, positive or alpha > 0)
+        changed = m != before
+        for i in range(m):
+            changed |= lists[BORN, i] == now
+        cuda.syncthreads()  # all have read h and which atoms are inside
+        for k in range(t, n, threads):
+            total, inside = b[k], 0
+            for i in range(m):
+                total -= G[k, act[i]] * lists[C, i]
+                if act[i] == k:
+                    inside = 1
+            h[k] = total
+            ids[1, k] = inside
+        cuda.syncthreads()
+        moved |= changed
+        if alone and not changed:
+            break
+        alone = not changed  # of several that entered none was right: the largest violation alone is
+    return m, moved, full
+
+
+@cuda.jit(device=True)
+def _begin(D, h, row_codes, n, size, floor, most, r, M, G, lists, wide, ids, act, tree):
+    """M and the lists of the support of `size` atoms, which come first in the working set.  Returns how many are kept:
+    those that depend on others before them leave."""
+    t, threads = cuda.threadIdx.x, cuda.blockDim.x
+    for k in range(t, n, threads):
+        total = float64(h[ids[0, k]])
+        wide[1, k] = total
+        for i in range(size):
+            total += G[k, i] * row_codes[i]
+        wide[0, k] = total  # b = D_j x = h_j + G_j c
+        ids[1, k] = 0
+    cuda.syncthreads()
+    m = 0
+    for i in range(size):
+        value = row_codes[i]
+        before, sign = m, 1.0 if value > 0 else -1.0
+        m = _enter(D, i, sign, False, floor, -1.0, most, r, M, G, lists, wide, ids, act, tree, m)
+        if m > before and t == 0:
+            lists[C, before] = value
+            ids[1, i] = 1
+        cuda.syncthreads()
+    return m
+
+
+@cuda.jit(device=True)
+def _polish(alpha, signed, M, lists, wide, act, m):
+    """c + M (D r - alpha s), D r of the data in wide[2]: what rounding left undone."""
+    c, s, v, z = lists[C], lists[S], lists[V], lists[Z]
+    for i in range(cuda.threadIdx.x, m, cuda.blockDim.x):
+        v[i] = wide[2, act[i]] - alpha * s[i]
+    cuda.syncthreads()
+    times(M, v, z, m)
+    for i in range(cuda.threadIdx.x, m, cuda.blockDim.x):
+        c[i] += z[i]
+        if signed and c[i] * s[i] < 0:  # zero, but for rounding
+            c[i] = 0.0
+    cuda.syncthreads()
+
+
+@cuda.jit(device=True)
+def _write(row, m, signed, lists, ids, act, state, codes, acts):
+    """The support of m atoms, but for zeros, becomes the row's; act holds places in the working set."""
+    kept = 0
+    for i in range(m):
+        if lists[C, i] != 0 or not signed:
+            if i % cuda.blockDim.x == cuda.threadIdx.x:
+                acts[row, kept] = ids[0, act[i]]
+                codes[row, kept] = lists[C, i]
+            kept += 1
+    if cuda.threadIdx.x == 0:
+        state[row, 0] = kept
+
+
+@cuda.jit(device=True)
+def _load(row, block, Gram, pairs, acts, picks, G, ids, size):
+    """The working set's numbers and Gram matrix; the support, of `size` atoms, comes first.  Returns how many."""
+    t, threads, by_gram, n = cuda.threadIdx.x, cuda.blockDim.x, pairs.shape[1] == 1, 0
+    for k in range(picks.shape[1]):
+        n += picks[block, k] >= 0
+    for k in range(t, n, threads):
+        ids[0, k] = picks[block, k]
+        ids[2, k] = k
+    cuda.syncthreads()
+    for pair in range(t, n * n, threads):
+        i, j = pair // n, pair % n
+        G[i, j] = float64(Gram[ids[0, i], ids[0, j]] if by_gram else pairs[block, i, j])
+    cuda.syncthreads()
+    return n
+
+
+@cuda.jit(device=True)
+def solve(
+    X, D, Gram, pairs, H, R, live, state, levels, acts, codes, picks, out, alpha, positive, floor,
+    M, G, lists, wide, ids, tree,
+):  # fmt: skip
+    """One round of row live[block]: its support, its residual R and how it ended; `out`, the code, where that is for
+    good.
+
+    levels (n, 3): of the row's correlations, their rounding, the largest violation, and what the support misses.
+    pairs (rows, wide, wide): inner products of the working sets; (1, 1, 1) where Gram is D Dᵀ, and tells them.
+    """
+    t, threads, block = cuda.threadIdx.x, cuda.blockDim.x, cuda.blockIdx.x
+    row, act, signed, most = live[block], ids[2], positive or alpha > 0, min(D.shape[0], D.shape[1])
+    size, misses, end, r = state[row, 0], state[row, 2], state[row, 3], R[row]
+    rounding, top, missed = levels[row, 0], levels[row, 1], levels[row, 2]
+    n = _load(row, block, Gram, pairs, acts, picks, G, ids, size)
+    if end != GOING:
+        correlations(D, ids, act, r, size, wide[2], tree)
+    for _ in range(misses - 2):
+        floor *= 10
+    m = _begin(D, H[block], codes[row], n, size, floor, most, r, M, G, lists, wide, ids, act, tree)
+    if end != GOING:
+        if m == size:
+            _polish(alpha, signed, M, lists, wide, act, m)
+            for i in range(t, m, threads):
+                codes[row, i] = lists[C, i]
+        cuda.syncthreads()
+        for i in range(t, size, threads):
+            out[row, picks[block, i]] = codes[row, i]
+        return
+    bar = alpha + rounding
+    m, moved, full = _improve(D, n, alpha, positive, bar, floor, most, r, M, G, lists, wide, ids, act, tree, m)
+    subtract(X[row], D, ids, act, lists[C], m, r)
+    _write(row, m, signed, lists, ids, act, state, codes, acts)
+    if not moved and missed <= 10 * rounding:
+        end = FULL if full else SOLVED
+        if end == SOLVED and top > alpha + 10 * rounding:
+            end = GOING  # stuck: as a support that misses its equations
+            misses += 1
+    if end == SOLVED:
+        for i in range(t, m, threads):
+            out[row, ids[0, act[i]]] = lists[C, i]
+    if t == 0:
+        state[row, 2] = misses
+        state[row, 3] = end

@@ -1,0 +1,122 @@
+"""Least squares on a growing and shrinking support, by the threads of one block: `kernels.support` on the device.
+
+A support is m atoms, their coefficients c and M (m, m), the inverse of their Gram matrix, in float64.  Its arrays are
+in shared memory or in a workspace: M, act (room,) of positions or atoms, and lists (LISTS, room) of what is known of
+the atoms.
+
+Every function is called by all threads of a block with the same m, ends past a barrier, and returns the same to all.
+Column j of M belongs to thread j (modulo the threads); what is short, all threads compute alike, since a sum over m
+numbers that all can read takes less than a tree.
+"""
+
+from numba import cuda
+
+# Rows of `lists`
+C, S, B, BORN, Z = 0, 1, 2, 3, 4  # coefficient, sign, D_j x, when it entered, where its coefficient would go
+V, W, A = 5, 6, 7  # scratch; coordinates of another atom in the support, and its inner products with it
+MOVED, LISTS = 5, 8
+
+
+@cuda.jit(device=True)
+def times(M, v, out, m):
+    """out = M v for the leading m."""
+    for j in range(cuda.threadIdx.x, m, cuda.blockDim.x):
+        total = 0.0
+        for i in range(m):
+            total += M[i, j] * v[i]
+        out[j] = total
+    cuda.syncthreads()
+
+
+@cuda.jit(device=True)
+def outside_span(a, w, square, m):
+    """square - a w: the squared distance of an atom from the span of the support, w = M a its coordinates there."""
+    left = square
+    for i in range(m):
+        left -= a[i] * w[i]
+    return left
+
+
+@cuda.jit(device=True)
+def border(M, w, outside, m):
+    """M with one atom more, of coordinates w in the support and squared distance `outside` from its span."""
+    for j in range(cuda.threadIdx.x, m + 1, cuda.blockDim.x):
+        mine = (w[j] if j < m else -1.0) / outside
+        for i in range(m):
+            M[i, j] = w[i] * mine + (M[i, j] if j < m else 0.0)
+        M[m, j] = -mine
+    cuda.syncthreads()
+
+
+@cuda.jit(device=True)
+def leave(M, p, w, m):
+    """Take atom p out of M (m, m); the last atom takes its place.  The caller moves its own lists alike."""
+    last = m - 1
+    for j in range(cuda.threadIdx.x, m, cuda.blockDim.x):
+        w[j] = M[p, j]
+    cuda.syncthreads()
+    for j in range(cuda.threadIdx.x, m, cuda.blockDim.x):
+        mine = w[j] / w[p]
+        for i in range(m):
+            M[i, j] -= w[i] * mine
+    cuda.syncthreads()
+    if p < last:
+        for j in range(cuda.threadIdx.x, last, cuda.blockDim.x):
+            if j == p:
+                M[p, p] = M[last, last]
+            else:
+                M[p, j] = M[last, j]
+                M[j, p] = M[j, last]
+    cuda.syncthreads()
+
+
+@cuda.jit(device=True)
+def drop(p, M, act, lists, m):
+    """Atom p leaves the support of m; the last takes its place.  Returns m - 1."""
+    leave(M, p, lists[W], m)
+    if cuda.threadIdx.x == 0:
+        act[p] = act[m - 1]
+        for row in range(MOVED):
+            lists[row, p] = lists[row, m - 1]
+    cuda.syncthreads()
+    return m - 1
+
+
+@cuda.jit(device=True)
+def settle(M, act, lists, m, alpha, signed):
+    """Minimise ½ cᵀGc - bᵀc + alpha |c| over the support; returns its size, smaller where coefficients met zero.
+
+    c has the signs s, or is zero where atoms have just entered.  signed: whether the signs bind.
+    """
+    t, threads = cuda.threadIdx.x, cuda.blockDim.x
+    c, s, b, z, v = lists[C], lists[S], lists[B], lists[Z], lists[V]
+    while m > 0:
+        for i in range(t, m, threads):
+            v[i] = b[i] - alpha * s[i]
+        cuda.syncthreads()
+        times(M, v, z, m)
+        if not signed:
+            for i in range(t, m, threads):
+                c[i] = z[i]
+            break
+        entered = m
+        for i in range(m - 1, -1, -1):  # an atom that would leave zero to the wrong side was not needed
+            if c[i] == 0 and z[i] * s[i] <= 0:
+                m = drop(i, M, act, lists, m)
+        if m < entered:
+            continue
+        share, meets = 1.0, m
+        for i in range(m):
+            if z[i] * s[i] <= 0 and c[i] / (c[i] - z[i]) < share:
+                share, meets = c[i] / (c[i] - z[i]), i
+        cuda.syncthreads()  # all have read c
+        if meets == m:
+            for i in range(t, m, threads):
+                c[i] = z[i]
+            break
+        for i in range(t, m, threads):
+            c[i] += share * (z[i] - c[i])
+        cuda.syncthreads()
+        m = drop(meets, M, act, lists, m)
+    cuda.syncthreads()
+    return m

@@ -1,0 +1,48 @@
+"""Compressed codes and their moments on the device's kernels in the simulator."""
+
+import numpy as np
+import pytest
+
+from gpuica.kernels.cuda import codes
+
+SHAPES = [(1, 1, 1), (5, 3, 9), (4, 9, 2), (6, 2, 17)]
+
+
+def data(n, d, K, dtype, rng):
+    X, D, C = (rng.normal(size=shape).astype(dtype) for shape in ((n, d), (K, d), (n, K)))
+    C[rng.random(C.shape) < 0.6] = 0
+    C[n // 2] = 0
+    return X, D, C
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_compressed_codes_are_the_non_zeros(shape, dtype, rng):
+    _, _, C = data(*shape, dtype, rng)
+    counts, columns, values = codes.compress(C, threads=4)
+    np.testing.assert_array_equal(counts, np.count_nonzero(C, axis=1))
+    np.testing.assert_array_equal(columns, np.nonzero(C)[1])
+    np.testing.assert_array_equal(values, C[C != 0])
+    assert (columns.dtype, values.dtype) == (np.int32, dtype)
+
+
+@pytest.mark.parametrize("tile", [2, 100])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_moments_of_codes(shape, dtype, tile, rng):
+    X, D, C = data(*shape, dtype, rng)
+    A, B = np.ones((shape[2], shape[2])), np.ones(D.shape)  # to be added to
+    squares = codes.add_moments(X, D, *codes.compress(C, threads=4), A, B, threads=3, walkers=2, tile=tile)
+    X, D, C = (part.astype(float) for part in (X, D, C))
+    np.testing.assert_allclose(A, 1 + C.T @ C, rtol=1e-12, atol=1e-12)  # of float32 too: sums are in float64
+    np.testing.assert_allclose(B, 1 + C.T @ X, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(squares, ((X - C @ D) ** 2).sum(axis=1), rtol=1e-12, atol=1e-12)
+
+
+def test_no_codes_at_all(rng):
+    X, D, C = data(3, 2, 4, np.float32, rng)
+    A, B = np.zeros((4, 4)), np.zeros((4, 2))
+    squares = codes.add_moments(X, D, *codes.compress(0 * C, threads=4), A, B, threads=3, walkers=2)
+    assert not A.any()
+    assert not B.any()
+    np.testing.assert_allclose(squares, (X.astype(float) ** 2).sum(axis=1), rtol=1e-12)

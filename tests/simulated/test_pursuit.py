@@ -1,0 +1,102 @@
+"""Pursuits on the device's kernels in the simulator, against the textbook loops."""
+
+import numpy as np
+import pytest
+
+from gpuica.coders import OMP, ORMP, MatchingPursuit
+from gpuica.kernels.cuda import block, pursuit, support
+
+from .. import naive, one_thread
+from ..test_coders import TOLERANCE, data, scaled
+
+DTYPES = [np.float32, np.float64]
+SHAPES = [(12, 12, 40), (12, 30, 9), (3, 1, 5), (5, 7, 1)]
+
+
+def encode(X, D, coder, threads=None, **sizes):
+    """By the simulator with some threads, or as plain Python."""
+    Q, form = X @ D.T, getattr(pursuit, coder.kernel)
+    if threads:
+        form(X, D, D @ D.T, Q, coder, threads=threads, blocks=2, **sizes)
+    else:
+        with one_thread.running(pursuit, support, block):
+            form(X, D, D @ D.T, Q, coder, blocks=2, **sizes)
+    assert np.isfinite(Q).all()
+    assert Q.dtype == X.dtype
+    return Q
+
+
+def each(X, D):
+    return zip(X.astype(float), [D.astype(float)] * len(X), strict=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("n_nonzero", [1, 4, 100])
+@pytest.mark.parametrize("kind", [OMP, ORMP])
+def test_orthogonal_pursuits_are_the_textbook_loops(kind, n_nonzero, shape, dtype):
+    X, D = data(*shape, dtype, seed=1)
+    C = encode(X, D, kind(n_nonzero))
+    loop = naive.omp if kind is OMP else naive.ormp
+    expected = np.array([loop(*both, n_nonzero) for both in each(X, D)])
+    assert ((C != 0).sum(axis=1) <= min(n_nonzero, *D.shape)).all()
+    if n_nonzero < 100:  # beyond, rows are exact whichever atoms came last
+        np.testing.assert_allclose(C, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+    np.testing.assert_allclose(C @ D, expected @ D, atol=1e-4)
+
+
+@pytest.mark.parametrize("room", [2, 64])
+@pytest.mark.parametrize("share", [0.5, 1e-2, 1e-5])
+@pytest.mark.parametrize("kind", [OMP, ORMP])
+def test_they_stop_at_the_residual_they_are_given(kind, share, room):
+    X, D = data(10, 20, 50)
+    target = share * float((X * X).sum(axis=1).mean())
+    C, loop = encode(X, D, kind(20, target), room=room), naive.omp if kind is OMP else naive.ormp
+    for x, c in zip(X, C, strict=True):
+        left = [float(((x - loop(x, D, m) @ D) ** 2).sum()) for m in range(21)]
+        assert np.count_nonzero(c) == next(m for m in range(21) if left[m] <= target or m == 20)
+
+
+@pytest.mark.parametrize("coder", [OMP(5), ORMP(5), OMP(5, positive=True)])
+def test_they_end_when_only_dependent_atoms_are_left(coder, rng):
+    X, D = abs(rng.normal(size=(9, 5))), np.tile(np.eye(5)[:3], (4, 1))
+    C = encode(X, D, coder)
+    assert (np.count_nonzero(C, axis=1) == 3).all()
+    np.testing.assert_allclose(C @ D, X * [1, 1, 1, 0, 0], atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n_nonzero", [1, 3, 12])
+def test_non_negative_omp(n_nonzero, dtype):
+    X, D = data(20, 20, 30, dtype, seed=2)
+    C = encode(X, D, OMP(n_nonzero, positive=True))
+    expected = [naive.omp(*both, n_nonzero, positive=True) for both in each(X, D)]
+    np.testing.assert_allclose(C, expected, atol=TOLERANCE[dtype])
+    assert (C >= 0).all()
+    np.testing.assert_allclose(encode(X, D, OMP(n_nonzero, positive=True), room=2), C, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("gradient", [False, True])
+def test_matching_pursuits(gradient, dtype):
+    X, D = data(12, 12, 40, dtype)
+    D = D if gradient else scaled(D)
+    codes = [naive.matching_pursuit(*both, 15, gradient) for both in each(X, D)]
+    for steps in (1, 2, 7, 15):
+        C = encode(X, D, MatchingPursuit(steps, gradient=gradient))
+        np.testing.assert_allclose(C, [c[steps - 1] for c in codes], rtol=1e-4, atol=TOLERANCE[dtype])
+    C = encode(X, D, MatchingPursuit(15, 1.5, gradient))
+    for x, c, steps in zip(X, C, codes, strict=True):
+        expected = next((c for c in steps if ((x - c @ D) ** 2).sum() <= 1.5), steps[-1])
+        np.testing.assert_allclose(c, expected, rtol=1e-4, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+@pytest.mark.parametrize(
+    "coder", [OMP(3), ORMP(3), OMP(3, positive=True), MatchingPursuit(4), MatchingPursuit(4, gradient=True)], ids=str
+)
+def test_with_several_threads(coder, threads):
+    """Threads that run into each other would be seen here: the answer is that of one thread."""
+    X, D = data(3, 5, 9)
+    X[1] = 0
+    np.testing.assert_allclose(encode(X, D, coder, threads), encode(X, D, coder), atol=1e-12)
