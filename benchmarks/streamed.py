@@ -1,6 +1,6 @@
 """Fits on files that are larger than memory: time against its floor, peak memory, float32 against bfloat16.
 
-    python -m benchmarks.streamed [--rows 15700000] [--data benchmarks/data/streamed] [--parts files,slope,dictionary]
+    python -m benchmarks.streamed [--rows 15700000] [--data benchmarks/data/streamed] [--parts float32,bfloat16,slope,dictionary]
 
 Rows (n, 384) float32, mixed from 384 independent sources: 24 GB in one .npy file, and 12 GB of bfloat16 in 16
 safetensors files, which are written once (five minutes of two cores) and kept.  Every fit runs in a process of its own,
@@ -148,7 +148,7 @@ def main():
     parser.add_argument("--rows", type=int, default=15_700_000)
     parser.add_argument("--data", type=Path, default=Path(__file__).parent / "data" / "streamed")
     parser.add_argument("--memory", default="1GB", help="memory_limit of the fits")
-    parser.add_argument("--parts", default="files,slope")
+    parser.add_argument("--parts", default="float32,bfloat16,slope,dictionary")
     parser.add_argument("--write", action="store_true", help="write the files and end")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -162,9 +162,11 @@ def main():
     where = environment()
     print(f"{where['machine']['cpu']}, {where['machine']['cores']} cores; commit {where['commit']}, {where['date']}")
     settings = {"memory_limit": args.memory, "growth": "auto", "tol": "auto"}
-    if "files" in args.parts:
+    forms = {"float32": (path, "float32, one .npy"), "bfloat16": (shards, f"bfloat16, {SHARDS} safetensors")}
+    forms = [form for name, form in forms.items() if name in args.parts]
+    if forms:
         products = seconds_of_products(args.rows)
-        for X, form in ((path, "float32, one .npy"), (shards, f"bfloat16, {SHARDS} safetensors")):
+        for X, form in forms:
             reading = seconds_to_read(X)
             print(f"{form}: a plain read {reading:.1f} s; the two products of a pass {products:.1f} s", flush=True)
             for name in ESTIMATORS:
