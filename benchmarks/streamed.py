@@ -1,6 +1,6 @@
 """Fits on files that are larger than memory: time against its floor, peak memory, float32 against bfloat16.
 
-    python -m benchmarks.streamed [--rows 15700000] [--data benchmarks/data/streamed] [--parts float32,bfloat16,slope,dictionary]
+    python -m benchmarks.streamed [--rows 15700000] [--data DIRECTORY] [--parts float32,bfloat16,slope,dictionary]
 
 Rows (n, 384) float32, mixed from 384 independent sources: 24 GB in one .npy file, and 12 GB of bfloat16 in 16
 safetensors files, which are written once (five minutes of two cores) and kept.  Every fit runs in a process of its own,

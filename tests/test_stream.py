@@ -1,5 +1,8 @@
 """Rows that are read while they are worked on: the answers of rows in memory, whatever they are read from."""
 
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,9 +11,9 @@ from sklearn.exceptions import ConvergenceWarning
 
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, SparseCoder, shards, spool
 from gpuica.device import CPU, memory_size
-from gpuica.estimators._shell import as_source
+from gpuica.estimators._shell import as_source, take
 from gpuica.rows import open_rows, stream
-from gpuica.rows.files import write_tensors
+from gpuica.rows.files import Flat, write_tensors
 from gpuica.rows.sources import Chunks, Parts, Selection
 from gpuica.rows.stream import StreamRows
 
@@ -117,6 +120,32 @@ def test_a_fit_is_the_fit_of_the_array(form, limit, X, tmp_path, small_blocks):
     np.testing.assert_allclose(ica.components_, expected.components_, rtol=1e-4, atol=1e-6)
     assert ica.n_passes_ == expected.n_passes_ - (limit is not None)  # the projection is no pass of its own then
     assert ica.n_features_in_ == 4
+
+
+def test_a_mapped_array_that_is_large_is_read_from_its_file(X, tmp_path):
+    mapped = as_memmap(X, tmp_path)
+    assert isinstance(take(FastICA(), mapped, reset=True).array, np.ndarray)
+    source = take(FastICA(memory_limit=1000), mapped, reset=True).array
+    assert isinstance(source, Flat)
+    np.testing.assert_array_equal(source[:], X)
+    private = np.load(tmp_path / "all.npy", mmap_mode="c")  # what is written to it is not in the file
+    private[0] = 7
+    assert isinstance(take(FastICA(memory_limit=1000), private, reset=True).array, np.ndarray)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", [FastICA, Picard])
+def test_the_size_of_chunks_and_blocks_does_not_matter(kind, dtype, tmp_path, monkeypatch):
+    X = mixture(5000, 6)[0].astype(dtype)
+    expected = kind(random_state=0, tol=1e-6, growth=None).fit(X).components_
+    for chunk in (1, 7, 64, 100, 999, 2500, 5000):
+        monkeypatch.setattr("gpuica.rows.memory.default_chunk_rows", lambda *given, rows=chunk: rows)
+        monkeypatch.setattr(stream, "BLOCK", 3 * chunk * 6 * X.itemsize)
+        fits = [kind(random_state=0, tol=1e-6, growth=None, memory_limit=100) for _ in range(2)]
+        one, two = (fit.fit(as_glob(X, tmp_path)).components_ for fit in fits)
+        np.testing.assert_array_equal(one, two)
+        within = (1e-10 if dtype == np.float64 else 2e-6) * abs(expected).max()
+        np.testing.assert_allclose(one, expected, rtol=0, atol=within)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -498,3 +527,54 @@ def test_memory_limits(limit, size):
 def test_memory_limits_that_are_none(limit):
     with pytest.raises(ValueError, match="memory_limit must be"):
         FastICA(memory_limit=limit).fit(np.eye(5))
+
+
+# ---- on a device -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("limit", [None, 1000, 60_000])
+@pytest.mark.parametrize("form", [as_glob, as_iterable, as_list_of_arrays, "bfloat16"])
+def test_streams_to_a_device(cupy, form, limit, X, tmp_path, small_blocks):
+    """limit: blocks are kept on the device as far as they fit; none, some, or all."""
+    rows = X
+    if form == "bfloat16":
+        rows, bits = brain(X)
+        write_tensors(tmp_path / "x.safetensors", {"acts": bits}, {}, brain=True)
+        source = tmp_path / "x.safetensors"
+    else:
+        source = form(X, tmp_path)
+    expected = FastICA(random_state=0).fit(rows)
+    ica = FastICA(random_state=0, device="cuda", memory_limit=limit).fit(source)
+    assert ica.device_ == "cuda:0"
+    np.testing.assert_allclose(ica.components_, expected.components_, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(ica.transform(rows), expected.transform(rows), atol=1e-3)
+    model = MiniBatchDictionaryLearning(
+        5, alpha=1.0, max_iter=1, batch_size=500, init="data", fit_algorithm="cd", random_state=0, device="cuda"
+    ).fit(source)
+    assert model.device_ == "cuda:0"
+    assert np.isfinite(model.score(rows))
+
+
+def test_blocks_are_kept_where_reading_again_costs_more(X, tmp_path, small_blocks):
+    def total(chunk):
+        return (chunk.sum(axis=0, dtype=np.float64),)
+
+    def opened(limit):
+        device = replace(CPU, limit=limit)
+        return open_rows(as_source(as_iterable(X, tmp_path)), dtype=np.float32, device=device, chunk_rows=100)
+
+    expected = X.sum(axis=0, dtype=np.float64)
+    rows, some = opened(4 * X.nbytes), opened(2 * X.nbytes)
+    for _ in range(3):
+        for each in (rows, some):
+            np.testing.assert_allclose(each.sum(total)[0], expected)
+    assert sum(block.nbytes for block in rows.kept.values()) == X.nbytes
+    assert 0 < sum(block.nbytes for block in some.kept.values()) <= X.nbytes // 2
+    rows.array.iterable = None  # nothing is read any more
+    np.testing.assert_allclose(rows.sum(total)[0], expected)
+
+
+@pytest.mark.parametrize(("module", "name"), [("zarr", "x.zarr"), ("h5py", "x.h5")])
+def test_files_of_a_library_that_is_not_installed(module, name, tmp_path, monkeypatch):
+    (tmp_path / name).touch()
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=f"needs {module}: pip install {module}"):
+        shards([tmp_path / name], tensor="acts")

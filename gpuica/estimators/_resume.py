@@ -8,6 +8,7 @@ import numpy as np
 from ..device import to_host
 from ..rows.checkpoint import Checkpoint
 from ..rows.files import read_tensors, write_tensors
+from ..rows.shared import SharedRows
 
 FREE = ("checkpoint", "verbose", "random_state", "max_iter", "memory_limit", "callback", "n_jobs", "sparse_output")
 EVERY = 30.0  # seconds between two snapshots
@@ -31,6 +32,10 @@ class Snapshots:
     def __init__(self, estimator, rows, rng):
         """rng: a RandomState, whose draws since its present state are part of the fit."""
         self.rng, self.last, self.path = rng, time.monotonic(), None
+        if estimator.checkpoint is not None and isinstance(rows, SharedRows):
+            raise ValueError(
+                "checkpoint= of dictionary learning is not for shared rows: ranks would keep unlike states."
+            )
         if estimator.checkpoint is not None:
             checkpoint = Checkpoint(estimator.checkpoint, fingerprint(estimator, rows))
             self.rng, self.path = checkpoint.same_draws(rng), checkpoint.path / "state.safetensors"

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import assert_all_finite, check_array, validate_data
 
-from ..device import CPU, array_device, to_host, why_no_gpu
+from ..device import CPU, array_device, memory_size, to_host, why_no_gpu
 from ..oracle import NotFiniteError
 from ..rows import check_weights
-from ..rows.files import shards
+from ..rows.files import mapped_file, shards
 from ..rows.shared import Shared
 from ..rows.sink import open_sink
 from ..rows.sources import Array, Chunks, Parts, Source, from_brain
@@ -102,6 +102,8 @@ def take(estimator, X, *, reset, min_rows=1, finite=True):
         take_it = _spread.take_shared if isinstance(X, Shared) else _spread.take_dask
         return take_it(estimator, X, reset=reset, min_rows=min_rows, finite=finite)
     array, back = _unwrap(X)
+    if isinstance(array, np.memmap) and not _fits(estimator, array):  # its pages would count as memory
+        array = mapped_file(array) or array
     if isinstance(array, BFloat16 | Source) or array_device(array) != CPU:
         return _take_unknown_to_sklearn(estimator, array, back, reset, min_rows, finite)
     keep = isinstance(array, np.ndarray) and array.dtype.kind in "iuf" and array.dtype.itemsize <= 8
@@ -115,6 +117,11 @@ def take(estimator, X, *, reset, min_rows=1, finite=True):
     else:
         array = validate_data(estimator, array, reset=reset, **checks)
     return Given(array, work_dtype(array.dtype), back)
+
+
+def _fits(estimator, array):
+    """Whether an array may be held in memory, by the estimator's memory_limit."""
+    return replace(CPU, limit=memory_size(getattr(estimator, "memory_limit", None))).fits(array.nbytes)
 
 
 def refuse_non_finite(estimator, array):

@@ -166,6 +166,7 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
             )
             self._learn(given, learned, solve)
             snapshots.keep(learned, at_once=True)
+        device.share()
         warn_of_unfinished(learned.n_unfinished, given.shape[0])
         if self.max_iter and not learned.converged:
             warnings.warn(self._what_is_left(), ConvergenceWarning, stacklevel=5)

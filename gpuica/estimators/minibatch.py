@@ -136,6 +136,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
             self._learn(given, learned, solve)
             snapshots.keep(learned, self._statistics, stop, at_once=True)
             self._statistics.to(to_host)  # a pickle loads without a GPU
+        device.share()
         warn_of_unfinished(learned.n_unfinished, batch_size)
         return self
 

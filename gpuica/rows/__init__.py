@@ -83,6 +83,10 @@ class Rows(ABC):
     def only(self, indices):
         """The rows of these numbers, as Rows that are held in memory."""
 
+    def everywhere(self, fact):
+        """Whether a fact holds here, and for every process that shares the rows."""
+        return fact
+
     def gathered(self):
         """All rows, as Rows whose chunks are here: themselves if they are.  For few rows."""
         return self.only(np.arange(self.n_rows))
@@ -235,12 +239,9 @@ def open_rows(X, *, dtype, device, chunk_rows=None, prepare=None, work=None, wei
     if isinstance(X, Shared):
         options = {"chunk_rows": chunk_rows, "prepare": prepare, "work": work, "weights": weights}
         return SharedRows(open_rows(X.local, dtype=dtype, device=device, **options), X.comm)
-    from .files import mapped_file
     from .memory import MemoryRows
     from .sources import Source
     from .stream import StreamRows
 
-    if isinstance(X, np.memmap) and not device.fits(X.nbytes):  # its pages would count as memory, and push out others
-        X = mapped_file(X) or X
     kind = StreamRows if isinstance(X, Source) else MemoryRows
     return kind(X, dtype=dtype, device=device, chunk_rows=chunk_rows, prepare=prepare, work=work, weights=weights)

@@ -60,14 +60,14 @@ class Checkpoint:
         same.set_state((kind, np.array(key, dtype=np.uint32), *rest))
         return same
 
-    def answer(self, question, ask):
-        """The arrays that were answered at this point before, or those of ask(), which are kept.
+    def answer(self, question, ask, everywhere):
+        """The arrays that were answered at this point before, or those of ask(), which are kept; and whether before.
 
-        question: its name, which must be the same again.
+        question: its name, which must be the same again.  everywhere: as `Rows.everywhere`: ranks go on together.
         """
         path = self.path / f"answer-{self.asked:05d}.safetensors"
         self.asked += 1
-        if path.exists():
+        if everywhere(path.exists()):
             arrays, about = read_tensors(path)
             if about.get("question") != question:
                 raise CheckpointError(
@@ -118,7 +118,9 @@ class RecordedRows(Rows):
 
     def sum(self, contribution, *params):
         name = "+".join(part.__name__ for part in (contribution, *params) if hasattr(part, "__name__"))
-        totals, before = self.checkpoint.answer(name, lambda: self.rows.sum(contribution, *params))
+        totals, before = self.checkpoint.answer(
+            name, lambda: self.rows.sum(contribution, *params), self.rows.everywhere
+        )
         self.told += before
         return tuple(self.xp.asarray(total) for total in totals)
 
@@ -136,6 +138,9 @@ class RecordedRows(Rows):
 
     def only(self, indices):
         return self.rows.only(indices)
+
+    def everywhere(self, fact):
+        return self.rows.everywhere(fact)
 
     def gathered(self):
         return self.rows.gathered()

@@ -134,6 +134,9 @@ class SharedRows(Rows):
         mine, here = self._mine(np.asarray(indices))
         return SharedRows(agree(self.comm, lambda: self.local.only(here)), self.comm, mine)
 
+    def everywhere(self, fact):
+        return bool(gather(self.comm, [fact])[:, 0].all())
+
     def gathered(self):
         everything = np.arange(self.n_rows)
         weights = None

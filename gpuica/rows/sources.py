@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..device import array_device, to_host
+from ..device import to_host
 
 RUN = 1 << 15  # bytes of neighbouring rows that are drawn together: a seek for each row would be waste,
 RUN_ROWS = 16  # and so many rows: neighbours are alike, so a sample of n rows is worth less than n
@@ -263,8 +263,7 @@ def runs(indices):
 
 def from_brain(bits):
     """float32 numbers of the bits of bfloat16, which is the upper half of a float32."""
-    xp = array_device(bits).xp
-    return (bits.astype(xp.uint32) << 16).view(xp.float32)
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def check_shape(shape, name):

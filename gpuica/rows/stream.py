@@ -7,11 +7,12 @@ allows and reading again would cost more than is kept.
 import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 
-from ..device import CPU
-from ..traffic import place
+from ..device import CPU, to_host
+from ..traffic import place, sent
 from . import ProjectedRows
 from .memory import MemoryRows, in_turns
 from .sources import Selection
@@ -117,21 +118,55 @@ class StreamRows(MemoryRows):
         return self._prepared(self.array.read(first, min(first + self.chunk_rows, self.n_rows)))
 
     def _each_chunk(self, work, wait_for_room=None):
-        n_chunks = -(-self.n_rows // self.chunk_rows)
-        with ReadAhead(self) as blocks:
+        if self.device != CPU:
+            self._each_chunk_there(work)
+            return
+        blocks = [block for block in range(-(-self.n_rows // self.block_rows)) if block not in self.kept]
+        with ReadAhead(self, blocks, users=self._chunks_of, keep=self._keep) as reader:
 
             def take(i):
-                part, done = blocks.chunk(i)
-                try:
-                    work(i, self._prepared(part))
-                finally:
-                    done()
+                block, place = divmod(i * self.chunk_rows, self.block_rows)
+                with nullcontext(self.kept[block]) if block in self.kept else reader.block(block) as rows:
+                    work(i, self._prepared(rows[place : place + self.chunk_rows]))
 
-            if self.device == CPU:
-                in_turns(n_chunks, take, wait_for_room)
-            else:
-                for i in range(n_chunks):
-                    take(i)
+            in_turns(-(-self.n_rows // self.chunk_rows), take, wait_for_room)
+
+    def _chunks_of(self, rows):
+        return -(-len(rows) // self.chunk_rows)
+
+    def _keep(self, block, rows):
+        """Whether the rows of a block, as stored, are kept from now on."""
+        if rows.nbytes > self.room:
+            return False
+        self.room -= rows.nbytes
+        self.kept[block] = rows
+        return True
+
+    def _each_chunk_there(self, work):
+        """`_each_chunk` on a device: blocks are read, sent and worked on at the same time."""
+        n_blocks, i = -(-self.n_rows // self.block_rows), 0
+        missing = [block for block in range(n_blocks) if block not in self.kept]
+        with ReadAhead(self, missing) as reader:
+            uploads = self._sent(reader, missing)
+            for block in range(n_blocks):
+                rows = self.kept[block] if block in self.kept else next(uploads)
+                if block not in self.kept and rows.nbytes <= self.room:
+                    self._keep(block, rows := rows.copy())
+                for place in range(0, len(rows), self.chunk_rows):
+                    work(i, self._prepared(rows[place : place + self.chunk_rows]))
+                    i += 1
+            next(uploads, None)  # gives its buffers back
+
+    def _sent(self, reader, blocks):
+        """The rows of these blocks on the device, as stored, each good until the next is asked for."""
+
+        def read():
+            for block in blocks:
+                with reader.block(block) as rows:
+                    rows = to_host(rows)
+                    yield rows if rows.dtype.isnative else rows.astype(rows.dtype.newbyteorder("="))
+
+        return sent(read(), self.device)
 
 
 def _on_a_copy(chunk, function, *params):
@@ -149,13 +184,14 @@ def _one_ahead(items):
 
 
 class ReadAhead:
-    """The blocks of one pass: read in order by a thread, AHEAD of them in memory, those that fit kept."""
+    """Some blocks of one pass, ascending: read in order by a thread, AHEAD of them in memory."""
 
-    def __init__(self, rows):
-        self.rows, self.source = rows, rows.array
-        self.n_blocks = -(-rows.n_rows // rows.block_rows)
-        self.ready: dict = {}  # block -> rows as stored
-        self.left: dict = {}  # block -> rows that nobody has worked on yet
+    def __init__(self, rows, blocks, users=lambda rows: 1, keep=lambda block, rows: False):
+        """users: how often the rows of a block are asked for.  keep: whether somebody keeps them after that."""
+        self.source, self.block_rows, self.n_rows = rows.array, rows.block_rows, rows.n_rows
+        self.blocks, self.users, self.keep = blocks, users, keep
+        self.ready: dict = {}  # block -> (rows as stored, the buffer they are in)
+        self.left: dict = {}  # block -> how often its rows will be asked for still
         self.buffers: list = [None] * AHEAD  # None: to be made when it is needed
         self.failure: BaseException | None = None
         self.stopped, self.turn = False, threading.Condition()
@@ -172,26 +208,24 @@ class ReadAhead:
             self.turn.notify_all()
         self.thread.join()
 
-    def chunk(self, i):
-        """The rows of chunk i, as stored, and what to call once they are not needed any more."""
-        rows = self.rows
-        first = i * rows.chunk_rows
-        block, place = divmod(first, rows.block_rows)
+    @contextmanager
+    def block(self, block):
+        """The rows of a block, as stored; read over once all users have left."""
         with self.turn:
             while block not in self.ready:
                 if self.failure:
                     raise self.failure
                 self.turn.wait()
-            part = self.ready[block][0][place : place + rows.chunk_rows]
-        return part, lambda: self._done(block, len(part))
-
-    def _done(self, block, n_rows):
-        with self.turn:
-            self.left[block] -= n_rows
-            if not self.left[block]:
-                _, buffer = self.ready.pop(block)
-                self.buffers.append(buffer)
-                self.turn.notify_all()
+            rows = self.ready[block][0]
+        try:
+            yield rows
+        finally:
+            with self.turn:
+                self.left[block] -= 1
+                if not self.left[block]:
+                    _, buffer = self.ready.pop(block)
+                    self.buffers.append(None if self.keep(block, rows) else buffer)
+                    self.turn.notify_all()
 
     def _read_all(self):
         try:
@@ -203,31 +237,17 @@ class ReadAhead:
                 self.turn.notify_all()
 
     def _read_blocks(self):
-        for block in range(self.n_blocks):
+        for block in self.blocks:
             with self.turn:
                 while not self.buffers and not self.stopped:
                     self.turn.wait()
                 if self.stopped:
                     return
                 buffer = self.buffers.pop()
-            found, buffer = self._read(block, buffer)
+            start, stop = block * self.block_rows, min((block + 1) * self.block_rows, self.n_rows)
+            if buffer is None:
+                buffer = np.empty((min(self.block_rows, self.n_rows), self.source.shape[1]), self.source.stored)
+            found = self.source.read(start, stop, buffer)
             with self.turn:
-                self.ready[block], self.left[block] = (found, buffer), len(found)
+                self.ready[block], self.left[block] = (found, buffer), self.users(found)
                 self.turn.notify_all()
-
-    def _read(self, block, buffer):
-        """The rows of a block on the device, as stored, and the buffer that may be read into after it."""
-        rows = self.rows
-        if block in rows.kept:
-            return rows.kept[block], buffer
-        start = block * rows.block_rows
-        stop = min(start + rows.block_rows, rows.n_rows)
-        if buffer is None:
-            buffer = np.empty((min(rows.block_rows, rows.n_rows), self.source.shape[1]), self.source.stored)
-        found = self.source.read(start, stop, buffer)
-        there = rows.device.put(found)
-        if there.nbytes <= rows.room:
-            rows.room -= there.nbytes
-            rows.kept[block] = there
-            buffer = None if isinstance(there, np.ndarray) and np.may_share_memory(there, buffer) else buffer
-        return there, buffer
