@@ -1,4 +1,4 @@
-"""What FastICA and Picard share: open X, whiten it, solve, store the answer; transform and its inverse."""
+"""What FastICA and Picard share: open X, whiten it, solve, store the answer."""
 
 import time
 import warnings
@@ -16,8 +16,9 @@ from ..rows.checkpoint import Checkpoint, RecordedRows
 from ..solvers import Solution
 from ..solvers.median import geometric_median
 from ..solvers.whitening import WHITENERS
+from ._results import hand_out
 from ._resume import fingerprint
-from ._shell import hand_out, locating_nan, take
+from ._shell import locating_nan, take
 from ._spread import draw_from
 from ._unmixing import Unmixing
 

@@ -7,7 +7,8 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from ..rows import of_norm_one, open_rows, project
-from ._shell import hand_out, take
+from ._results import hand_out
+from ._shell import take
 from ._spread import place
 
 

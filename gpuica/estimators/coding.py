@@ -16,7 +16,8 @@ from ..coders import CODERS, as_coder
 from ..oracle import CodeOracle
 from ..rows import open_rows
 from ..rows.sink import Codes, as_csr, open_sink
-from ._shell import Given, hand_out, locating_nan, refuse_large, take, teller, write_all
+from ._results import hand_out, refuse_large, teller, write_all
+from ._shell import Given, locating_nan, take
 from ._spread import place
 
 CACHED = 1 << 18  # codes of a chunk of rows, in numbers: they share a core's cache with what they are made of

@@ -1,0 +1,62 @@
+"""Results on their way out: to an array of the caller's kind, or piece by piece to where they fit."""
+
+import time
+
+import numpy as np
+
+from ..rows.sink import open_sink
+from ..rows.sources import Source
+from ._shell import locating_nan
+
+
+def hand_out(estimator, given, device, rows, function, params, width, out=None):
+    """function(chunk, *params) of all rows, (n_rows, width) in the dtype of the rows, as the caller wants it.
+
+    out: None for an array of the caller's kind, or a path of a .npy file or an array to be assigned to, which is
+    written piece by piece and returned.  MemoryError if the result needs more memory than the budget.
+    """
+    with locating_nan(estimator, given):
+        if out is None:
+            refuse_large(given, device, (given.n_here, width), rows.dtype)
+            return given.back(rows.map(function, *params))
+        sink = open_sink(out, given.n_here, width, rows.dtype)
+        write_all(sink, rows.each, function, *params, tell=teller(estimator, given.n_here))
+    return out
+
+
+def refuse_large(given, device, shape, dtype):
+    """MemoryError if a result of this shape does not fit the memory budget; for X that is not in memory itself."""
+    size = np.dtype(dtype).itemsize * shape[0] * shape[1]
+    if isinstance(given.array, Source) and not device.fits(size):
+        raise MemoryError(
+            f"the result, {shape[0]} x {shape[1]}, takes {size / 1e9:.1f} GB, more than half of the memory that may be "
+            "used: write it to a file or array instead, transform(X, out='result.npy'), or raise memory_limit."
+        )
+
+
+def write_all(sink, each, *what, tell=None):
+    """each(sink.write, *what), and an end that leaves nothing half done.  tell: called with every part."""
+    try:
+        answer = each((lambda part: (sink.write(part), tell(part))) if tell else sink.write, *what)
+        sink.close()
+    except BaseException:
+        sink.abandon()
+        raise
+    return answer
+
+
+def teller(estimator, n_rows):
+    """For a verbose estimator, a function that is called with the results of each chunk and prints how far it is."""
+    if not getattr(estimator, "verbose", 0):
+        return None
+    began = last = time.perf_counter()
+    done = 0
+
+    def tell(part):
+        nonlocal done, last
+        done += len(part[0]) if isinstance(part, tuple) else len(part)
+        if done == n_rows or time.perf_counter() - last > 10:
+            last = time.perf_counter()
+            print(f"[{type(estimator).__name__}] {done} of {n_rows} rows written, {last - began:.1f} s", flush=True)
+
+    return tell
