@@ -160,6 +160,7 @@ def test_what_is_read_is_what_is_there(form, X, tmp_path):
     np.testing.assert_array_equal(source[chosen], X[chosen])
     np.testing.assert_array_equal(source.at(np.array([], dtype=int)), X[:0])
     np.testing.assert_array_equal(source[7:7], X[:0])
+    np.testing.assert_array_equal(source[np.arange(0, 3000, 3)], X[::3])  # many short parts
 
 
 @pytest.mark.parametrize("cut", [1, 5])
