@@ -91,7 +91,7 @@ def test_float32_codes_are_as_good_as_in_float64_and_come_again(cupy, name, size
     D = rng.normal(size=(K, d))
     D /= np.linalg.norm(D, axis=1, keepdims=True)
     X = rng.normal(size=(n, d)).astype(np.float32)
-    settings = {"algorithm": name, "n_nonzero_coefs": 5, "alpha": 0.2 if name in CODERS[:2] else None}
+    settings = {"algorithm": name, "n_nonzero_coefs": 5, "max_iter": 5000, "alpha": 0.2 if name in CODERS[:2] else None}
     exact = sparse_encode(X.astype(np.float64), D, device="cpu", **settings)
     there, again = (sparse_encode(cupy.asarray(X), D.astype(np.float32), **settings).get() for _ in range(2))
     assert there.dtype == np.float32
