@@ -312,6 +312,19 @@ def test_sources_in_an_array(X, tmp_path, small_blocks):
         ica.transform(X[:10], out=out)
 
 
+def test_sources_in_arrays_of_other_libraries(X, tmp_path, small_blocks):
+    ica = FastICA(random_state=0).fit(X)
+    zarr, h5py = pytest.importorskip("zarr"), pytest.importorskip("h5py")
+    array = zarr.open(tmp_path / "s.zarr", mode="w", shape=(3000, 4), chunks=(700, 4), dtype="float32")
+    ica.transform(as_npy(X, tmp_path), out=array)
+    np.testing.assert_array_equal(array[:], ica.transform(X))
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        ica.transform(as_npy(X, tmp_path), out=file.create_dataset("s", (3000, 4), "f4"))
+        np.testing.assert_array_equal(file["s"][:], ica.transform(X))
+    with pytest.raises(ValueError, match=r"must end in \.npy, or be an array"):
+        ica.transform(X, out=tmp_path / "s.csv")
+
+
 @pytest.mark.parametrize("sparse", [True, False])
 def test_codes_in_files(sparse, X, tmp_path, small_blocks, monkeypatch):
     from scipy.sparse import load_npz, vstack
