@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gpuica
-from gpuica import FastICA, Picard, SparseCoder, shared
+from gpuica import DictionaryLearning, FastICA, Picard, SparseCoder, shared
 from gpuica.comm import TorchComm, loopback
 from gpuica.device import CPU
 from gpuica.rows import open_rows
@@ -254,3 +254,24 @@ def name_thread(name):
 
 def threading_name():
     return threading.current_thread().name
+
+
+@pytest.mark.parametrize("random_state", [0, None])
+def test_ranks_go_on_from_the_last_pass_that_all_of_them_have(random_state, tmp_path):
+    """Ranks are killed at different moments; each keeps what it was told."""
+
+    def fit(comm):
+        model = FastICA(random_state=random_state, tol=1e-9, checkpoint=tmp_path / str(comm.rank))
+        return model.fit(shared(X0[rows_of(comm)], comm))
+
+    whole = [model.components_ for model in on_ranks(3, fit)]
+    lost = {0: 5, 1: 3, 2: 9}  # the passes from which on a rank has nothing
+    for rank, first in lost.items():
+        for path in (tmp_path / str(rank)).glob("answer-*"):
+            if int(path.stem[-5:]) >= first:
+                path.unlink()
+    again = on_ranks(3, fit)
+    for model in again:
+        np.testing.assert_array_equal(model.components_, whole[0])
+    with pytest.raises(ValueError, match="not for shared rows"):
+        DictionaryLearning(3, checkpoint=tmp_path / "d").fit(shared(X0, loopback(1)[0]))
