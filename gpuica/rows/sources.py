@@ -225,20 +225,22 @@ class Chunks(Source):
         """In the order of the rows; going back begins a new round."""
         if start < self._next:
             self._round, self._next, self._rest = iter(self.iterable), 0, None
-        found, missing = [], stop - start
-        while missing:
+        out = np.empty((stop - start, self.shape[1]), self.stored) if buffer is None else buffer[: stop - start]
+        place = 0
+        while place < len(out):
             part = self._rest if self._rest is not None else self._chunk()
             skipped = min(max(start - self._next, 0), len(part))
-            part, self._next = part[skipped:], self._next + skipped
-            found.append(part[:missing])
-            missing -= len(found[-1])
-            self._next += len(found[-1])
-            self._rest = part[len(found[-1]) :] if len(found[-1]) < len(part) else None
+            wanted = part[skipped : skipped + len(out) - place]
+            out[place : place + len(wanted)] = to_host(
+                wanted
+            )  # at once: the next chunk may be given in the same memory
+            place += len(wanted)
+            done = skipped + len(wanted)
+            self._next += done
+            self._rest = part[done:] if done < len(part) else None
         if stop == self.shape[0] and (self._rest is not None or any(len(self.as_array(c)[0]) for c in self._round)):
             raise ValueError(self._changed("more"))
-        if not found:
-            return np.empty((0, self.shape[1]), self.stored)
-        return found[0] if len(found) == 1 else np.concatenate([to_host(part) for part in found])
+        return out
 
     def _chunk(self):
         for chunk in self._round:
