@@ -157,7 +157,7 @@ def test_the_size_of_chunks_and_blocks_does_not_matter(kind, dtype, tmp_path, mo
         fits = [kind(random_state=0, tol=1e-6, growth=None, memory_limit=100) for _ in range(2)]
         one, two = (fit.fit(as_glob(X, tmp_path)).components_ for fit in fits)
         np.testing.assert_array_equal(one, two)
-        within = (1e-10 if dtype == np.float64 else 2e-6) * abs(expected).max()
+        within = (1e-10 if dtype == np.float64 else 1e-6) * abs(expected).max()
         np.testing.assert_allclose(one, expected, rtol=0, atol=within)
 
 
