@@ -83,6 +83,8 @@ def main(kind, file):
         os._exit(1)
     warnings.simplefilter("ignore", ConvergenceWarning)
     np.savez(file.format(comm.rank), **fit_some(comm))
+    if kind != "mpi":
+        distributed.destroy_process_group()  # else gloo's threads may still run when the process ends, which aborts it
 
 
 if __name__ == "__main__":
