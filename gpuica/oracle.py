@@ -118,6 +118,8 @@ class ContrastOracle:
 
     n_rows is what a pass reads, n_effective what a standard error divides by: they differ where rows have weights.
     latest: a list of the one W that was asked about last, by whatever sample; of several, the first.
+    probe: (n, rng) of the samples that answer `curvature`, or None: it is not to be asked.  probed: the passes over
+    them, as a number of passes over the rows.
     """
 
     def __init__(self, rows, contrast, *, white=True, latest=None, precision="float32", of_samples="float32"):
@@ -126,6 +128,8 @@ class ContrastOracle:
         precision: of the products of float32 rows, see `device.products`.  of_samples: that of samples' products.
         """
         self.rows, self.contrast, self.white = rows, contrast, white
+        self.probe = None
+        self.probed = 0.0
         self.precision, self.of_samples = precision, of_samples
         self.latest = [None] if latest is None else latest
         self._covariance = rows.xp.eye(rows.n_features) if white else None
@@ -154,6 +158,24 @@ class ContrastOracle:
         """E G(y) (k,), E g(y) yᵀ (k, k), E g'(y) (k,) and E g(y)² (k,), with y = W z.  One pass."""
         loss, cross, slope, square = self._mean(sums.likelihood, W)
         return Likelihood(loss, cross @ W.T, slope, square)
+
+    def curvature(self, W):
+        """E g'(y_i) y_j² / E y_j² (k, k), with y = W z, of a sample drawn anew for each question.
+
+        The ratio, because of a source that rests in most rows a sample may hold half or twice its share.
+        """
+        return self.curvature_of_all([W])[0]
+
+    def curvature_of_all(self, Ws):
+        """[curvature(W) for W in Ws], of one sample."""
+        sample = self.sample(*self.probe)
+        latest = self.latest[0]
+        tiny = np.finfo(np.float64).tiny
+        means = [sample._mean(sums.curvature, W) for W in Ws]
+        answers = [curvature / self.xp.maximum(power, tiny) for curvature, power in means]
+        self.latest[0] = latest  # an interrupted fit keeps the W of the solver
+        self.probed += sample.n_passes * sample.n_rows / self.n_rows
+        return answers
 
     def fixed_point_of_all(self, Ws):
         """[fixed_point(W) for W in Ws], in one pass."""

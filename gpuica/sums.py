@@ -35,6 +35,16 @@ def likelihood(Z, W, contrast, weights=None):
         return loss, Y.T @ Z, slope, square
 
 
+def curvature(Z, W, contrast, weights=None):
+    """Σ g'(y_i) y_j² (k, k) and Σ y_j² (k,), with y = W z.  Z: (n, d), W: (k, d)."""
+    Y = Z @ W.T
+    slope = contrast.at(Y, array_device(Z).xp)[1]
+    Y *= Y
+    if weights is not None:
+        Y *= weights[:, None].astype(Y.dtype, copy=False)
+    return slope.T @ Y, kernels.column_sums(Y)
+
+
 def moments(X, shift, weights=None):
     """Σ (x - shift) (d,) and Σ (x - shift)(x - shift)ᵀ (d, d), in float64 whatever the dtype of X.
 
