@@ -128,7 +128,7 @@ class ContrastOracle:
         precision: of the products of float32 rows, see `device.products`.  of_samples: that of samples' products.
         """
         self.rows, self.contrast, self.white = rows, contrast, white
-        self.probe = None
+        self.probe: Any = None
         self.probed = 0.0
         self.precision, self.of_samples = precision, of_samples
         self.latest = [None] if latest is None else latest
@@ -168,7 +168,8 @@ class ContrastOracle:
 
     def curvature_of_all(self, Ws):
         """[curvature(W) for W in Ws], of one sample."""
-        sample = self.sample(*self.probe)
+        n, rng = self.probe
+        sample = self.sample(n, rng)
         latest = self.latest[0]
         tiny = np.finfo(np.float64).tiny
         means = [sample._mean(sums.curvature, W) for W in Ws]

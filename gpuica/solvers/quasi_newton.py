@@ -23,7 +23,6 @@ from . import Solution
 from .fixed_point import rotation_error, rotation_gradient, within_error
 from .polar import orthonormal
 
-
 PROBED = 4  # iterations between two looks at the curvature, where the oracle lets one look
 FLAT = 0.1  # the least curvature that is believed of a sample; steps along flatter pairs would be its noise
 DAMPED = 0.3  # of the curvature looked at: the least that a remembered pair may show
@@ -163,10 +162,10 @@ def picard(
 ):
     """Minimise the loss by L-BFGS from W (k, k).  About one pass per iteration.
 
-    oracle: answers `likelihood` (and `covariance`, `power`; `curvature` where it has a `probe`).  tol: a bound for the largest entry of the relative
-    gradient, by="gradient", or for what the next step would turn each component by, 1 - cos of the angle,
-    by="movement", which is FastICA's rule: a gradient can be small far from a solution, where all sources are a mixture
-    of many and nearly Gaussian.  Or "auto": every component's entries within half their standard error, sqrt(Var / n),
+    oracle: answers `likelihood` (and `covariance`, `power`; `curvature` where it has a `probe`).  tol: a bound for the
+    largest entry of the relative gradient, by="gradient", or for what the next step would turn each component by, 1 -
+    cos of the angle, by="movement", which is FastICA's rule: a gradient can be small far from a solution, where all
+    sources are a mixture of many and nearly Gaussian.  Or "auto": every component's entries within half their standard error, sqrt(Var / n),
     in root mean square, beyond which there is little to learn from n rows.  share: of the components that must be at
     rest.  memory: pairs that L-BFGS keeps.  ls_tries: halvings of a step.  lambda_min: floor of the curvature.
     report: called with (n_iter, largest gradient of each component, at rest, n_rows) at each iteration.
