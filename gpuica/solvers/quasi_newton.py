@@ -39,9 +39,8 @@ class Rotations:
         return orthonormal(W, self.xp)
 
     def look(self, W):
-        """Look at the curvature at W, where the oracle lets one."""
-        if self.oracle.probe:
-            self.seen = self.oracle.curvature(W)
+        """Look at the curvature at W."""
+        self.seen = self.oracle.curvature(W)
 
     def signs(self, W, at):
         excess = at.slope - self.xp.diagonal(at.cross)
@@ -165,9 +164,10 @@ def picard(
     oracle: answers `likelihood` (and `covariance`, `power`; `curvature` where it has a `probe`).  tol: a bound for the
     largest entry of the relative gradient, by="gradient", or for what the next step would turn each component by, 1 -
     cos of the angle, by="movement", which is FastICA's rule: a gradient can be small far from a solution, where all
-    sources are a mixture of many and nearly Gaussian.  Or "auto": every component's entries within half their standard error, sqrt(Var / n),
-    in root mean square, beyond which there is little to learn from n rows.  share: of the components that must be at
-    rest.  memory: pairs that L-BFGS keeps.  ls_tries: halvings of a step.  lambda_min: floor of the curvature.
+    sources are a mixture of many and nearly Gaussian.  Or "auto": every component's entries within half their standard
+    error, sqrt(Var / n), in root mean square, beyond which there is little to learn from n rows.  share: of the
+    components that must be at rest.  memory: pairs that L-BFGS keeps.  ls_tries: halvings of a step.  lambda_min: floor
+    of the curvature.
     report: called with (n_iter, largest gradient of each component, at rest, n_rows) at each iteration.
     """
     xp = oracle.xp
@@ -179,14 +179,14 @@ def picard(
     gradient, losses = space.gradient(W, at, sign), []
     movement = xp.zeros(len(W))
     for n_iter in range(max_iter + 1):
-        if n_iter % PROBED == 0:
-            space.look(W)
         if tol == "auto":
             at_rest = within_error(gradient, space.error(W, at, sign))
         elif by == "movement":
             at_rest = (space.newton(gradient, W, at, sign) ** 2).sum(axis=1) / 2 < tol
         else:
             at_rest = (xp.abs(gradient) < tol).all(axis=1)
+        if oracle.probe and n_iter % PROBED == 0 and float(at_rest.mean()) < share:
+            space.look(W)
         direction = -_two_loops(gradient, pairs, lambda q: space.newton(q, W, at, sign))  # noqa: B023
         loss, resting, size, descent = _numbers(
             xp, space.loss(W, at, sign), at_rest.mean(), xp.abs(at.loss).sum(), (gradient * direction).sum()
