@@ -324,7 +324,8 @@ def test_samples_hold_enough_rows_that_count(monkeypatch, rng):
     monkeypatch.setattr(ContrastOracle, "sample", watch)
     X, _ = mixture(100_000, 3)
     Picard(random_state=0).fit(X, sample_weight=np.tile([0, 1], 50_000))
-    assert calls == [(20_000, 10_000), (40_000, 20_000)]
+    assert calls[:2] == [(20_000, 10_000), (40_000, 20_000)]
+    assert set(calls[2:]) <= {(40_000, 20_000)}  # what tells the curvature
     calls.clear()
     for too_few in (1_000, 30_000):
         Picard(random_state=0).fit(X, sample_weight=np.arange(100_000) < too_few)
