@@ -13,7 +13,7 @@ from .device import Device, array_device, say_once
 
 ROUNDED = {"tf32": 77, "bf16": 75}  # cublasComputeType_t of float32 arrays with factors of 11 and 8 bits
 UNITS = {"float32": 0.0, "tf32": 2.0**-11, "bf16": 2.0**-8}  # rounding units of factors, where coarser than the rows'
-COEFFICIENTS = np.array([1, 0], dtype=np.float32)  # cuBLAS reads them by their address: A B + 0 C
+COEFFICIENTS = np.array([1, 0], dtype=np.float32)  # of A B and of C, which cuBLAS reads by their address
 _rounding: ContextVar[int | None] = ContextVar("_rounding", default=None)
 
 
@@ -38,21 +38,38 @@ def products(xp, precision):
         _rounding.reset(before)
 
 
-def product(A, B):
-    """A @ B of matrices (n, k) and (k, m), of the precision that `products` set."""
+def product(A, B, of_all=False):
+    """A @ B of matrices (n, k) and (k, m), of the precision that `products` set.
+
+    of_all: whether B is the same for all rows.  Errors of rows are independent and average out in sums over them, those
+    of B do not: samples of some 100,000 rows would see them, and iterate in vain.  So in bfloat16 B is two factors.
+    """
     rounding = _rounding.get()
     if rounding is None or not A.dtype == B.dtype == np.float32 or 0 in A.shape + B.shape:
         return A @ B
-    xp, (n, k), m = array_device(A).xp, A.shape, B.shape[1]
-    cublas, real, one = xp.cuda.cublas, xp.cuda.runtime.CUDA_R_32F, COEFFICIENTS.ctypes.data
-    C = xp.empty((n, m), dtype=np.float32)
+    C = array_device(A).xp.empty((len(A), B.shape[1]), dtype=np.float32)
+    for i, part in enumerate(_parts(B) if of_all and rounding == ROUNDED["bf16"] else [B]):
+        _multiply(A, part, C, rounding, add=i > 0)
+    return C
+
+
+def _parts(B):
+    """Two matrices that add up to B, the first of 8 bits: by Veltkamp's splitting."""
+    scaled = (2**16 + 1) * B
+    upper = scaled - (scaled - B)
+    return upper, B - upper
+
+
+def _multiply(A, B, C, rounding, add):
+    """C (n, m), rows first, becomes A @ B, or C + A @ B."""
+    cuda, (n, m), k = array_device(A).xp.cuda, C.shape, len(B)
     A, of_A, step_A = _for_blas(A)
     B, of_B, step_B = _for_blas(B)
+    one, real = COEFFICIENTS.ctypes.data, cuda.runtime.CUDA_R_32F
     first, second = (B.data.ptr, real, step_B), (A.data.ptr, real, step_A)  # columns first, C is Cᵀ = Bᵀ Aᵀ
-    result = one + COEFFICIENTS.itemsize, C.data.ptr, real, m
-    handle, algorithm = xp.cuda.get_cublas_handle(), cublas.CUBLAS_GEMM_DEFAULT
-    cublas.gemmEx(handle, of_B, of_A, m, n, k, one, *first, *second, *result, rounding, algorithm)
-    return C
+    result = one if add else one + COEFFICIENTS.itemsize, C.data.ptr, real, m
+    handle, algorithm = cuda.get_cublas_handle(), cuda.cublas.CUBLAS_GEMM_DEFAULT
+    cuda.cublas.gemmEx(handle, of_B, of_A, m, n, k, one, *first, *second, *result, rounding, algorithm)
 
 
 def _for_blas(M):

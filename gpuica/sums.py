@@ -23,7 +23,7 @@ def stacked(Z, W, contribution, contrast, weights=None):
 
 def fixed_point(Z, W, contrast, weights=None):
     """Σ g(y) zᵀ (k, d), Σ g'(y) (k,) and Σ g(y)² (k,), with y = W z.  Z: (n, d), W: (k, d)."""
-    Y = product(Z, W.T)
+    Y = product(Z, W.T, of_all=True)
     slope, square = kernels.score(Y, contrast, weights)
     return product(Y.T, Z), slope, square
 
@@ -31,7 +31,7 @@ def fixed_point(Z, W, contrast, weights=None):
 def likelihood(Z, W, contrast, weights=None):
     """Σ G(y) (k,), Σ g(y) zᵀ (k, d), Σ g'(y) (k,) and Σ g(y)² (k,), with y = W z.  Z: (n, d), W: (k, d)."""
     with np.errstate(invalid="ignore", over="ignore"):  # a line search may ask too far out, and sees it in the sums
-        Y = product(Z, W.T)
+        Y = product(Z, W.T, of_all=True)
         loss, slope, square = kernels.score_and_loss(Y, contrast, weights)
         return loss, product(Y.T, Z), slope, square
 

@@ -178,12 +178,12 @@ def gemmEx(handle, transa, transb, m, n, k, alpha, A, a_type, lda, B, b_type, ld
     """cuBLAS's product in columns-first memory, float32, of factors rounded as the compute type says."""
     gemms.append(compute)
     assert (a_type, b_type, c_type) == (0, 0, 0)
-    one, zero = (_at_address(address, 1, 1, 1)[0, 0] for address in (alpha, beta))
+    one, zero = (float(_at_address(address, 1, 1, 1)[0, 0]) for address in (alpha, beta))
     first = _at_address(A, k, m, lda).T if transa else _at_address(A, m, k, lda)
     second = _at_address(B, n, k, ldb).T if transb else _at_address(B, k, n, ldb)
     target = _at_address(C, m, n, ldc)
-    assert (one, zero) == (1, 0)
-    target[...] = rounded(first, FACTORS[compute]) @ rounded(second, FACTORS[compute])
+    found = one * (rounded(first, FACTORS[compute]) @ rounded(second, FACTORS[compute]))
+    target[...] = found + zero * target if zero else found
 
 
 def _at_address(address, rows, columns, step):
