@@ -1,4 +1,4 @@
-"""Products with rounded factors: on a fake device whose cuBLAS reads memory columns first, and on a GPU (marker gpu)."""
+"""Products with rounded factors: on a fake device whose cuBLAS reads columns first, and on a GPU (marker gpu)."""
 
 import logging
 import threading

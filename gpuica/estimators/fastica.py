@@ -277,6 +277,7 @@ def fastica(
     verbose=0,
     growth=None,
     n_init=1,
+    precision=None,
 ):
     """Fast independent component analysis, as a function; scikit-learn's `fastica`.
 
@@ -320,6 +321,7 @@ def fastica(
         verbose=verbose,
         growth=growth,
         n_init=n_init,
+        precision=precision,
     )
     estimator._validate_params()
     S = estimator._fit_transform(X, compute_sources=compute_sources)
