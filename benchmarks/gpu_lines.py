@@ -6,8 +6,9 @@ import numpy as np
 
 from gpuica import FastICA, MiniBatchDictionaryLearning, Picard, kernels, sparse_encode
 from gpuica.contrasts import LogCosh
-from gpuica.device import array_device, products
+from gpuica.device import array_device
 from gpuica.oracle import ContrastOracle
+from gpuica.products import product, products
 from gpuica.rows import open_rows
 from gpuica.solvers.atoms import block_descent
 from gpuica.solvers.polar import orthonormal, polar
@@ -23,12 +24,13 @@ def ceilings(bench, left):
     size = 8192 if bench.scale == 1 else 256
     A, B = (xp.asarray(bench.rng.standard_normal((size, size), dtype=np.float32)) for _ in range(2))
     exact = A[:64].astype(np.float64) @ B.astype(np.float64)
-    for name, precision, dtype in (("float32", "float32", "f4"), ("tf32", "tf32", "f4"), ("float64", "float32", "f8")):
+    kinds = {"float32": ("float32", "f4"), "tf32": ("tf32", "f4"), "bf16": ("bf16", "f4"), "float64": ("float32", "f8")}
+    for name, (precision, dtype) in kinds.items():
         left_factor, right_factor = A.astype(dtype), B.astype(dtype)
         try:
-            with products(xp if bench.real else np, precision):
-                seconds = bench.seconds(lambda: left_factor @ right_factor)  # noqa: B023
-                error = float(xp.abs(left_factor[:64] @ right_factor - exact).max()) / size**0.5
+            with products(xp, precision):
+                seconds = bench.seconds(lambda: product(left_factor, right_factor))  # noqa: B023
+                error = float(xp.abs(product(left_factor[:64], right_factor) - exact).max()) / size**0.5
         except Exception as problem:
             results.append({"figure": f"product, {name}", "note": f"failed: {problem}"})
             continue
@@ -52,7 +54,7 @@ def _copy_rate(bench):
 
 
 def _bfloat16(bench, size):
-    """By torch, for comparison: gpuica has no products in bfloat16."""
+    """By torch, of factors that are stored in bfloat16, for comparison."""
     try:
         import torch
 
@@ -130,12 +132,11 @@ def passes(bench, left):
         device = array_device(Z)
         W = orthonormal(bench.xp.asarray(bench.rng.normal(size=(k, k))), bench.xp)
         chosen = open_rows(Z, dtype=Z.dtype, device=device).chunk_rows
-        for precision in ("float32", "tf32"):
+        for precision in ("float32", "tf32", "bf16"):
             for chunk_rows in dict.fromkeys((chosen, chosen // 4, 4 * chosen)) if k == 512 else (chosen,):
                 rows = open_rows(Z, dtype=Z.dtype, device=device, chunk_rows=max(64, chunk_rows))
-                oracle = ContrastOracle(rows, LogCosh())
-                with products(bench.xp if bench.real else np, precision):
-                    seconds = bench.seconds(lambda: oracle.fixed_point(W), repeats=5)  # noqa: B023
+                oracle = ContrastOracle(rows, LogCosh(), precision=precision)
+                seconds = bench.seconds(lambda: oracle.fixed_point(W), repeats=5)  # noqa: B023
                 rate = 4 * n * k * k / seconds
                 results.append(
                     {

@@ -103,6 +103,11 @@ class Device:
         """Bytes of the L2 cache."""
         return _properties(self.index)["l2CacheSize"]
 
+    @property
+    def generation(self):
+        """The first number of the compute capability."""
+        return _properties(self.index)["major"]
+
 
 CPU = Device()
 
@@ -129,26 +134,6 @@ def current_stream(array):
     """The pointer of the stream that work on a CuPy array goes to: CuPy's current one, which callers may set."""
     with array_device(array).active():
         return _cupy().cuda.get_current_stream().ptr
-
-
-@contextmanager
-def products(xp, precision):
-    """float32 products in the `with` block are of this precision: "float32", or "tf32", factors of 11 bits.
-
-    Only on a GPU of compute capability 8.0 or more; for all threads, because CuPy keeps it so.  (bfloat16 products of
-    float32 arrays are not in CuPy: its setting of that name changes nothing for them.)
-    """
-    if xp is np or precision == "float32":
-        yield
-        return
-    from cupy._core import _routines_linalg as linalg
-
-    before = linalg.get_compute_type(np.float32)
-    linalg.set_compute_type(np.float32, linalg.COMPUTE_TYPE_TF32)
-    try:
-        yield
-    finally:
-        linalg.set_compute_type(np.float32, before)
 
 
 def memory_size(limit):

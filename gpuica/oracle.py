@@ -7,9 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import sums, traffic
-from .device import products
-
-UNITS = {"float32": 0.0, "tf32": 2.0**-11}  # rounding units of factors, where they are coarser than the rows'
+from .products import UNITS, products
 
 # Operations of a pass below which a device is given the next step before the last one's outcome is read.  A wait leaves
 # it idle for some 0.1 ms; a step too many costs a pass, once in some 20 steps: 2 ms, at 50 TFLOP/s.
@@ -125,7 +123,7 @@ class ContrastOracle:
     def __init__(self, rows, contrast, *, white=True, latest=None, precision="float32", of_samples="float32"):
         """white: whether the rows' second moments E z zᵀ are 1.  latest: the list to keep W in.
 
-        precision: of the products of float32 rows, see `device.products`.  of_samples: that of samples' products.
+        precision: of the products of float32 rows, see `products.products`.  of_samples: that of samples' products.
         """
         self.rows, self.contrast, self.white = rows, contrast, white
         self.probe: Any = None

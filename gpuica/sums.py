@@ -9,6 +9,7 @@ import numpy as np
 
 from . import kernels
 from .device import array_device, to_host
+from .products import product
 
 STACK = 256  # rows of a stack of unmixing matrices that are worked on at once: their scores stay in the cache
 
@@ -22,17 +23,17 @@ def stacked(Z, W, contribution, contrast, weights=None):
 
 def fixed_point(Z, W, contrast, weights=None):
     """Σ g(y) zᵀ (k, d), Σ g'(y) (k,) and Σ g(y)² (k,), with y = W z.  Z: (n, d), W: (k, d)."""
-    Y = Z @ W.T
+    Y = product(Z, W.T, of_all=True)
     slope, square = kernels.score(Y, contrast, weights)
-    return Y.T @ Z, slope, square
+    return product(Y.T, Z), slope, square
 
 
 def likelihood(Z, W, contrast, weights=None):
     """Σ G(y) (k,), Σ g(y) zᵀ (k, d), Σ g'(y) (k,) and Σ g(y)² (k,), with y = W z.  Z: (n, d), W: (k, d)."""
     with np.errstate(invalid="ignore", over="ignore"):  # a line search may ask too far out, and sees it in the sums
-        Y = Z @ W.T
+        Y = product(Z, W.T, of_all=True)
         loss, slope, square = kernels.score_and_loss(Y, contrast, weights)
-        return loss, Y.T @ Z, slope, square
+        return loss, product(Y.T, Z), slope, square
 
 
 def curvature(Z, W, contrast, weights=None):

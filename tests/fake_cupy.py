@@ -5,6 +5,7 @@ lists.  NumPy scalars are refused as well, although CuPy takes them, because the
 0-d device arrays; reading one as a Python number makes the host wait, so `waits` counts them.
 """
 
+import ctypes
 import sys
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
@@ -18,6 +19,8 @@ maximum minimum nonzero ones ones_like sign sort sqrt tanh tril where zeros zero
 """.split()
 waits = 0  # for all work that was asked for
 event_waits = 0  # for work up to an event
+gemms = []  # the compute types of products with rounded factors
+FACTORS = {77: 11, 75: 8}  # compute type -> bits of a factor: TF32, bfloat16
 log = []  # "record" and "synchronize", in their order, with the numbers of their events
 
 
@@ -135,6 +138,10 @@ class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     device = SimpleNamespace(id=0)
 
+    @property
+    def data(self):
+        return SimpleNamespace(ptr=self._array.ctypes.data)
+
 
 FakeArray.__module__ = "cupy"
 
@@ -167,6 +174,33 @@ def asarray(array, dtype=None):
     return FakeArray(np.array(array._array if isinstance(array, FakeArray) else array, dtype=dtype))
 
 
+def gemmEx(handle, transa, transb, m, n, k, alpha, A, a_type, lda, B, b_type, ldb, beta, C, c_type, ldc, compute, algo):
+    """cuBLAS's product in columns-first memory, float32, of factors rounded as the compute type says."""
+    gemms.append(compute)
+    assert (a_type, b_type, c_type) == (0, 0, 0)
+    one, zero = (float(_at_address(address, 1, 1, 1)[0, 0]) for address in (alpha, beta))
+    first = _at_address(A, k, m, lda).T if transa else _at_address(A, m, k, lda)
+    second = _at_address(B, n, k, ldb).T if transb else _at_address(B, k, n, ldb)
+    target = _at_address(C, m, n, ldc)
+    found = one * (rounded(first, FACTORS[compute]) @ rounded(second, FACTORS[compute]))
+    target[...] = found + zero * target if zero else found
+
+
+def _at_address(address, rows, columns, step):
+    """The float32 matrix (rows, columns) at an address, columns first, a step from column to column."""
+    assert step >= rows, "cuBLAS refuses a leading dimension that is shorter than a column"
+    memory = (ctypes.c_float * (step * (columns - 1) + rows)).from_address(address)
+    flat = np.frombuffer(memory, dtype=np.float32)
+    return np.lib.stride_tricks.as_strided(flat, (rows, columns), (4, 4 * step))
+
+
+def rounded(array, bits):
+    """The nearest float32 numbers of so many bits, ties to even."""
+    drop, whole = np.uint32(24 - bits), np.ascontiguousarray(array).view(np.uint32)
+    half = np.uint32((1 << (24 - bits - 1)) - 1)
+    return ((whole + half + (whole >> drop & np.uint32(1))) >> drop << drop).view(np.float32)
+
+
 def _plain(function):
     """The function with a plain tuple in place of NumPy's named one."""
     return lambda *args, **options: tuple(function(*args, **options))
@@ -197,7 +231,8 @@ def installed():
         getDevice=lambda: 0,
         memGetInfo=lambda: (8 << 30, 16 << 30),
         CUDARuntimeError=CUDARuntimeError,
-        getDeviceProperties=lambda index: {"l2CacheSize": 50 << 20},
+        getDeviceProperties=lambda index: {"l2CacheSize": 50 << 20, "major": 9},
+        CUDA_R_32F=0,
     )
     cupy.cuda = SimpleNamespace(
         Device=device,
@@ -205,6 +240,8 @@ def installed():
         Event=Event,
         Stream=Stream,
         get_current_stream=Stream,
+        get_cublas_handle=lambda: 0,
+        cublas=SimpleNamespace(gemmEx=gemmEx, CUBLAS_GEMM_DEFAULT=-1),
         alloc_pinned_memory=bytearray,
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     )

@@ -108,6 +108,18 @@ def test_fits_find_the_sources_of_large_data(cp, learner, dtype):
     np.testing.assert_array_equal(fits[0].components_, learner(random_state=0).fit(cp.asarray(X)).components_)
 
 
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_rounded_samples_end_at_the_gradient_of_float32(cp, precision):
+    X, A = mixture(1_000_000, 64, dtype=np.float32)
+    there = cp.asarray(X)
+    plain, fit = (Picard(random_state=0, growth=2, tol=1e-5, precision=p).fit(there) for p in (None, precision))
+    assert plain.converged_
+    assert fit.converged_
+    assert np.max(fit.gradient_norm_) < 1e-5
+    assert amari(fit.components_ @ A) < 0.01
+    assert fit.n_passes_ < plain.n_passes_ + 3  # samples do not iterate in vain
+
+
 def test_on_a_stream_of_the_caller(cp):
     X = mixture(200_000, 8)[0]
     there = cp.asarray(X)

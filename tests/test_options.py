@@ -106,27 +106,29 @@ def test_what_does_not_go_together():
 @pytest.mark.parametrize("given", [np.float32, np.float64])
 def test_the_precision_that_is_asked_for(kind, given):
     X = mixture(3000, 4)[0].astype(given)
-    for precision, dtype in ((None, given), ("float32", np.float32), ("tf32", np.float32), ("float64", np.float64)):
+    kinds = {None: given, "float32": np.float32, "tf32": np.float32, "bf16": np.float32, "float64": np.float64}
+    for precision, dtype in kinds.items():
         ica = kind(random_state=0, precision=precision).fit(X)
         assert ica.components_.dtype == dtype
         same = kind(random_state=0).fit(X.astype(dtype))
         np.testing.assert_array_equal(ica.components_, same.components_)
 
 
-def test_tf32_is_for_samples_alone(monkeypatch):
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_rounded_products_are_for_samples_alone(monkeypatch, precision):
     """On a CPU nothing is rounded; what is asked for, of which rows, is seen all the same."""
     asked = []
 
     @contextmanager
-    def products(xp, precision):
-        asked.append(precision)
+    def products(xp, asked_for):
+        asked.append(asked_for)
         yield
 
     monkeypatch.setattr("gpuica.oracle.products", products)
     X, _ = mixture(50_000, 3, dtype=np.float32)
-    ica = Picard(random_state=0, growth=2, precision="tf32").fit(X)
-    assert set(asked) == {"tf32"}
+    ica = Picard(random_state=0, growth=2, precision=precision).fit(X)
+    assert set(asked) == {precision}
     assert len(asked) < ica.n_iter_ + 10
     asked.clear()
-    Picard(random_state=0, growth=None, precision="tf32").fit(X)
+    Picard(random_state=0, growth=None, precision=precision).fit(X)
     assert not asked

@@ -11,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from ..device import logger, to_host
 from ..oracle import ContrastOracle, MomentOracle
+from ..products import ROUNDED
 from ..rows import open_rows
 from ..rows.checkpoint import Checkpoint, RecordedRows
 from ..solvers import Solution
@@ -156,7 +157,7 @@ class Separation(Unmixing):
         if self.checkpoint is not None:
             rng = white.checkpoint.same_draws(rng)
         starts = [device.put(self._start(white.n_features, white.dtype, rng)) for _ in range(n_starts)]
-        of_samples = "tf32" if self.precision == "tf32" else "float32"
+        of_samples = self.precision if self.precision in ROUNDED else "float32"
         oracle = ContrastOracle(white, self._contrast(), white=bool(self.whiten), of_samples=of_samples)
         return oracle, starts, rng
 

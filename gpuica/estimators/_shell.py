@@ -13,6 +13,7 @@ from sklearn.utils.validation import assert_all_finite, check_array, validate_da
 
 from ..device import CPU, array_device, memory_size, to_host, why_no_gpu
 from ..oracle import NotFiniteError
+from ..products import ROUNDED
 from ..rows import check_weights
 from ..rows.files import mapped_file, shards
 from ..rows.shared import Shared
@@ -64,8 +65,8 @@ class Given:
         return self.shape[0] if self.weights is None else self.total
 
     def worked_on_in(self, precision):
-        """The same, to be worked on in "float64" or "float32" ("tf32"); None for the dtype that X asks for."""
-        return replace(self, dtype=np.dtype("float32" if precision == "tf32" else precision or self.dtype))
+        """The same, to be worked on in "float64" or "float32" ("tf32", "bf16"); None for the dtype that X asks for."""
+        return replace(self, dtype=np.dtype("float32" if precision in ROUNDED else precision or self.dtype))
 
     def weighted(self, sample_weight):
         """The same with weights (n_rows,), an array of any kind, or None.  ValueError for what cannot be weights."""

@@ -7,6 +7,7 @@ from sklearn.decomposition import FastICA as SklearnFastICA
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
 
 from ..contrasts import as_contrast
+from ..products import ROUNDED
 from ..solvers.fixed_point import SOLVERS
 from ..solvers.growth import run, run_all
 from ..solvers.quasi_newton import picard
@@ -77,9 +78,10 @@ class FastICA(Online, SklearnFastICA):
     checkpoint : path or None, default=None
         A directory where every pass leaves its sums.  A fit that was interrupted and is run again with the same
         checkpoint, data and parameters goes on where it was, to the same answer; max_iter may be raised.
-    precision : {None, 'float32', 'float64', 'tf32'}, default=None
+    precision : {None, 'float32', 'float64', 'tf32', 'bf16'}, default=None
         What rows are worked on in, with totals in float64; None: float32 for X of float32 or less, else float64.
-        'tf32': float32, but on a GPU the products of growing samples (growth=) are TF32's; those of all rows never are.
+        'tf32', 'bf16': float32, but on a GPU the products of growing samples (growth=) are TF32's or bfloat16's; those
+        of all rows never are.
 
     Attributes
     ----------
@@ -147,7 +149,7 @@ class FastICA(Online, SklearnFastICA):
         "center": [StrOptions({"mean", "median"})],
         "memory_limit": [Interval(Integral, 1, None, closed="left"), str, None],
         "checkpoint": [str, PathLike, None],
-        "precision": [StrOptions({"float32", "float64", "tf32"}), None],
+        "precision": [StrOptions({"float32", "float64", *ROUNDED}), None],
     }
     _watched = "movement"
 
@@ -275,6 +277,7 @@ def fastica(
     verbose=0,
     growth=None,
     n_init=1,
+    precision=None,
 ):
     """Fast independent component analysis, as a function; scikit-learn's `fastica`.
 
@@ -318,6 +321,7 @@ def fastica(
         verbose=verbose,
         growth=growth,
         n_init=n_init,
+        precision=precision,
     )
     estimator._validate_params()
     S = estimator._fit_transform(X, compute_sources=compute_sources)

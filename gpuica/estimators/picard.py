@@ -229,13 +229,14 @@ def picard(
     *,
     growth=None,
     device="auto",
+    precision=None,
 ):
     """Picard as python-picard's function: features first, its order of results, its defaults.
 
     X : array of shape (n_features, n_samples), of any kind that `FastICA` takes.
     whiten : bool; False needs white X, and centering is then up to the caller too.
     check_fun : check a contrast object's derivatives first (`check_contrast`).
-    growth, device : as for `Picard`.  The other parameters are those of `Picard`.
+    growth, device, precision : as for `Picard`.  The other parameters are those of `Picard`.
 
     Returns
     -------
@@ -269,6 +270,7 @@ def picard(
         growth=growth,
         device=device,
         verbose=int(verbose),
+        precision=precision,
     )
     samples_first = X.T
     mean = None

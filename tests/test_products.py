@@ -1,0 +1,125 @@
+"""Products with rounded factors: on a fake device whose cuBLAS reads columns first, and on a GPU (marker gpu)."""
+
+import logging
+import threading
+
+import numpy as np
+import pytest
+
+from gpuica import FastICA, Picard, device, fastica, picard
+from gpuica.products import ROUNDED, UNITS, product, products
+
+from . import fake_cupy
+from .problems import amari, mixture
+
+FORMS = {
+    "rows first": lambda M: M,
+    "columns first": lambda M: M.T,
+    "some rows": lambda M: M[3:],
+    "some columns": lambda M: M[:, 2:5],
+    "some of columns first": lambda M: M.T[2:, :4],
+    "every other row": lambda M: M[::2],
+    "every other column": lambda M: M[:, ::2],
+    "backwards": lambda M: M[::-1],
+    "one row": lambda M: M[:1],
+    "one column": lambda M: M[:, 1:2],
+    "one row of columns first": lambda M: M.T[:1],
+    "one column of columns first": lambda M: M.T[:, :1],
+    "no rows": lambda M: M[:0],
+    "no columns": lambda M: M[:, :0],
+}
+
+
+@pytest.mark.parametrize("precision", ROUNDED)
+@pytest.mark.parametrize("right", FORMS)
+@pytest.mark.parametrize("left", FORMS)
+def test_a_product_of_every_layout(cupy, left, right, precision, rng):
+    A, B = (FORMS[form](cupy.asarray(rng.normal(size=(9, 8)).astype(np.float32))) for form in (left, right))
+    inner = min(A.shape[1], B.shape[0])
+    A, B = A[:, :inner], B[:inner]
+    exact = A.get().astype(float) @ B.get().astype(float)
+    size = np.abs(A.get()).astype(float) @ np.abs(B.get())
+    with products(cupy, precision):
+        C, of_all = product(A, B), product(A, B, of_all=True)
+    assert isinstance(C, cupy.ndarray)
+    assert C.dtype == np.float32
+    assert (np.abs(C.get() - exact) <= 2.1 * UNITS[precision] * size).all()
+    assert (np.abs(of_all.get() - exact) <= (1.1 if precision == "bf16" else 2.1) * UNITS[precision] * size).all()
+    np.testing.assert_allclose(product(A, B).get(), exact, atol=1e-5)  # no longer rounded
+
+
+def test_in_bfloat16_what_is_the_same_for_all_rows_keeps_its_digits(cupy, rng):
+    A, B = np.eye(8, dtype=np.float32), rng.normal(size=(8, 8)).astype(np.float32)
+    with products(cupy, "bf16"):
+        kept = product(cupy.asarray(A), cupy.asarray(B), of_all=True).get()
+    np.testing.assert_allclose(kept, B, rtol=2.0**-15)
+
+
+def test_what_is_not_float32_and_what_is_on_the_host_is_not_rounded(cupy, rng):
+    A = rng.normal(size=(5, 4))
+    with products(cupy, "bf16"):
+        np.testing.assert_allclose(product(cupy.asarray(A), cupy.asarray(A.T)).get(), A @ A.T, rtol=1e-12)
+    A = A.astype(np.float32)
+    with products(np, "bf16"):
+        np.testing.assert_array_equal(product(A, A.T), A @ A.T)
+
+
+def test_the_precision_is_of_one_thread():
+    """Ranks that are threads leave their passes in any order."""
+    with fake_cupy.installed() as cupy:
+        A, seen = cupy.asarray(np.ones((3, 3), dtype=np.float32)), []
+
+        def elsewhere():
+            fake_cupy.gemms.clear()
+            product(A, A)
+            seen.append(list(fake_cupy.gemms))
+
+        with products(cupy, "tf32"):
+            other = threading.Thread(target=elsewhere)
+            other.start()
+            other.join()
+            elsewhere()
+        elsewhere()
+        assert seen == [[], [ROUNDED["tf32"]], []]
+
+
+@pytest.mark.parametrize("precision", ROUNDED)
+def test_a_gpu_without_such_units_says_so_and_goes_on(precision, caplog, monkeypatch):
+    monkeypatch.setattr(device.Device, "generation", 7)
+    device.say_once.cache_clear()
+    with fake_cupy.installed() as cupy, caplog.at_level(logging.WARNING, logger="gpuica"):
+        fake_cupy.gemms.clear()
+        A = cupy.asarray(np.ones((3, 3), dtype=np.float32))
+        with products(cupy, precision):
+            product(A, A)
+    assert not fake_cupy.gemms
+    assert f"no units for precision='{precision}'" in caplog.text
+
+
+@pytest.mark.parametrize("precision", ROUNDED)
+@pytest.mark.parametrize("learner", [FastICA, Picard])
+def test_samples_are_rounded_and_the_answer_is_not(cupy, learner, precision):
+    """The last stage ends at the tolerance of float32, and samples end where the rows of float32 end."""
+    X, A = mixture(120_000, 6, dtype=np.float32)
+    options = {"random_state": 0, "growth": 2, "tol": "auto" if learner is FastICA else 1e-6}
+    there = cupy.asarray(X)
+    expected = learner(**options).fit(there)
+    fake_cupy.gemms.clear()
+    fit = learner(precision=precision, **options).fit(there)
+    assert set(fake_cupy.gemms) == ({ROUNDED[precision]} if cupy.ndarray is fake_cupy.FakeArray else set())
+    assert fit.converged_
+    assert fit.n_passes_ < expected.n_passes_ + 2.5
+    assert amari(fit.components_ @ A) < 0.01
+    if learner is Picard:
+        assert np.max(fit.gradient_norm_) < 1e-6
+    fake_cupy.gemms.clear()
+    learner(precision=precision, **{**options, "growth": None}).fit(there)
+    assert not fake_cupy.gemms
+
+
+@pytest.mark.parametrize("precision", [*ROUNDED, "float64"])
+def test_the_functions_take_a_precision(precision):
+    X = mixture(1000, 3)[0].astype(np.float32)
+    dtype = np.float64 if precision == "float64" else np.float32
+    assert fastica(X, random_state=0, precision=precision)[2].dtype == dtype
+    assert picard(X.T, random_state=0, precision=precision)[2].dtype == dtype
