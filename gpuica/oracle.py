@@ -169,7 +169,7 @@ class ContrastOracle:
         n, rng = self.probe
         sample = self.sample(n, rng)
         latest = self.latest[0]
-        tiny = np.finfo(np.float64).tiny
+        tiny = float(np.finfo(np.float64).tiny)
         means = [sample._mean(sums.curvature, W) for W in Ws]
         answers = [curvature / self.xp.maximum(power, tiny) for curvature, power in means]
         self.latest[0] = latest  # an interrupted fit keeps the W of the solver

@@ -230,7 +230,8 @@ def test_growing_samples_of_files_are_samples_of_the_whole(form, tmp_path, small
 
     monkeypatch.setattr(StreamRows, "sample", watch)
     ica = Picard(random_state=0, memory_limit=3000).fit(form(X, tmp_path))
-    assert [n for n, _ in sizes] == [10_000, 20_000]
+    assert [n for n, _ in sizes[:2]] == [10_000, 20_000]
+    assert {n for n, _ in sizes[2:]} <= {20_000}  # what tells the curvature
     for n, mean in sizes:  # a hundredth of a deviation is what so many rows, in runs of some ten, may differ by
         assert abs(mean - X[:, 0].mean()) < 20 * X[:, 0].std() / n**0.5
     assert ica.converged_
