@@ -6,6 +6,7 @@ import scipy.linalg
 
 from gpuica import FastICA, Picard
 from gpuica.contrasts import as_contrast
+from gpuica.device import array_device
 from gpuica.oracle import ContrastOracle
 from gpuica.rows.memory import MemoryRows
 from gpuica.solvers import growth, quasi_newton
@@ -16,11 +17,10 @@ from . import naive
 from .problems import amari, mixture, white
 
 
-def probing(Z, weights=None, n=None):
-    """An oracle whose samples are all rows, or n."""
-    rows = MemoryRows(Z) if weights is None else MemoryRows(Z, weights=weights)
-    oracle = ContrastOracle(rows, as_contrast("logcosh"))
-    oracle.probe = (n or len(Z), np.random.RandomState(0))
+def probing(Z, weights=None):
+    """An oracle whose samples are all rows."""
+    oracle = ContrastOracle(MemoryRows(Z, device=array_device(Z), weights=weights), as_contrast("logcosh"))
+    oracle.probe = (len(Z), np.random.RandomState(0))
     return oracle
 
 
@@ -144,3 +144,15 @@ def test_two_fits_agree_to_the_bit():
     X, _ = mixture(60_000, 5, dtype=np.float32)
     a, b = (Picard(random_state=3).fit(X) for _ in range(2))
     np.testing.assert_array_equal(a.components_, b.components_)
+
+
+def test_on_a_device_as_on_the_host(cupy, rng):
+    Z, W = white(600, 4), rng.normal(size=(4, 4))
+    weights = rng.integers(0, 3, size=600).astype(float)
+    for w in (None, weights):
+        oracle = probing(cupy.asarray(Z), None if w is None else cupy.asarray(w))
+        np.testing.assert_allclose(oracle.curvature(cupy.asarray(W)).get(), probing(Z, w).curvature(W), rtol=1e-10)
+    found = picard(probing(cupy.asarray(Z)), cupy.asarray(W), max_iter=50, tol=1e-8)
+    alone = picard(probing(Z), W, max_iter=50, tol=1e-8)
+    assert found.converged
+    np.testing.assert_allclose(found.W.get(), alone.W, atol=1e-9)
