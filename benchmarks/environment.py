@@ -51,12 +51,15 @@ def _versions():
 
 
 def _blas():
-    """NumPy's BLAS and its threads."""
+    """NumPy's BLAS, whose kernels it runs, and its threads."""
     import numpy  # noqa: F401  (loads the BLAS that is asked about)
     from threadpoolctl import threadpool_info
 
     libraries = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
-    return "; ".join(f"{pool['internal_api']} {pool['version']}, {pool['num_threads']} threads" for pool in libraries)
+    return "; ".join(
+        f"{pool['internal_api']} {pool['version']} ({pool.get('architecture')}), {pool['num_threads']} threads"
+        for pool in libraries
+    )
 
 
 def _commit():

@@ -23,7 +23,7 @@ from . import Solution
 from .fixed_point import rotation_error, rotation_gradient, within_error
 from .polar import orthonormal
 
-PROBED = 4  # iterations between two looks at the curvature, where the oracle lets one look
+PROBED = 4  # iterations before the first look at the curvature and between two, where the oracle lets one look
 FLAT = 0.1  # the least curvature that is believed of a sample; steps along flatter pairs would be its noise
 DAMPED = 0.3  # of the curvature looked at: the least that a remembered pair may show
 
@@ -185,7 +185,7 @@ def picard(
             at_rest = (space.newton(gradient, W, at, sign) ** 2).sum(axis=1) / 2 < tol
         else:
             at_rest = (xp.abs(gradient) < tol).all(axis=1)
-        if oracle.probe and n_iter % PROBED == 0 and float(at_rest.mean()) < share:
+        if oracle.probe and n_iter and n_iter % PROBED == 0 and float(at_rest.mean()) < share:
             space.look(W)
         direction = -_two_loops(gradient, pairs, lambda q: space.newton(q, W, at, sign))  # noqa: B023
         loss, resting, size, descent = _numbers(
