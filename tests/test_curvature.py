@@ -111,7 +111,7 @@ def test_late_stages_look_and_count_it(estimator, monkeypatch):
     assert estimator.converged_
     assert amari(estimator.components_ @ A) < 0.01
     assert not looks  # independent sources: no late stage takes PROBED iterations
-    loud = X * np.exp(np.random.default_rng(0).normal(size=(len(X), 1)))  # all sources at once: they depend on each other
+    loud = X * np.exp(np.random.default_rng(0).normal(size=(len(X), 1)))  # all sources at once
     ica = estimator.fit(loud.astype(np.float32))
     assert ica.converged_
     assert {n for n, _ in looks} == {80_000, 200_000}  # not the samples of 10,000, 20,000 and 40,000 rows
