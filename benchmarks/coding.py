@@ -90,6 +90,10 @@ def ours_ormp(X, D, coder, threads):
     return partial(gpuica.sparse_encode, X, D, algorithm="ormp", n_nonzero_coefs=ATOMS_A_ROW, device="cpu")
 
 
+def ours_ormp_csr(X, D, coder, threads):
+    return partial(ours_ormp(X, D, coder, threads), sparse_output=True)
+
+
 def dictlearn(X, D, coder, threads):
     from dictlearn import sparse_encode
 
@@ -119,6 +123,7 @@ CONTESTANTS = {
     "gpuica": ours,
     "gpuica-csr": ours_csr,
     "gpuica-ormp": ours_ormp,
+    "gpuica-ormp-csr": ours_ormp_csr,
     "spams": spams,
     "dictlearn": dictlearn,
     "sklearn-lasso_cd": partial(sklearn, algorithm="lasso_cd"),
@@ -130,7 +135,7 @@ CONTESTANTS = {
 def can_run(name, coder):
     if name in ("spams", "dictlearn") and importlib.util.find_spec(name) is None:
         return False
-    if name == "gpuica-ormp":
+    if name.startswith("gpuica-ormp"):
         return coder == "omp"
     return not name.startswith("sklearn") or (name == "sklearn-omp") == (coder == "omp")
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 
 from gpuica import kernels
 from gpuica.coders import OMP, ORMP, Fista, Lars, Lasso, MatchingPursuit, Threshold, TopK
@@ -130,8 +131,30 @@ def test_lasso_without_penalty_is_least_squares(dtype, gram):
     np.testing.assert_allclose(C @ D, X, atol=2e-5 if dtype == np.float32 else 1e-9)
 
 
-def test_lasso_without_penalty_and_positive_is_nnls():
-    X, D = data(12, 10, 15)
+@njit
+def reduce(h, row, value, bits, mask, low):
+    return lasso._reduce(h, row, value, bits, mask, low)
+
+
+@pytest.mark.parametrize("positive", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("K", [1, 2, 5, 64, 255, 256, 257])
+def test_reduce_tells_where_the_largest_is_left(K, dtype, positive, rng):
+    integer = np.dtype(f"i{np.dtype(dtype).itemsize}").type
+    mask, low = integer(-1 if positive else np.iinfo(integer).max), integer((1 << K.bit_length()) - 1)
+    for _ in range(20):
+        h, row = rng.normal(size=(2, K)).astype(dtype)
+        h[rng.integers(K)] = 5 * rng.choice([-1, 1])
+        left = h - dtype(0.3) * row
+        place = reduce(h, row, 0.3, np.empty(0, integer), mask, low)
+        np.testing.assert_allclose(h, left, rtol=1e-6, atol=1e-6)
+        size = np.maximum(left, 0) if positive else abs(left)
+        assert size[place] >= (1 - 1e-3) * size.max()
+
+
+@pytest.mark.parametrize(("d", "K"), [(10, 15), (11, 7), (9, 8), (8, 6), (5, 3)])
+def test_lasso_without_penalty_and_positive_is_nnls(d, K):
+    X, D = data(200, d, K)
     C, _ = encode(X, D, Lasso(0.0, positive=True))
     np.testing.assert_allclose(C, [naive.scipy.optimize.nnls(D.T, x)[0] for x in X], atol=1e-9)
 

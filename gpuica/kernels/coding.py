@@ -7,7 +7,7 @@ from .lasso import lasso
 from .lasso_products import lasso_products
 from .orthogonal import orthogonal
 from .pursuit import lars, matching_pursuit, nonnegative
-from .support import ENTRY, copy
+from .vectors import ENTRY, copy
 
 PART = 1 << 20  # numbers of an array of the definitions
 CODERS = {
@@ -47,9 +47,9 @@ def compress(C):
     """(non-zeros a row (n,), their columns, their values) of codes C (n, K)."""
     counts = np.empty(len(C), np.int64)
     total = _count(C, counts)
-    indices, values = np.empty(total, np.int32), np.empty(total, C.dtype)
+    indices, values = np.empty(total + 1, np.int32), np.empty(total + 1, C.dtype)
     _compress(C, indices, values)
-    return counts, indices, values
+    return counts, indices[:-1], values[:-1]
 
 
 @njit(**ENTRY)
@@ -64,12 +64,12 @@ def _count(C, counts):
 
 @njit(**ENTRY)
 def _compress(C, indices, values):
+    """Every number is written where the next non-zero goes, and stays there if it is one: no branch to mispredict."""
     place = 0
     for row in range(len(C)):
         for j in range(C.shape[1]):
-            if C[row, j] != 0:
-                indices[place], values[place] = j, C[row, j]
-                place += 1
+            indices[place], values[place] = j, C[row, j]
+            place += C[row, j] != 0
 
 
 def add_moments(X, D, counts, indices, values, A, B):

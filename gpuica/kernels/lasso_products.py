@@ -13,23 +13,8 @@ A row's support is (M, act, scratch); m is its size.  buffers: (candidates, near
 import numpy as np
 from numba import njit
 
-from .support import (
-    ENTRY,
-    OPTIONS,
-    PAD,
-    any_beyond,
-    border,
-    copy,
-    dot,
-    drop,
-    inner,
-    largest,
-    refine,
-    settle,
-    subtract,
-    times,
-    write,
-)
+from .support import PAD, border, drop, refine, settle, subtract, times, write
+from .vectors import ENTRY, OPTIONS, any_beyond, copy, dot, inner, largest
 
 # What |h| may exceed alpha by, in units of the row's largest correlation: the rounding of h.
 SLACK = {4: 2e-6, 8: 1e-10}

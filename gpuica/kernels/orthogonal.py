@@ -10,7 +10,8 @@ import numpy as np
 from numba import njit
 
 from .pursuit import FLOOR, NOISE
-from .support import ENTRY, INLINED, OPTIONS, copy, inner, largest, subtract, subtract_rows, where_largest, write
+from .support import subtract, write
+from .vectors import ENTRY, INLINED, OPTIONS, copy, inner, largest, subtract_rows, where_largest
 
 # Share of an atom's square outside the span of others below which coefficients are corrected by the data's residual.
 CLOSE = {4: 1e-2, 8: 1e-6}

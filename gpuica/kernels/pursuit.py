@@ -7,22 +7,8 @@ of a product with the dictionary.
 import numpy as np
 from numba import njit
 
-from .support import (
-    ENTRY,
-    OPTIONS,
-    any_beyond,
-    copy,
-    enter,
-    fill,
-    inner,
-    largest,
-    refine,
-    settle,
-    subtract_atoms,
-    times,
-    workspace,
-    write,
-)
+from .support import enter, refine, settle, times, workspace, write
+from .vectors import ENTRY, OPTIONS, any_beyond, copy, fill, inner, largest, subtract_atoms
 
 # Share of an atom's square outside the span of others below which it depends on them.
 FLOOR = {4: 1e-6, 8: 1e-12}
