@@ -116,8 +116,6 @@ class ContrastOracle:
 
     n_rows is what a pass reads, n_effective what a standard error divides by: they differ where rows have weights.
     latest: a list of the one W that was asked about last, by whatever sample; of several, the first.
-    probe: (n, rng) of the samples that answer `curvature`, or None: it is not to be asked.  probed: the passes over
-    them, as a number of passes over the rows.
     """
 
     def __init__(self, rows, contrast, *, white=True, latest=None, precision="float32", of_samples="float32"):
@@ -126,8 +124,6 @@ class ContrastOracle:
         precision: of the products of float32 rows, see `products.products`.  of_samples: that of samples' products.
         """
         self.rows, self.contrast, self.white = rows, contrast, white
-        self.probe: Any = None
-        self.probed = 0.0
         self.precision, self.of_samples = precision, of_samples
         self.latest = [None] if latest is None else latest
         self._covariance = rows.xp.eye(rows.n_features) if white else None
@@ -158,23 +154,18 @@ class ContrastOracle:
         return Likelihood(loss, cross @ W.T, slope, square)
 
     def curvature(self, W):
-        """E g'(y_i) y_j² / E y_j² (k, k), with y = W z, of a sample drawn anew for each question.
+        """E g'(y_i) y_j² / E y_j² (k, k), with y = W z.  One pass.
 
-        The ratio, because of a source that rests in most rows a sample may hold half or twice its share.
+        The ratio, because of a source that rests in most rows a batch may hold half or twice its share.
         """
         return self.curvature_of_all([W])[0]
 
     def curvature_of_all(self, Ws):
-        """[curvature(W) for W in Ws], of one sample."""
-        n, rng = self.probe
-        sample = self.sample(n, rng)
-        latest = self.latest[0]
+        """[curvature(W) for W in Ws].  A pass for each."""
         tiny = float(np.finfo(np.float64).tiny)
-        means = [sample._mean(sums.curvature, W) for W in Ws]
-        answers = [curvature / self.xp.maximum(power, tiny) for curvature, power in means]
-        self.latest[0] = latest  # an interrupted fit keeps the W of the solver
-        self.probed += sample.n_passes * sample.n_rows / self.n_rows
-        return answers
+        means = [self._mean(sums.curvature, W) for W in Ws]
+        self.latest[0] = Ws[0]
+        return [curvature / self.xp.maximum(power, tiny) for curvature, power in means]
 
     def fixed_point_of_all(self, Ws):
         """[fixed_point(W) for W in Ws], in one pass."""
@@ -215,7 +206,23 @@ class ContrastOracle:
 
     def sample(self, n, rng):
         """The same questions about n rows drawn at random, which are white only nearly."""
-        rows = self.rows.sample(n, rng)
+        return self._about(self.rows.sample(n, rng))
+
+    def batches(self, size, rng):
+        """The same questions about `size` rows at a time, once all of them in random order."""
+        return map(self._about, self.rows.batches(size, rng))
+
+    def near(self, n, rng):
+        """The same questions about rows whose batches cost no pass each: themselves, or at most n of them in memory."""
+        if not self.rows.scattered:
+            return self
+        return self.sample(min(n, self.n_rows), rng)
+
+    def remembered(self, name, make):
+        """The arrays of make(), a list; a fit that goes on from a checkpoint is told those it made before."""
+        return self.rows.remembered(name, make)
+
+    def _about(self, rows):
         return ContrastOracle(rows, self.contrast, white=False, latest=self.latest, precision=self.of_samples)
 
     def _sum(self, contribution, *params):

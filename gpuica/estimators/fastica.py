@@ -8,6 +8,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, va
 
 from ..contrasts import as_contrast
 from ..products import ROUNDED
+from ..solvers.annealing import annealed
 from ..solvers.fixed_point import SOLVERS
 from ..solvers.growth import run, run_all
 from ..solvers.quasi_newton import picard
@@ -233,7 +234,7 @@ class FastICA(Online, SklearnFastICA):
             max_iter=self.max_iter,
             tol=self.tol,
             report=report,
-            **({"by": "movement"} if self.algorithm == "picard" else {}),
+            **({"by": "movement", "anneal": annealed} if self.algorithm == "picard" else {}),
             **({} if self.algorithm == "deflation" else {"share": self.stop_percentile / 100}),
         )
 

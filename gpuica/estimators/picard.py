@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from ..contrasts import Exp, as_contrast, check_contrast
+from ..solvers.annealing import annealed
 from ..solvers.fixed_point import SOLVERS, orthonormal
 from ..solvers.growth import run, run_all
 from ..solvers.quasi_newton import picard as minimise
@@ -179,18 +180,20 @@ class Picard(Online):
         if self.fastica_it:
             first = partial(SOLVERS["parallel"], max_iter=self.fastica_it, tol=0.0, report=report)
             starts = [solution.W for solution in solve_all(first, oracle, starts)]
+        extended = self.ortho if self.extended is None else self.extended
         return {"best": run, "all": run_all}[keep](
             minimise,
             oracle,
             starts,
             growth=self.growth,
+            anneal=partial(annealed, extended=extended) if self.ortho else None,
             rng=rng,
             max_iter=self.max_iter,
             tol=self.tol,
             report=report,
             share=self.stop_percentile / 100,
             ortho=self.ortho,
-            extended=self.ortho if self.extended is None else self.extended,
+            extended=extended,
             memory=self.m,
             ls_tries=self.ls_tries,
             lambda_min=self.lambda_min,

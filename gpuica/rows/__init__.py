@@ -22,6 +22,7 @@ class Rows(ABC):
     dtype: np.dtype
     n_passes = 0
     scratch = None  # (n_rows, n_features) array behind the rows that may be overwritten once they are done with
+    scattered = False  # whether a few rows drawn at random cost as much as all of them
     weights = None  # (n_rows,) as how many rows each row counts, in `dtype`, where the chunks are; None: as one
 
     @property
@@ -38,7 +39,8 @@ class Rows(ABC):
         if self.weights is None:
             return self.n_rows
         w = self.weights.astype(np.float64, copy=False)
-        return float(w.sum() ** 2 / (w * w).sum())
+        square = float((w * w).sum())
+        return float(w.sum()) ** 2 / square if square else 0.0
 
     @property
     @abstractmethod
@@ -86,6 +88,10 @@ class Rows(ABC):
     def everywhere(self, fact):
         """Whether a fact holds here, and for every process that shares the rows."""
         return fact
+
+    def remembered(self, name, make):
+        """make(), a list of arrays; where there is a checkpoint that holds them already, these."""
+        return make()
 
     def gathered(self):
         """All rows, as Rows whose chunks are here: themselves if they are.  For few rows."""
@@ -160,6 +166,10 @@ class ProjectedRows(Rows):
     def batches(self, size, rng=None):
         for batch in self.rows.batches(size, rng):
             yield batch.onto(self.projection)
+
+    @property
+    def scattered(self):  # type: ignore[override]
+        return self.rows.scattered
 
     def sample(self, n, rng):
         return self.rows.sample(n, rng).onto(self.projection)

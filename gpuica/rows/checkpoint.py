@@ -142,6 +142,13 @@ class RecordedRows(Rows):
     def everywhere(self, fact):
         return self.rows.everywhere(fact)
 
+    @property
+    def scattered(self):  # type: ignore[override]
+        return self.rows.scattered
+
+    def remembered(self, name, make):
+        return [self.xp.asarray(part) for part in self.checkpoint.answer(name, make, self.rows.everywhere)[0]]
+
     def gathered(self):
         return self.rows.gathered()
 

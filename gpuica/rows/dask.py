@@ -30,6 +30,8 @@ class DaskRows(Rows):
     `map` is lazy: it gives a Dask array, in the partitions of this one.
     """
 
+    scattered = True
+
     def __init__(self, array, *, dtype, chunk_rows=None, prepare=None, work=None, weights=None):
         """array: (n_rows, n_features), `settled` or not.  chunk_rows: rows that a task works on at a time.
 

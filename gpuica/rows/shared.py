@@ -100,6 +100,10 @@ class SharedRows(Rows):
         return self.local.n_passes
 
     @property
+    def scattered(self):  # type: ignore[override]
+        return self.local.scattered
+
+    @property
     def weight(self):
         return self.n_rows if self.weights is None else self._weight
 

@@ -23,24 +23,15 @@ from . import Solution
 from .fixed_point import rotation_error, rotation_gradient, within_error
 from .polar import orthonormal
 
-PROBED = 4  # iterations before the first look at the curvature and between two, where the oracle lets one look
-FLAT = 0.1  # the least curvature that is believed of a sample; steps along flatter pairs would be its noise
-DAMPED = 0.3  # of the curvature looked at: the least that a remembered pair may show
-
 
 class Rotations:
     """Picard-O: W stays orthonormal and z is white.  Loss Σ s_i E G(y_i); gradient the skew part of s M."""
 
     def __init__(self, oracle, *, extended, floor):
         self.oracle, self.xp, self.extended, self.floor = oracle, oracle.xp, extended, floor
-        self.seen = None  # E g'(y_i) y_j² as last looked at
 
     def start(self, W):
         return orthonormal(W, self.xp)
-
-    def look(self, W):
-        """Look at the curvature at W."""
-        self.seen = self.oracle.curvature(W)
 
     def signs(self, W, at):
         excess = at.slope - self.xp.diagonal(at.cross)
@@ -57,36 +48,10 @@ class Rotations:
         return rotation_error(at.cross, at.square, self.oracle.power(W), sign, self.oracle.n_effective, self.xp)
 
     def newton(self, q, W, at, sign):
-        """The approximate Hessian's inverse times q: on rotations (h_ij + h_ji) / 2 for the pair i, j.
-
-        h_ij = s_i (E g'(y_i) y_j² - M_ii) is the Hessian's own diagonal, where it was looked at; else it is κ_i, the
-        same for independent sources.
-        """
-        z = q / self._curvature(at, sign)
+        """The approximate Hessian's inverse times q: on rotations (κ_i + κ_j) / 2 for the pair i, j."""
+        excess = sign * (at.slope - self.xp.diagonal(at.cross))
+        z = q / self.xp.maximum((excess[:, None] + excess) / 2, self.floor)
         return (z - z.T) / 2
-
-    def _curvature(self, at, sign):
-        middle = self.xp.diagonal(at.cross)
-        if self.seen is None:
-            h, floor = (sign * (at.slope - middle))[:, None], self.floor
-        else:
-            h, floor = sign[:, None] * (self.seen - middle[:, None]), max(self.floor, FLAT)
-        return self.xp.maximum((h + h.T) / 2, floor)
-
-    def pair(self, step, change, along, at, sign):
-        """(step, change of the gradient, 1 / their product `along`) for L-BFGS to remember.
-
-        Where the curvature was looked at, a change by less than DAMPED of what it tells is mixed with that (Powell
-        1978, "Algorithms for nonlinear constraints that use Lagrangian functions"): along flat valleys the next step
-        would be far too long.
-        """
-        if self.seen is not None:
-            expected = self._curvature(at, sign) * step
-            told = float((step * expected).sum())
-            if along < DAMPED * told:
-                share = (1 - DAMPED) * told / (told - along)
-                change, along = share * change + (1 - share) * expected, DAMPED * told
-        return step, change, 1 / along
 
     def move(self, W, D):
         """W turned by the skew matrix D: Cayley's (I - D/2)^-1 (I + D/2), to second order the exponential."""
@@ -102,9 +67,6 @@ class Matrices:
 
     def start(self, W):
         return W
-
-    def look(self, W):
-        """Nothing: the blocks of pairs are what this space goes by."""
 
     def signs(self, W, at):
         excess = at.slope * self.oracle.power(W) - self.xp.diagonal(at.cross)
@@ -139,10 +101,6 @@ class Matrices:
     def move(self, W, D):
         return W + D @ W
 
-    def pair(self, step, change, along, at, sign):
-        """What L-BFGS remembers."""
-        return step, change, 1 / along
-
 
 def picard(
     oracle,
@@ -161,13 +119,12 @@ def picard(
 ):
     """Minimise the loss by L-BFGS from W (k, k).  About one pass per iteration.
 
-    oracle: answers `likelihood` (and `covariance`, `power`; `curvature` where it has a `probe`).  tol: a bound for the
-    largest entry of the relative gradient, by="gradient", or for what the next step would turn each component by, 1 -
-    cos of the angle, by="movement", which is FastICA's rule: a gradient can be small far from a solution, where all
-    sources are a mixture of many and nearly Gaussian.  Or "auto": every component's entries within half their standard
-    error, sqrt(Var / n), in root mean square, beyond which there is little to learn from n rows.  share: of the
-    components that must be at rest.  memory: pairs that L-BFGS keeps.  ls_tries: halvings of a step.  lambda_min: floor
-    of the curvature.
+    oracle: answers `likelihood` (and `covariance`, `power`).  tol: a bound for the largest entry of the relative
+    gradient, by="gradient", or for what the next step would turn each component by, 1 - cos of the angle,
+    by="movement", which is FastICA's rule: a gradient can be small far from a solution, where all sources are a mixture
+    of many and nearly Gaussian.  Or "auto": every component's entries within half their standard error, sqrt(Var / n),
+    in root mean square, beyond which there is little to learn from n rows.  share: of the components that must be at
+    rest.  memory: pairs that L-BFGS keeps.  ls_tries: halvings of a step.  lambda_min: floor of the curvature.
     report: called with (n_iter, largest gradient of each component, at rest, n_rows) at each iteration.
     """
     xp = oracle.xp
@@ -185,8 +142,6 @@ def picard(
             at_rest = (space.newton(gradient, W, at, sign) ** 2).sum(axis=1) / 2 < tol
         else:
             at_rest = (xp.abs(gradient) < tol).all(axis=1)
-        if oracle.probe and n_iter and n_iter % PROBED == 0 and float(at_rest.mean()) < share:
-            space.look(W)
         direction = -_two_loops(gradient, pairs, lambda q: space.newton(q, W, at, sign))  # noqa: B023
         loss, resting, size, descent = _numbers(
             xp, space.loss(W, at, sign), at_rest.mean(), xp.abs(at.loss).sum(), (gradient * direction).sum()
@@ -213,7 +168,7 @@ def picard(
             sign = new_sign
             new_gradient = space.gradient(W, at, sign)
         elif curvature > 0:
-            pairs.append(space.pair(step, new_gradient - gradient, curvature, at, sign))
+            pairs.append((step, new_gradient - gradient, 1 / curvature))
         gradient = new_gradient
     return Solution(W, n_iter, movement, converged, at_rest, xp.abs(gradient).max(axis=1), tuple(losses))
 

@@ -7,7 +7,7 @@ runs has asked one.
 
 import threading
 
-QUESTIONS = ("fixed_point", "likelihood", "curvature")
+QUESTIONS = ("fixed_point", "likelihood")
 
 
 def solve_all(solve, oracle, starts):
@@ -119,6 +119,3 @@ class _Seat:
 
     def likelihood(self, W):
         return self._meeting.ask(self._seat, "likelihood", W)
-
-    def curvature(self, W):
-        return self._meeting.ask(self._seat, "curvature", W)
