@@ -59,7 +59,8 @@ class Picard(Online):
         Draws w_init and the samples.
     growth : 'auto', None or float > 1, default='auto'
         Start on a random sample of max(10000, 30 n_components) rows, enlarge it by this factor up to all rows.
-        'auto': by 2, where X has four times as many rows.
+        'auto': by 2, where X has four times as many rows.  With ortho, where a sample does not come to rest soon,
+        random batches of all rows take over, with steps that shrink to nothing.
     n_init, normalize_rows, stop_percentile, sort, center, device, verbose, memory_limit, checkpoint, precision
         As for `FastICA`.
 

@@ -19,7 +19,7 @@ from .restarts import solve_all
 FACTOR = 2.0
 KEPT = 4  # of so many starts one goes on to the next sample, after STAGE / 2 iterations: enough to tell them apart
 STAGE = 20  # iterations of a stage: a sample too small for its k would never settle
-WARM = 5  # iterations of a stage that begins where another ended; independent sources take two or three
+WARM = 5  # iterations of a stage that begins where another ended: few independent sources take two or three
 
 
 def first_sample(k):
