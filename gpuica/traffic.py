@@ -3,6 +3,7 @@
 Nobody waits for the device as a whole: an event says when one copy is done.
 """
 
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -30,6 +31,22 @@ class News:
         return self._arrays
 
 
+# (event, host buffers) of copies that the device may still be writing.  CuPy hands a freed page-locked block to whoever
+# asks next, so a buffer must outlive its copy also where nobody reads the result, as after the last iteration of a fit.
+_copies: deque[tuple[Any, list[np.ndarray]]] = deque()
+_copies_lock = threading.Lock()
+
+
+def _free_finished_copies():
+    """Forget the buffers of copies that have finished."""
+    with _copies_lock:
+        for _ in range(len(_copies)):
+            if not _copies[0][0].done:
+                _copies.rotate(-1)
+            else:
+                _copies.popleft()
+
+
 class LateNews(News):
     """Small device arrays whose copies were asked for: `read` waits for these copies, not for work asked for since."""
 
@@ -39,11 +56,17 @@ class LateNews(News):
         device = array_device(arrays[0])
         cuda = device.xp.cuda
         with device.active():
-            super().__init__(
-                [array.get(out=pinned(cuda, array.shape, array.dtype), blocking=False) for array in arrays]
-            )
+            _free_finished_copies()
             self._arrived = cuda.Event(disable_timing=True)
-            self._arrived.record()
+            buffers = [pinned(cuda, array.shape, array.dtype) for array in arrays]
+            try:
+                super().__init__(
+                    [array.get(out=out, blocking=False) for array, out in zip(arrays, buffers, strict=True)]
+                )
+            finally:
+                self._arrived.record()
+                with _copies_lock:
+                    _copies.append((self._arrived, buffers))
 
     def read(self):
         self._arrived.synchronize()

@@ -3,6 +3,10 @@
 What CuPy forbids is an error here too: a NumPy array in an operation with a device array, implicit conversion to NumPy,
 lists.  NumPy scalars are refused as well, although CuPy takes them, because they change the dtype.  Reductions give
 0-d device arrays; reading one as a Python number makes the host wait, so `waits` counts them.
+
+Copies to the host that do not block are carried out as late as CUDA allows: when the host waits for an event recorded
+after them, or for all work.  They write to an address, whoever owns the memory by then.  Page-locked blocks come from a
+pool that hands the block freed last to the next who asks, as CuPy's does; a freed block is overwritten.
 """
 
 import ctypes
@@ -11,6 +15,8 @@ from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
+
+from gpuica import traffic
 
 HOST_FREE = (bool, int, float, str, slice, type(None), type(Ellipsis), type, np.dtype)
 ARRAY_FUNCTIONS = """
@@ -22,6 +28,9 @@ event_waits = 0  # for work up to an event
 gemms = []  # the compute types of products with rounded factors
 FACTORS = {77: 11, 75: 8}  # compute type -> bits of a factor: TF32, bfloat16
 log = []  # "record" and "synchronize", in their order, with the numbers of their events
+copies = []  # (place in the log, address, bytes) of copies to the host that have not been carried out
+free_blocks = {}  # size -> page-locked blocks that nobody owns, the one freed last at the end
+PINNED_UNIT, POISON = 512, 0xAB
 
 
 class OutOfMemoryError(MemoryError):
@@ -32,11 +41,39 @@ class CUDARuntimeError(RuntimeError):
     pass
 
 
+def carry_out_copies(before=None):
+    """The copies to the host that were asked for before a place in the log; all of them by default."""
+    due = [copy for copy in copies if before is None or copy[0] <= before]
+    copies[:] = [copy for copy in copies if copy not in due]
+    for _, address, data in due:
+        ctypes.memmove(address, data, len(data))
+
+
+def alloc_pinned_memory(size):
+    """A page-locked block, which goes back to the pool when the last array that views it has gone."""
+    size = -(-size // PINNED_UNIT) * PINNED_UNIT
+    free = free_blocks.get(size)
+    memory = free.pop() if free else np.full(size, POISON, dtype=np.uint8)
+    block_type = type("PinnedBlock", (ctypes.c_ubyte * size,), {"__del__": _free_block})
+    block = block_type.from_address(memory.ctypes.data)
+    block.memory = memory
+    return block
+
+
+def _free_block(block):
+    block.memory[:] = POISON
+    free_blocks.setdefault(len(block.memory), []).append(block.memory)
+
+
 class Event:
     """Work up to here.  It is done when somebody waits for it."""
 
     def __init__(self, block=False, disable_timing=False):
         self.number = None
+
+    @property
+    def done(self):
+        return self.number is None or not any(place <= self.number for place, *_ in copies)
 
     def record(self, stream=None):
         self.number = len(log)
@@ -46,6 +83,8 @@ class Event:
         global event_waits
         event_waits += 1
         log.append(("synchronize", self.number))
+        if self.number is not None:
+            carry_out_copies(self.number)
 
 
 class Stream:
@@ -69,7 +108,7 @@ class Stream:
         event.record()
 
     def synchronize(self):
-        pass
+        carry_out_copies()
 
 
 class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
@@ -112,6 +151,7 @@ class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
     def _wait(self):
         global waits
         waits += 1
+        carry_out_copies()
         return self._array
 
     def __float__(self):
@@ -130,7 +170,8 @@ class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
         """A copy on the host.  Not blocking, into pinned memory: the host does not wait, so nothing is counted."""
         if blocking:
             return self._wait().copy()
-        out[...] = self._array
+        assert out.flags.c_contiguous and (out.shape, out.dtype) == (self._array.shape, self._array.dtype)
+        copies.append((len(log), out.ctypes.data, self._array.tobytes()))
         return out
 
     def set(self, array, stream=None):
@@ -242,7 +283,7 @@ def installed():
         get_current_stream=Stream,
         get_cublas_handle=lambda: 0,
         cublas=SimpleNamespace(gemmEx=gemmEx, CUBLAS_GEMM_DEFAULT=-1),
-        alloc_pinned_memory=bytearray,
+        alloc_pinned_memory=alloc_pinned_memory,
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     )
     cupy.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
@@ -251,6 +292,8 @@ def installed():
     try:
         yield cupy
     finally:
+        carry_out_copies()
+        traffic._copies.clear()
         sys.modules.pop("cupy")
         if before is not None:
             sys.modules["cupy"] = before

@@ -133,6 +133,28 @@ def test_news_are_read_as_they_were_when_asked_for(cupy, rng):
     assert not traffic.news(before).late
 
 
+@pytest.mark.parametrize("n_unread", [1, 3])
+def test_a_copy_that_nobody_reads_does_not_write_to_memory_of_others(cupy, n_unread, rng):
+    X = cupy.asarray(rng.normal(size=5))
+    for _ in range(n_unread):
+        traffic.news(X)  # dropped at once, as after the last iteration of a fit
+    blocks = [traffic.pinned(cupy.cuda, 5, float) for _ in range(n_unread)]
+    for block in blocks:
+        block[:] = 7
+    X.sum().get()  # the device has done everything by now
+    for block in blocks:
+        np.testing.assert_array_equal(block, 7)
+
+
+def test_buffers_of_finished_copies_are_given_back(cupy, rng):
+    X = cupy.asarray(rng.normal(size=5))
+    for _ in range(5):
+        traffic.news(X)
+    X.sum().get()
+    traffic.news(X)
+    assert len(traffic._copies) == 1
+
+
 def test_another_thread_works_on_the_device_and_stream_of_this_one(cupy):
     seen = []
 
