@@ -3,13 +3,16 @@
 Nothing else in the package imports cupy or copies between host and device (the CUDA kernels aside).
 """
 
+import importlib
 import importlib.util
 import logging
+import math
 import os
 import re
 import sys
 import threading
-from contextlib import contextmanager
+import warnings
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -22,6 +25,8 @@ logger = logging.getLogger("gpuica")
 # transfer and the launches cost about as much as the CPU takes.  An estimate: 2e10 operations are a tenth of a second
 # on a few CPU cores.
 WORTH_A_TRANSFER = 2e10
+
+REMOVED_NAME = "row_stack"  # of NumPy, which numba-cuda 0.30 still refers to
 
 UNASKED = 1 << 26  # bytes that are stored without asking how much memory is free (0.1 ms)
 
@@ -213,11 +218,45 @@ def why_no_kernels():
     if importlib.util.find_spec("numba_cuda") is None:
         return "numba-cuda is not installed: pip install 'gpuica[cu13]' (or 'gpuica[cu12]' for a CUDA 12 driver)."
     try:
-        from numba import cuda
-
-        return "" if cuda.is_available() else "numba-cuda finds no GPU or no driver that it can use."
+        cuda = numba_cuda()
+        if not cuda.is_available():
+            return "numba-cuda finds no GPU or no driver that it can use."
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Numba warns of small grids
+            number = cuda.to_device(np.ones(1))
+            cuda.jit(_tanh_in_place)[1, 1](number)
+            if abs(number.copy_to_host()[0] - math.tanh(1.0)) < 1e-12:
+                return ""
+        return "a trial kernel compiled by numba-cuda returned a wrong number."
     except Exception as error:  # whatever a broken installation raises
-        return f"numba-cuda cannot work here ({error})."
+        return f"numba-cuda cannot compile a kernel here ({type(error).__name__}: {error})."
+
+
+def _tanh_in_place(x):
+    """A trial kernel.  tanh comes from libdevice, so that a missing libdevice is an error too."""
+    x[0] = math.tanh(x[0])
+
+
+@cache
+def numba_cuda():
+    """The module numba.cuda, able to compile.
+
+    numba-cuda 0.30 refers to `numpy.row_stack`, which NumPy 2.5 removed, in a module that it imports when it compiles
+    its first kernel; that module is imported here with the name defined.  Importing numba.cuda warns under NumPy 2.5,
+    which must not fail where warnings are errors.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from numba import config, cuda
+
+        if not hasattr(np, REMOVED_NAME) and not config.ENABLE_CUDASIM:
+            setattr(np, REMOVED_NAME, np.vstack)
+            try:
+                with suppress(ImportError):  # other versions of numba-cuda may have no such module
+                    importlib.import_module("numba.cuda.np.arrayobj")
+            finally:
+                delattr(np, REMOVED_NAME)
+    return cuda
 
 
 @cache
@@ -227,9 +266,11 @@ def say_once(message):
 
 
 def _cupy():
-    import cupy
-
-    return cupy
+    if "cupy" not in sys.modules:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # where warnings are errors, one at import would mean "no GPU"
+            import cupy  # noqa: F401
+    return sys.modules["cupy"]
 
 
 def _free_host_memory():

@@ -170,7 +170,8 @@ class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
         """A copy on the host.  Not blocking, into pinned memory: the host does not wait, so nothing is counted."""
         if blocking:
             return self._wait().copy()
-        assert out.flags.c_contiguous and (out.shape, out.dtype) == (self._array.shape, self._array.dtype)
+        assert out.flags.c_contiguous
+        assert (out.shape, out.dtype) == (self._array.shape, self._array.dtype)
         copies.append((len(log), out.ctypes.data, self._array.tobytes()))
         return out
 

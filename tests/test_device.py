@@ -2,7 +2,9 @@
 
 import logging
 import pickle
-from types import SimpleNamespace
+import sys
+import warnings
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -299,6 +301,74 @@ def test_auto_stays_on_the_cpu_for_small_work_and_for_callables(cupy, monkeypatc
 def test_a_device_that_does_not_exist(cupy):
     with pytest.raises(RuntimeError, match="'cuda:99' does not exist: this machine has"):
         FastICA(device="cuda:99").fit(mixture(500, 3)[0])
+
+
+# ---- kernels -----------------------------------------------------------------------------------------------------
+class TrialCompiler:
+    """numba.cuda with a GPU, a trial kernel of which does what `run` does to the number."""
+
+    def __init__(self, run):
+        self.run = run
+
+    def is_available(self):
+        return True
+
+    def to_device(self, array):
+        self.number = array
+        return self
+
+    def copy_to_host(self):
+        return self.number
+
+    def jit(self, function):
+        return {(1, 1): lambda number: self.run(function, self.number)}
+
+
+def removed(function, number):
+    raise AttributeError("module 'numpy' has no attribute 'row_stack'")
+
+
+def not_implemented(function, number):
+    raise NotImplementedError("libdevice.10.bc is missing")
+
+
+@pytest.mark.parametrize(
+    ("run", "reason"),
+    [
+        (lambda function, number: function(number), ""),
+        (removed, "numba-cuda cannot compile a kernel here (AttributeError: module 'numpy' has no"),
+        (not_implemented, "numba-cuda cannot compile a kernel here (NotImplementedError: libdevice.10.bc is missing)"),
+        (lambda function, number: None, "a trial kernel compiled by numba-cuda returned a wrong number."),
+    ],
+)
+def test_kernels_are_used_only_where_a_trial_kernel_works(monkeypatch, run, reason):
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda module: module)
+    monkeypatch.setattr(device, "numba_cuda", lambda: TrialCompiler(run))
+    device.why_no_kernels.cache_clear()
+    try:
+        assert device.why_no_kernels().startswith(reason)
+        assert bool(device.why_no_kernels()) == bool(reason)
+    finally:
+        device.why_no_kernels.cache_clear()
+
+
+def test_warnings_of_an_import_are_no_errors(monkeypatch):
+    """The suite makes warnings errors, as a user may."""
+
+    class Warns(ModuleType):
+        config = SimpleNamespace(ENABLE_CUDASIM=True)
+
+        @property
+        def cuda(self):
+            warnings.warn("NumPy deprecates this", DeprecationWarning, stacklevel=2)
+            return "imported"
+
+    monkeypatch.setitem(sys.modules, "numba", Warns("numba"))
+    device.numba_cuda.cache_clear()
+    try:
+        assert device.numba_cuda() == "imported"
+    finally:
+        device.numba_cuda.cache_clear()
 
 
 # ---- without a GPU ---------------------------------------------------------------------------------------------------

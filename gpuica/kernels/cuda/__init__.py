@@ -11,9 +11,10 @@ from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import cuda
 
-from ...device import current_stream
+from ...device import current_stream, numba_cuda
+
+cuda = numba_cuda()  # before the modules of this package import numba.cuda by themselves
 
 BLOCK = 256  # threads of a block: eight blocks fill a multiprocessor
 
