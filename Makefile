@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 TORCH ?= torch
 
-.PHONY: demo test check check-kernels test-gpu gpu test-torch bench docs clean
+.PHONY: demo test check check-kernels check-kernels-newest test-gpu bench-gpu gpu test-torch bench docs clean
 
 demo: .venv/ready                ## the main job on real data, with a table and a picture at the end
 	$(BIN)/python -m benchmarks.demo
@@ -20,11 +20,18 @@ check: .venv/ready               ## linter, formatter, types
 check-kernels: .venv/cuda-check  ## compiles every CUDA kernel for sm_80 and sm_90, without a GPU; fails on spills
 	$(BIN)/python -m tests.compile_kernels
 
-test-gpu:                        ## tests that need a GPU; uses the Python that has CuPy: make test-gpu GPU_PYTHON=python
-	PYTHONPATH=. $(or $(GPU_PYTHON),$(BIN)/python) -m pytest -m gpu -rs -p no:cacheprovider
+check-kernels-newest:            ## the same with the newest NumPy and numba-cuda: make check-kernels-newest PYTHON=python3.12
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/pip install -q --disable-pip-version-check --upgrade --upgrade-strategy eager . '.[cuda-check]'
+	PYTHONPATH=. .venv-newest/bin/python -W error::DeprecationWarning -m tests.compile_kernels --all
 
-gpu:                             ## tests that need a GPU, then what it measures; under eight minutes: make gpu GPU_PYTHON=python
-	PYTHONPATH=. $(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu --tests --seconds 450
+test-gpu:                        ## tests that need a GPU, seven minutes at most: make test-gpu GPU_PYTHON=python
+	PYTHONPATH=. $(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu --tests --seconds 420 $(if $(OUT),--out $(OUT))
+
+bench-gpu:                       ## figures of a GPU, seven minutes at most; to the folder OUT, else benchmarks/results
+	PYTHONPATH=. $(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu --seconds 420 $(if $(OUT),--out $(OUT))
+
+gpu: test-gpu bench-gpu
 
 test-torch: .venv/ready          ## tests that need torch, which this installs: make test-torch TORCH=torch==2.13.0
 	$(BIN)/pip install -q $(TORCH)
@@ -37,7 +44,7 @@ docs: .venv/ready
 	$(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf .venv build dist *.egg-info demo.png site
+	rm -rf .venv .venv-newest build dist *.egg-info demo.png site
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -1,4 +1,7 @@
-"""The figures of `benchmarks.gpu` that need gpuica alone: (name, seconds that it may need, function of the bench)."""
+"""The figures of `benchmarks.gpu` that need gpuica alone: (name, seconds that it may need, function of the bench).
+
+A function gives results, dicts, in a list or one by one.
+"""
 
 import warnings
 
@@ -6,7 +9,7 @@ import numpy as np
 
 from gpuica import FastICA, MiniBatchDictionaryLearning, Picard, kernels, sparse_encode
 from gpuica.contrasts import LogCosh
-from gpuica.device import array_device
+from gpuica.device import array_device, why_no_kernels
 from gpuica.oracle import ContrastOracle
 from gpuica.products import product, products
 from gpuica.rows import open_rows
@@ -16,11 +19,15 @@ from gpuica.solvers.polar import orthonormal, polar
 from .gpu_bench import gradient
 
 
+def compiled(bench, left):
+    """Whether the kernels compile here."""
+    return [{"figure": "CUDA kernels", "note": why_no_kernels() or "compiled"}]
+
+
 def ceilings(bench, left):
     """Bandwidth of a copy on the device; rates of products of 8192 x 8192 matrices."""
-    xp, results = bench.xp, []
-    bench.ceilings["copy"] = _copy_rate(bench)
-    results.append({"figure": "copy", "value": bench.ceilings["copy"] / 1e9, "unit": "GB/s"})
+    xp, rate = bench.xp, _copy_rate(bench)
+    yield {"figure": "copy", "value": rate / 1e9, "unit": "GB/s", "ceiling": "copy", "rate": rate}
     size = 8192 if bench.scale == 1 else 256
     A, B = (xp.asarray(bench.rng.standard_normal((size, size), dtype=np.float32)) for _ in range(2))
     exact = A[:64].astype(np.float64) @ B.astype(np.float64)
@@ -32,18 +39,18 @@ def ceilings(bench, left):
                 seconds = bench.seconds(lambda: product(left_factor, right_factor))  # noqa: B023
                 error = float(xp.abs(product(left_factor[:64], right_factor) - exact).max()) / size**0.5
         except Exception as problem:
-            results.append({"figure": f"product, {name}", "note": f"failed: {problem}"})
+            yield {"figure": f"product, {name}", "note": f"failed: {problem}"}
             continue
-        bench.ceilings[name] = 2 * size**3 / seconds
-        results.append(
-            {
-                "figure": f"product, {name}",
-                "value": bench.ceilings[name] / 1e12,
-                "unit": "TFLOP/s",
-                "note": f"largest error {error:.0e} of a standard deviation",
-            }
-        )
-    return results + _bfloat16(bench, size)
+        rate = 2 * size**3 / seconds
+        yield {
+            "figure": f"product, {name}",
+            "value": rate / 1e12,
+            "unit": "TFLOP/s",
+            "note": f"largest error {error:.0e} of a standard deviation",
+            "ceiling": name,
+            "rate": rate,
+        }
+    yield from _bfloat16(bench, size)
 
 
 def _copy_rate(bench):
@@ -77,55 +84,46 @@ def _bfloat16(bench, size):
 
 def sweeps(bench, left):
     """The fused sweep against the bandwidth, its error against the plain code's, both against float64."""
-    results = []
     for k in (4, 64, 512, 2048) if bench.scale == 1 else (4, 64):
         Y = bench.rows(bench.n(1 << 28) // k, k)
         there = kernels.on_cuda(Y)
         for name, sweep in (("score", kernels.score), ("score and loss", kernels.score_and_loss)):
             rate = 2 * Y.nbytes / bench.seconds(lambda: sweep(Y, LogCosh()), repeats=10)  # noqa: B023
-            results.append(
-                {
-                    "figure": f"{name}, {len(Y):,} x {k}" + ("" if there else ", by arrays"),
-                    "value": rate / 1e9,
-                    "unit": "GB/s",
-                    **bench.share(rate, "copy"),
-                }
-            )
+            yield {
+                "figure": f"{name}, {len(Y):,} x {k}" + ("" if there else ", by arrays"),
+                "value": rate / 1e9,
+                "unit": "GB/s",
+                **bench.share(rate, "copy"),
+            }
     Y = bench.rows(4096, 64)
     u = Y.astype(np.float64).get()
     exact = (1 - np.tanh(u) ** 2).sum(0)
     plain = np.abs(LogCosh().at(Y, bench.xp)[1].sum(axis=0).get() - exact).max()
     error = np.abs(kernels.score(Y, LogCosh())[0].get() - exact).max()
     far = np.abs(Y.get() - np.tanh(u)).max()
-    results.append({"figure": "error of Σ g' over plain float32's", "value": error / plain, "unit": ""})
-    results.append({"figure": "largest error of g", "value": far, "unit": ""})
-    return results
+    yield {"figure": "error of Σ g' over plain float32's", "value": error / plain, "unit": ""}
+    yield {"figure": "largest error of g", "value": far, "unit": ""}
 
 
 def decorrelation(bench, left):
     """(M Mᵀ)^-1/2 M by products and by a decomposition."""
-    results = []
     for k in (64, 512, 2048) if bench.scale == 1 else (16,):
         W = orthonormal(bench.xp.asarray(bench.rng.normal(size=(k, k))), bench.xp)
         M = bench.xp.asarray(np.geomspace(0.01, 1, k))[:, None] * W
         fast = bench.seconds(lambda: polar(M, bench.xp))  # noqa: B023
         slow = bench.seconds(lambda: orthonormal(M, bench.xp), repeats=5)  # noqa: B023
-        results.append(
-            {
-                "figure": f"decorrelation, k = {k}",
-                "value": 1e3 * fast,
-                "unit": "ms",
-                "ratio": slow / fast,
-                "against": "an eigendecomposition",
-                "note": f"defect {float(polar(M, bench.xp)[1]):.0e}",
-            }
-        )
-    return results
+        yield {
+            "figure": f"decorrelation, k = {k}",
+            "value": 1e3 * fast,
+            "unit": "ms",
+            "ratio": slow / fast,
+            "against": "an eigendecomposition",
+            "note": f"defect {float(polar(M, bench.xp)[1]):.0e}",
+        }
 
 
 def passes(bench, left):
     """A FastICA pass over resident float32 rows, at several chunk sizes and precisions, beside the product rate."""
-    results = []
     for n, k in ((4_000_000, 512), (1_000_000, 768), (10_000_000, 64)):
         n, k = bench.n(n), bench.k(k)
         Z = bench.rows(n, k)
@@ -138,18 +136,15 @@ def passes(bench, left):
                 oracle = ContrastOracle(rows, LogCosh(), precision=precision)
                 seconds = bench.seconds(lambda: oracle.fixed_point(W), repeats=5)  # noqa: B023
                 rate = 4 * n * k * k / seconds
-                results.append(
-                    {
-                        "figure": f"FastICA pass, {n:,} x {k}, {precision}, chunks of {rows.chunk_rows:,}",
-                        "value": 1e3 * seconds,
-                        "unit": "ms",
-                        **bench.share(rate, precision),
-                        "note": "the package's choice" if chunk_rows == chosen else "",
-                    }
-                )
+                yield {
+                    "figure": f"FastICA pass, {n:,} x {k}, {precision}, chunks of {rows.chunk_rows:,}",
+                    "value": 1e3 * seconds,
+                    "unit": "ms",
+                    **bench.share(rate, precision),
+                    "note": "the package's choice" if chunk_rows == chosen else "",
+                }
         del Z
         bench.tidy()
-    return results
 
 
 def _per_iteration(bench, fit, few, many):
@@ -162,7 +157,7 @@ def _per_iteration(bench, fit, few, many):
 
 def eeg(bench, left):
     """One iteration at the size of an EEG, all of it, on the host's clock."""
-    X, results = bench.rows(bench.n(200_000), bench.k(64)), []
+    X = bench.rows(bench.n(200_000), bench.k(64))
     for name, learner in (("FastICA", FastICA), ("Picard", Picard)):
         options = {"growth": None} if learner is Picard else {}
         seconds = _per_iteration(
@@ -171,8 +166,7 @@ def eeg(bench, left):
             10,
             60,
         )
-        results.append({"figure": f"{name} iteration, {len(X):,} x {X.shape[1]}", "value": 1e3 * seconds, "unit": "ms"})
-    return results
+        yield {"figure": f"{name} iteration, {len(X):,} x {X.shape[1]}", "value": 1e3 * seconds, "unit": "ms"}
 
 
 def iterations(bench, left):
@@ -189,7 +183,7 @@ def iterations(bench, left):
 
 def resident_fits(bench, left):
     """Whole fits of rows on the device, and the gradient they end with."""
-    X, results = bench.rows(bench.n(500_000), bench.k(512)), []
+    X = bench.rows(bench.n(500_000), bench.k(512))
     for name, fit in (
         ("FastICA", lambda: FastICA(random_state=0, max_iter=100).fit(X)),
         ("FastICA, growth", lambda: FastICA(random_state=0, max_iter=100, growth="auto").fit(X)),
@@ -200,10 +194,7 @@ def resident_fits(bench, left):
             fit()
             seconds, found = bench.wall(fit)
         note = f"gradient {gradient(bench.xp, X, found.components_, found.mean_):.1e}, {found.n_iter_} iterations"
-        results.append(
-            {"figure": f"{name}, {len(X):,} x {X.shape[1]}, resident", "value": seconds, "unit": "s", "note": note}
-        )
-    return results
+        yield {"figure": f"{name}, {len(X):,} x {X.shape[1]}, resident", "value": seconds, "unit": "s", "note": note}
 
 
 def atoms(bench, left):
@@ -275,6 +266,7 @@ def mini_batches(bench, left):
 
 
 LINES = [
+    ("compiled", 2, compiled),
     ("ceilings", 10, ceilings),
     ("sweeps", 10, sweeps),
     ("decorrelation", 8, decorrelation),

@@ -249,7 +249,7 @@ def numba_cuda():
         warnings.simplefilter("ignore")
         from numba import config, cuda
 
-        if not hasattr(np, REMOVED_NAME) and not config.ENABLE_CUDASIM:
+        if not hasattr(np, REMOVED_NAME) and not config.ENABLE_CUDASIM:  # type: ignore[attr-defined]
             setattr(np, REMOVED_NAME, np.vstack)
             try:
                 with suppress(ImportError):  # other versions of numba-cuda may have no such module

@@ -1,14 +1,17 @@
 """Fixtures that every test may use, and the rule for tests that need what this machine has not."""
 
+import contextlib
 import importlib.util
+import os
 import shutil
+import warnings
 
 import numpy as np
 import pytest
 
 from gpuica import device
 from gpuica.comm import loopback
-from gpuica.device import CPU, why_no_gpu
+from gpuica.device import CPU, numba_cuda, why_no_gpu, why_no_kernels
 from gpuica.estimators._shell import as_source
 from gpuica.rows import open_rows, stream
 from gpuica.rows.files import shards
@@ -17,7 +20,23 @@ from gpuica.rows.shared import Shared
 from . import fake_cupy
 
 
+def pytest_report_header():
+    """Where there is a GPU: what the tests run on, and whether they test the compiled kernels."""
+    if why_no_gpu():
+        return []
+    import cupy
+
+    name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    return [f"GPU: {name}, CuPy {cupy.__version__}", f"CUDA kernels: {why_no_kernels() or 'compiled'}"]
+
+
 def pytest_collection_modifyitems(items):
+    if not why_no_gpu():  # imports that warn, before warnings are errors
+        with warnings.catch_warnings(), contextlib.suppress(ImportError):
+            warnings.simplefilter("ignore")
+            numba_cuda()
+            import torch  # noqa: F401
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
     for item in items:
         if item.get_closest_marker("gpu") and (reason := why_no_gpu()):
             item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {reason}"))
@@ -27,6 +46,24 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs Dask: pip install 'dask[array,distributed]'"))
         if item.get_closest_marker("mpi") and not (importlib.util.find_spec("mpi4py") and shutil.which("mpirun")):
             item.add_marker(pytest.mark.skip(reason="needs MPI and mpi4py"))
+
+
+@pytest.fixture(autouse=True)
+def healthy_gpu(request):
+    """A CUDA error such as an illegal address fails everything that its process does from then on: end the process.
+
+    With pytest-xdist another takes its place; alone, the run ends, and says where.
+    """
+    yield
+    if request.node.get_closest_marker("gpu") and not why_no_gpu():
+        import cupy
+
+        try:
+            cupy.cuda.Device().synchronize()
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            if "PYTEST_XDIST_WORKER" in os.environ:
+                os._exit(70)
+            pytest.exit(f"{request.node.nodeid} left the GPU unusable: {error}", returncode=70)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import pickle
 import warnings
 
 import numpy as np
-import pandas as pd
 import pytest
 from sklearn.base import clone
 from sklearn.decomposition import FastICA as SklearnFastICA
@@ -17,6 +16,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from gpuica import Cube, FastICA, LogCosh, fastica
 
 from .problems import amari, mixture, white
+
+pd = pytest.importorskip("pandas")
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

@@ -34,6 +34,12 @@ def cp():
     return pytest.importorskip("cupy")
 
 
+@pytest.mark.first
+def test_kernels_are_compiled_here(cp):
+    """Without them most tests would pass by array code."""
+    assert kernels.on_cuda(cp.zeros(1)), device.why_no_kernels()
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("fun", CONTRASTS)

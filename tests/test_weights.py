@@ -4,7 +4,6 @@ import logging
 
 import ml_dtypes
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,6 +23,8 @@ from gpuica.stability import stability
 
 from . import naive
 from .problems import amari, mixture, white
+
+pd = pytest.importorskip("pandas")
 
 
 # ---- sums ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,76 @@
+"""What `benchmarks.gpu` and the plugin of the GPU tests keep when a process is stopped or dies."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu import Results, lines_of_output
+from gpuica.device import why_no_gpu
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_command_is_stopped_with_all_that_it_started(tmp_path):
+    script = (
+        "import subprocess, sys, time; print('begun', flush=True);"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], stdout=sys.stdout);"
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    began = time.monotonic()
+    first, pid, status = lines_of_output([sys.executable, "-c", script], seconds=3)
+    assert time.monotonic() - began < 30  # the grandchild holds the pipe open
+    assert (first, status) == ("begun\n", -9)
+    for _ in range(100):
+        try:
+            os.kill(int(pid), 0)
+        except ProcessLookupError:
+            return
+        if "Z" in Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[0]:
+            return  # dead, and nobody has asked how
+        time.sleep(0.05)
+    pytest.fail("the grandchild is alive")
+
+
+def test_output_comes_line_by_line():
+    lines = lines_of_output([sys.executable, "-c", "import sys; print(1); print(2, file=sys.stderr); sys.exit(3)"], 60)
+    assert sorted(map(str, lines)) == ["1\n", "2\n", "3"]
+
+
+def test_a_result_is_in_the_file_at_once(tmp_path, capsys):
+    path = tmp_path / "results" / "gpu.jsonl"
+    results = Results(path, {"commit": "abc"})
+    results.add({"figure": "copy", "value": 2.0, "unit": "GB/s", "ceiling": "copy", "rate": 2e9})
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [{"commit": "abc"}, results.all[0]]
+    assert "copy" in capsys.readouterr().out
+    assert results.ceilings() == {"copy": 2e9}
+
+
+@pytest.mark.skipif(not why_no_gpu(), reason="there is a GPU")
+@pytest.mark.parametrize("options", [[], ["--tests"]])
+def test_without_a_gpu_there_is_one_sentence(options, tmp_path):
+    command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(tmp_path), *options]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert run.stdout.startswith("benchmarks.gpu needs a GPU: ")
+    assert len(run.stdout.splitlines()) == 1
+    assert not run.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "1"]])
+def test_failures_are_written_before_a_process_dies(tmp_path, workers):
+    tests = "import os\ndef test_wrong():\n    assert 1 + 1 == 3\ndef test_fatal():\n    os._exit(1)\n"
+    (tmp_path / "test_two.py").write_text(tests)
+    failures = tmp_path / "failures.txt"
+    plugin = ["-p", "tests.failures_plugin", "--failures-to", str(failures)]
+    command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, str(tmp_path), *plugin, *workers]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    text = failures.read_text()
+    assert "test_two.py::test_wrong (call)" in text
+    assert "assert (1 + 1) == 3" in text
+    assert ("test_fatal" in text) == bool(workers)  # alone, nobody is left to write it
