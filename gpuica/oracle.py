@@ -114,7 +114,8 @@ class Likelihood(NamedTuple):
 class ContrastOracle:
     """Answers what ICA asks about whitened rows z and a contrast G, at an unmixing matrix W (k, d).
 
-    n_rows is what a pass reads, n_effective what a standard error divides by: they differ where rows have weights.
+    n_rows is what a pass reads, n_effective what a standard error divides by, n_kish how many rows of equal weight
+    would tell as much: they differ where rows have weights.
     latest: a list of the one W that was asked about last, by whatever sample; of several, the first.
     """
 
@@ -128,7 +129,8 @@ class ContrastOracle:
         self.latest = [None] if latest is None else latest
         self._covariance = rows.xp.eye(rows.n_features) if white else None
         self._lock = threading.Lock()  # solvers in step ask from threads of their own
-        self.xp, self.n_rows, self.weight, self.n_effective = rows.xp, rows.n_rows, rows.weight, rows.n_effective
+        self.xp, self.n_rows, self.weight = rows.xp, rows.n_rows, rows.weight
+        self.n_effective, self.n_kish = rows.n_effective, rows.n_kish
         self.n_features = rows.n_features
         coarsest = max(float(np.finfo(rows.dtype).eps), UNITS[precision])
         self.rounding = 32 * coarsest  # relative error of a mean loss, generously
