@@ -5,7 +5,7 @@ from numbers import Integral
 from os import PathLike
 
 import numpy as np
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from ..coders import CODERS, as_coder
 from ..device import to_host
@@ -13,6 +13,7 @@ from ..oracle import CodeOracle
 from ..rows.shared import Shared
 from ..solvers.atoms import UPDATES
 from ..solvers.dictionary import DEAD_ATOMS
+from ._parameters import checks_parameters, real_matrix
 from ._shell import is_dask, locating_nan, take
 from .coding import FOLLOWS_ALPHA, SparseCoding, device_for_coding, open_for_coding, warn_of_unfinished
 
@@ -25,7 +26,7 @@ ADDED = {
     "sparse_output": ["boolean"],
     "memory_limit": [Interval(Integral, 1, None, closed="left"), str, None],
     "checkpoint": [str, PathLike, None],
-    "init": [StrOptions({"svd", "data"}), "array-like"],
+    "init": [StrOptions({"svd", "data"}), HasMethods("__array__"), list, tuple],  # a text is "array-like" too
     "dead_atoms": [StrOptions(set(DEAD_ATOMS))],
     "update": [StrOptions(set(UPDATES))],
 }
@@ -80,11 +81,15 @@ class Learner(SparseCoding):
         return full
 
     def _checked(self, D, name, shape, dtype):
-        D = np.array(to_host(D), dtype=dtype)
+        """An array parameter as atoms (K, d) in the dtype of the rows; atoms of `dict_init` beyond K are left out."""
+        D = real_matrix(D, name)
+        D = D[: shape[0]] if name == "dict_init" and D.ndim else D
         if D.shape != shape:
             raise ValueError(f"{name} has shape {D.shape}, but n_components and X ask for {shape}.")
+        with np.errstate(over="ignore"):
+            D = D.astype(dtype)
         if not np.isfinite(D).all():
-            raise ValueError(f"{name} contains NaN or infinity.")
+            raise ValueError(f"{name} holds numbers too large for {np.dtype(dtype)}: rescale it.")
         return D
 
     def _learn(self, given, learned, solve):
@@ -102,6 +107,7 @@ class Learner(SparseCoding):
         self.converged_ = learned.converged
         self.n_replaced_ = learned.n_replaced
 
+    @checks_parameters
     def score(self, X, y=None):
         """Minus the mean cost of a row, ½‖x - c D‖² + alpha ‖c‖₁ (the last term not for pursuits), coded as in the fit.
 
