@@ -1,6 +1,7 @@
 """A solver's questions, answered by sums over rows.  Solvers never see rows; answers are means, in float64."""
 
 import itertools
+import math
 import threading
 from typing import Any, NamedTuple
 
@@ -239,6 +240,15 @@ class ContrastOracle:
         return tuple(total / self.weight for total in means)
 
 
+def finite_cost(cost):
+    """The cost of codes, a number; NotFiniteError if it is none, before it spoils what was learned."""
+    if not math.isfinite(cost):
+        raise NotFiniteError(
+            "Input X contains NaN, infinity, or values too large to be squared: clean or rescale it (or initial atoms)."
+        )
+    return cost
+
+
 class CodeMoments(NamedTuple):
     """Sums over the rows x and their codes c from a dictionary D.
 
@@ -254,8 +264,8 @@ class CodeMoments(NamedTuple):
 
     @property
     def cost(self):
-        """The cost as a number.  Waits for a device."""
-        return float(self.costs[0])
+        """The cost as a number.  Waits for a device.  NotFiniteError if it is none."""
+        return finite_cost(float(self.costs[0]))
 
     def cost_at(self, new, old):
         """Σ ½‖x - c new‖² + penalty(c): the cost if the codes, found with `old`, were used with `new`."""
@@ -274,6 +284,8 @@ class CodeOracle:
     def moments(self, D, n_worst=0):
         """The CodeMoments of all rows; n_worst rows of them are told.  One pass."""
         total = self.rows.fold(sums.CodeTotals, (D, n_worst), sums.coded, D, sums.gram(D, self.coder), self.coder)
+        if self.xp is np:  # on a device it would be a wait: there the cost is checked when it is read
+            finite_cost(float(total.costs[0]))
         return CodeMoments(total.costs, total.A, total.B, total.worst, total.n_unfinished)
 
     def codes(self, D):

@@ -243,3 +243,47 @@ def test_codes_that_cannot_be(codes, sentence):
 def test_atoms_that_the_dtype_cannot_hold():
     with pytest.raises(ValueError, match="init holds numbers too large for float32"):
         DictionaryLearning(6, init=D * 1e300).fit(X.astype(np.float32))
+
+
+# ---- values that a dtype cannot work with ----------------------------------------------------------------------------
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero) encountered")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(("dtype", "scale"), [(np.float32, 1e36), (float, 1e200)])
+@pytest.mark.parametrize("kind", [DictionaryLearning, MiniBatchDictionaryLearning])
+def test_no_dictionary_of_nan(kind, dtype, scale):
+    rows = (X * scale).astype(dtype)
+    for options in ({}, {"init": "data", "fit_algorithm": "topk"}, {"init": D[:3]}):
+        with pytest.raises(ValueError, match=r"too large to be squared|so large that products of"):
+            kind(3, max_iter=2, random_state=0, **options).fit(rows)
+    model = MiniBatchDictionaryLearning(3, random_state=0).partial_fit(X.astype(dtype))
+    A = model._A.copy()
+    with pytest.raises(ValueError, match="too large"):
+        model.partial_fit(rows * rows.dtype.type(10))
+    np.testing.assert_array_equal(model._A, A)  # what was learned is not spoilt
+
+
+@pytest.mark.parametrize("kind", [FastICA, Picard])
+def test_what_varies_by_too_little_for_its_dtype(kind):
+    rows = (np.random.default_rng(0).laplace(size=(50, 3)) * 1e-42).astype(np.float32)
+    with pytest.raises(ValueError, match=r"X varies by too little for float32.*precision='float64'"):
+        kind().fit(rows)
+    assert np.isfinite(kind(precision="float64", random_state=0).fit(rows).components_).all()
+
+
+def test_no_singular_answer():
+    with pytest.raises(ValueError, match="singular unmixing matrix: X must be white"):
+        FastICA(whiten=False, random_state=0).fit(np.random.default_rng(0).laplace(size=(50, 5)) + 1e12)
+
+
+def test_too_many_atoms():
+    for kind in (DictionaryLearning, MiniBatchDictionaryLearning):
+        with pytest.raises(ValueError, match=r"n_components=1000000000 atoms .* take 8e\+09 GB"):
+            kind(10**9).fit(X)
+
+
+def test_small_integers_of_numpy_do_not_overflow():
+    expected = FastICA(3, random_state=0).fit(X).components_
+    np.testing.assert_array_equal(FastICA(np.int8(3), random_state=0).fit(X).components_, expected)
+    np.testing.assert_array_equal(FastICA(3, growth=np.int8(2), random_state=0).fit(X).components_, expected)
+    MiniBatchDictionaryLearning(np.int8(3), batch_size=np.int8(100), max_iter=2).fit(X)
+    assert sparse_encode(X, D, algorithm="lasso_cd", max_iter=2**70).shape == (200, 6)

@@ -1,5 +1,6 @@
 """What the two dictionary estimators share: coder, update and policy from parameters, the first atoms, results."""
 
+from dataclasses import replace
 from functools import partial
 from numbers import Integral
 from os import PathLike
@@ -13,9 +14,9 @@ from ..oracle import CodeOracle
 from ..rows.shared import Shared
 from ..solvers.atoms import UPDATES
 from ..solvers.dictionary import DEAD_ATOMS
-from ._parameters import checks_parameters, real_matrix
+from ._parameters import checks_parameters, real_matrix, refuse_overflow
 from ._shell import is_dask, locating_nan, take
-from .coding import FOLLOWS_ALPHA, SparseCoding, device_for_coding, open_for_coding, warn_of_unfinished
+from .coding import FOLLOWS_ALPHA, MOST_ROUNDS, SparseCoding, device_for_coding, open_for_coding, warn_of_unfinished
 
 SMALL = 1 << 24  # numbers of X up to which initial atoms come from scikit-learn's own decomposition of X
 
@@ -46,15 +47,21 @@ class Learner(SparseCoding):
             alpha=self.alpha if name in FOLLOWS_ALPHA else None,
             n_nonzero=self.transform_n_nonzero_coefs,
             positive=self.positive_code,
-            max_iter=self.transform_max_iter,
+            max_iter=min(self.transform_max_iter, MOST_ROUNDS),
         )
 
     def _taken(self, X, reset=True):
         """X as `Given`, checked; the shape of the dictionary; the coder; the device."""
         given = take(self, X, reset=reset)
-        shape = self.n_components or given.shape[1], given.shape[1]
+        shape = int(self.n_components or given.shape[1]), given.shape[1]
         coder = self._fit_coder(shape)
-        return given, shape, coder, device_for_coding(self, given, np.empty(shape, dtype=bool))
+        device = device_for_coding(self, given, shape)
+        if 8 * shape[0] * (shape[0] + shape[1]) > 2 * replace(device, limit=None).budget():
+            raise ValueError(
+                f"n_components={shape[0]} atoms and the sums of their codes take "
+                f"{8e-9 * shape[0] * sum(shape):.3g} GB, more than the memory of {device}: use fewer."
+            )
+        return given, shape, coder, device
 
     def _policies(self, rng, xp):
         """The update and what becomes of unused atoms, for a solver."""
@@ -103,7 +110,9 @@ class Learner(SparseCoding):
         self._store(learned)
 
     def _store(self, learned):
-        self.components_ = to_host(learned.D)
+        D = to_host(learned.D)
+        refuse_overflow(D.dtype, D)
+        self.components_ = D
         self.converged_ = learned.converged
         self.n_replaced_ = learned.n_replaced
 
@@ -115,7 +124,7 @@ class Learner(SparseCoding):
         """
         given, D = take(self, X, reset=False), self.components_
         coder = self._fit_coder(D.shape)
-        device = device_for_coding(self, given, D)
+        device = device_for_coding(self, given, D.shape)
         with device.active(), locating_nan(self, given):
             oracle = CodeOracle(open_for_coding(given, len(D), device), coder)
             found = oracle.moments(device.put(D.astype(given.dtype, order="C")))

@@ -42,6 +42,13 @@ def real_matrix(value, name):
     return array
 
 
+def refuse_overflow(dtype, *results):
+    """A ValueError if a result of a fit, an array on the host, is not finite: X was too large for its dtype."""
+    if not all(np.isfinite(result).all() for result in results):
+        remedy = "" if dtype == np.float64 else ", or pass float64"
+        raise ValueError(f"X holds values so large that products of {dtype} numbers overflow: rescale X{remedy}.")
+
+
 def starting_point(w_init, k):
     """w_init as an invertible matrix (k, k) of float64, or a ValueError."""
     start = real_matrix(w_init, "w_init").astype(np.float64)

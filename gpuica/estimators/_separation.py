@@ -16,7 +16,7 @@ from ..rows.checkpoint import Checkpoint, RecordedRows
 from ..solvers import Solution
 from ..solvers.median import geometric_median
 from ..solvers.whitening import WHITENERS
-from ._parameters import check_parameters, starting_point
+from ._parameters import check_parameters, refuse_overflow, starting_point
 from ._progress import Progress, print_line
 from ._results import hand_out
 from ._resume import fingerprint
@@ -42,7 +42,9 @@ class Separation(Unmixing):
     verbose: int
     tol: Any
     max_iter: int
+    ortho: Any
     n_init: int
+    growth: Any
     stop_percentile: float
     sort: Any
     center: str
@@ -119,6 +121,7 @@ class Separation(Unmixing):
             except KeyboardInterrupt:
                 self._store_interrupted(oracle, spectrum, rows, given.weight)
                 raise
+            self._refuse_useless(to_host(solution.W), to_host(solution.gradient), rows.dtype)
             if self.sort is not None:
                 solution = self._sorted(solution, oracle, spectrum)
             to_sources = self._store(solution, spectrum, rows, given.weight).astype(given.dtype)
@@ -134,12 +137,17 @@ class Separation(Unmixing):
         device.share()
         return sources
 
+    @property
+    def _growth(self):
+        """The parameter growth, as a number of Python's: NumPy's small integers overflow."""
+        return self.growth if self.growth is None or isinstance(self.growth, str) else float(self.growth)
+
     def _taken(self, X, sample_weight):
         """X and its weights as `Given`, checked, and the device to work on."""
         given = take(self, X, reset=True, min_rows=2, finite=not self.whiten)
         given = given.worked_on_in(self.precision).weighted(sample_weight)
         self._check(self._contrast())  # complain of the parameters before the data are read
-        k = min(self.n_components or given.shape[1], *given.shape)
+        k = min(int(self.n_components or given.shape[1]), *given.shape)
         return given, self._device(given, work=40 * given.shape[0] * k * k)
 
     def _whitened(self, given, device):
@@ -174,7 +182,7 @@ class Separation(Unmixing):
             warn("Ignoring n_components with whiten=False.")
         elif (self.n_components or 0) > most:
             warn(f"n_components is too large: it will be set to {most}")
-        return min(self.n_components or most, most) if self.whiten else shape[1]
+        return min(int(self.n_components or most), most) if self.whiten else shape[1]
 
     def _spectrum(self, rows, k):
         """The spectrum of the rows, cut to k components or the rank; warns when the rank is smaller."""
@@ -197,7 +205,13 @@ class Separation(Unmixing):
             )
         if complaint:
             warn(complaint.rstrip())
-        return spectrum.cut(min(k, spectrum.rank))
+        spectrum = spectrum.cut(min(k, spectrum.rank))
+        with np.errstate(over="ignore"):
+            whitening = spectrum.whitening.astype(rows.dtype)
+        if not bool(rows.xp.isfinite(whitening).all()):
+            remedy = "" if rows.dtype == np.float64 else ", or use precision='float64'"
+            raise ValueError(f"X varies by too little for {rows.dtype} numbers to whiten it: rescale X{remedy}.")
+        return spectrum
 
     def _doubt(self, n_rows, k, evenness):
         """Log what the rows cannot tell, or tell wrongly."""
@@ -231,6 +245,13 @@ class Separation(Unmixing):
                 mixing = spectrum.deviations[: spectrum.kept, None] * mixing
             size = (mixing**2).sum(axis=0)
         return solution.reordered(oracle.xp.argsort(-size))
+
+    def _refuse_useless(self, W, gradient, dtype):
+        """ValueError for an unmixing matrix (k, k) that is not finite, or not orthonormal where it must be."""
+        refuse_overflow(dtype, W, gradient)
+        if self.ortho and np.abs(W @ W.T - np.eye(len(W))).max() > 0.1:
+            remedy = "start elsewhere (random_state, w_init)" if self.whiten else "X must be white for whiten=False"
+            raise ValueError(f"The iterations ended at a singular unmixing matrix: {remedy}.")
 
     def _store_interrupted(self, oracle, spectrum, rows, n_samples):
         """Set the fitted attributes from what the solver asked about last, if that was a whole unmixing matrix."""

@@ -24,6 +24,7 @@ from ._spread import place
 
 CACHED = 1 << 18  # codes of a chunk of rows, in numbers: they share a core's cache with what they are made of
 WORK = 25  # operations for each of the K d numbers of a dictionary and row, measured on lasso codes of image patches
+MOST_ROUNDS = 2**31 - 1  # what a kernel can count to
 FOLLOWS_ALPHA = ("lasso_lars", "lasso_cd", "fista", "threshold")  # a fit's alpha is theirs unless they have their own
 
 
@@ -45,7 +46,7 @@ class SparseCoding(TransformerMixin, BaseEstimator):
             alpha=alpha,
             n_nonzero=self.transform_n_nonzero_coefs,
             positive=self.positive_code,
-            max_iter=self.transform_max_iter,
+            max_iter=min(self.transform_max_iter, MOST_ROUNDS),
         )
 
     @checks_parameters
@@ -288,15 +289,15 @@ def open_for_coding(given, n_atoms, device):
     return open_rows(given.array, dtype=given.dtype, device=device, **settings)
 
 
-def device_for_coding(estimator, given, D):
-    """The device that an estimator's `device` and `memory_limit` mean for these rows and this dictionary."""
-    return place(estimator, given, work=WORK * given.shape[0] * D.size)
+def device_for_coding(estimator, given, shape):
+    """The device that an estimator's `device` and `memory_limit` mean for these rows and a dictionary of this shape."""
+    return place(estimator, given, work=WORK * given.shape[0] * shape[0] * shape[1])
 
 
 def encode(estimator, given, D, coder, out=None):
     """Codes of the rows in their dtype, (n, K) on the device or csr_array, or written to `out`, which is returned, or
     its files; warns of rows not finished."""
-    device, n_rows, sparse = device_for_coding(estimator, given, D), given.n_here, estimator.sparse_output
+    device, n_rows, sparse = device_for_coding(estimator, given, D.shape), given.n_here, estimator.sparse_output
     with device.active(), locating_nan(estimator, given):
         oracle = CodeOracle(open_for_coding(given, len(D), device), coder)
         there, tell = device.put(D.astype(given.dtype, order="C")), teller(estimator, n_rows)

@@ -232,7 +232,7 @@ class FastICA(Online, SklearnFastICA):
             ALGORITHMS[self.algorithm],
             oracle,
             starts,
-            growth=self.growth,
+            growth=self._growth,
             rng=rng,
             max_iter=self.max_iter,
             tol=self.tol,

@@ -10,10 +10,10 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 from sklearn.utils.extmath import randomized_svd
 
 from ..device import to_host
-from ..oracle import CodeOracle
+from ..oracle import CodeOracle, finite_cost
 from ..solvers.dictionary import Learned, NoProgress, Statistics, one_batch, online
 from ._learner import ADDED, Learner
-from ._parameters import checks_parameters
+from ._parameters import checks_parameters, refuse_overflow
 from ._progress import Pace, print_line, say_resumed
 from ._resume import Snapshots
 from ._shell import locating_nan
@@ -158,11 +158,14 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
             else:
                 D = device.put(self.components_.astype(given.dtype, copy=False))
                 self._statistics.to(device.put)
-            D, _, replaced, n_unfinished = one_batch(
+            D, cost, replaced, n_unfinished = one_batch(
                 oracle, D, self._statistics, self.n_steps_, **self._policies(self._random_state, oracle.xp)
             )
             self._statistics.to(to_host)  # a pickle loads without a GPU
-        self.components_ = to_host(D)
+            finite_cost(cost)
+        D = to_host(D)
+        refuse_overflow(D.dtype, D)
+        self.components_ = D
         self.n_steps_ += 1
         self.n_replaced_ += replaced
         self.device_ = str(device)
@@ -194,7 +197,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         self.n_iter_ = np.ceil(self.n_steps_ / self._batches_of_pass)
 
     def _batch_rows(self, n_atoms):
-        return min(max(256, n_atoms), 4096) if self.batch_size == "auto" else self.batch_size
+        return min(max(256, n_atoms), 4096) if self.batch_size == "auto" else int(self.batch_size)
 
     @property
     def _A(self):
@@ -211,8 +214,11 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         and the last; with verbose=2 all."""
         pace = Pace()
 
+        def checked(step, D, old, cost, batch_rows):
+            return stop(step, D, old, finite_cost(cost), batch_rows)
+
         def reporting(step, D, old, cost, batch_rows):
-            ended, number = stop(step, D, old, cost, batch_rows), f"{step + 1}/{n_steps}"
+            ended, number = checked(step, D, old, cost, batch_rows), f"{step + 1}/{n_steps}"
             if pace.is_due() or self.verbose > 1 or ended or step + 1 == n_steps:
                 epoch = step // self._batches_of_pass + 1
                 average = "" if stop.average is None else f", ewa cost: {stop.average:.4g}"
@@ -221,7 +227,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
                 print_line(self, f"Converged ({stop.why}) at step {number}")
             return ended
 
-        return reporting if self.verbose else stop
+        return reporting if self.verbose else checked
 
     def _report(self, snapshots, stop, learned):
         snapshots.keep(learned, self._statistics, stop)

@@ -192,7 +192,7 @@ class Picard(Online):
             minimise,
             oracle,
             starts,
-            growth=self.growth,
+            growth=self._growth,
             anneal=by_batches(partial(annealed, extended=extended)) if self.ortho else None,
             rng=rng,
             max_iter=self.max_iter,
