@@ -8,9 +8,10 @@ TORCH ?= torch
 demo: .venv/ready                ## the main job on real data, with a table and a picture at the end
 	$(BIN)/python -m benchmarks.demo
 
-test: .venv/ready                ## all tests that need no GPU, scikit-learn's own among them
+test: .venv/ready                ## all tests that need no GPU, scikit-learn's and python-picard's own among them
 	$(BIN)/python -m pytest -n auto
 	$(BIN)/python -m tests.run_sklearn
+	$(BIN)/python -m tests.run_picard
 
 check: .venv/ready               ## linter, formatter, types
 	$(BIN)/ruff check .

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import exp, log1p, tanh
+from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
@@ -134,12 +135,9 @@ class Custom:
     def at(self, u, xp=np):
         x = u.T.copy()  # the function may overwrite its argument
         answer = self.function(x, **dict(self.kwargs))
-        if not (isinstance(answer, tuple | list) and len(answer) == 2):
-            raise ValueError(
-                f"the contrast function {_name(self.function)} must return a tuple (g(x), mean of g'(x) over the last "
-                f"axis), but returned {type(answer).__name__}."
-            )
-        g, slope = (xp.asarray(part) for part in answer)
+        g, slope = _pair(
+            answer, f"the contrast function {_name(self.function)}", "mean of g'(x) over the last axis", xp
+        )
         if g.shape != x.shape or slope.shape not in (x.shape, x.shape[:-1]):
             raise ValueError(
                 f"the contrast function {_name(self.function)} was given x of shape {x.shape} and must return g(x) of "
@@ -151,24 +149,82 @@ class Custom:
         return g.T, slope.T
 
 
+@dataclass(frozen=True)
+class Density:
+    """A density of python-picard as a contrast: an object with log_lik(y), which is G, and score_and_der(y), g and g'.
+
+    Both must work element by element.  As in python-picard, log_lik gets the samples of one source, (n_block,), and
+    score_and_der those of all, (n_components, n_block).
+    """
+
+    density: Any
+
+    params = ()
+
+    def loss(self, u, xp=np):
+        u = xp.asarray(u)
+        return xp.asarray(self.density.log_lik(u.T.ravel())).reshape(u.T.shape).T
+
+    def at(self, u, xp=np):
+        y = u.T.copy()
+        g, slope = _pair(self.density.score_and_der(y), f"score_and_der of {_name(self.density)}", "g'(x)", xp)
+        if g.shape != y.shape or slope.shape != y.shape:
+            raise ValueError(
+                f"score_and_der of {_name(self.density)} was given y of shape {y.shape} and must return two arrays of "
+                f"that shape; it returned shapes {g.shape} and {slope.shape}."
+            )
+        return g.T, slope.T
+
+
 CONTRASTS: dict[str, type] = {"logcosh": LogCosh, "exp": Exp, "cube": Cube}
+SYNONYMS = {"tanh": "logcosh"}  # python-picard's names
+NAMES = {*CONTRASTS, *SYNONYMS}
+
+
+def is_density(fun):
+    """Whether fun has the methods of python-picard's densities."""
+    return all(callable(getattr(fun, method, None)) for method in ("log_lik", "score_and_der"))
 
 
 def as_contrast(fun, fun_args=None):
     """The contrast that scikit-learn's arguments `fun` and `fun_args` name.
 
-    fun: "logcosh", "exp", "cube", a callable in scikit-learn's form, or a contrast.  fun_args: dict or None.
-    Raises ValueError for alpha outside [1, 2], whatever fun is (scikit-learn's rule).
+    fun: "logcosh" (also "tanh"), "exp", "cube", a callable in scikit-learn's form, a contrast, or a density in
+    python-picard's form.  fun_args: dict or None.
+    Raises ValueError for alpha outside [1, 2], whatever fun is (scikit-learn's rule); TypeError for no contrast.
     """
     fun_args = dict(fun_args or {})
     alpha = fun_args.get("alpha", 1.0)
-    if not 1 <= alpha <= 2:
+    if not (isinstance(alpha, Real) and 1 <= float(alpha) <= 2):
         raise ValueError(f"alpha must be in [1,2], got {alpha!r}.")
     if isinstance(fun, str):
-        return LogCosh(float(alpha)) if fun == "logcosh" else CONTRASTS[fun]()
-    if hasattr(fun, "params"):
+        name = SYNONYMS.get(fun, fun)
+        if name not in CONTRASTS:
+            raise ValueError(f"fun must be one of {sorted(NAMES)}, a callable or a contrast; got {fun!r}.")
+        return LogCosh(float(alpha)) if name == "logcosh" else CONTRASTS[name]()
+    if hasattr(fun, "at") and (hasattr(fun, "params") or not callable(fun)):  # a ufunc has an `at` of another kind
         return fun
+    if is_density(fun):
+        return _known(fun) or Density(fun)
+    if not callable(fun):
+        raise TypeError(f"fun must be one of {sorted(NAMES)}, a callable or a contrast; got {_name(fun)}.")
     return Custom(fun, tuple(fun_args.items()))
+
+
+def _known(density):
+    """The contrast that is the same function as one of python-picard's own densities, and compiled; else None."""
+    kind = type(density)
+    ours = {"Tanh": LogCosh, "Exp": Exp, "Cube": Cube}.get(kind.__name__)
+    if kind.__module__ != "picard.densities" or ours is None or not set(vars(density)) <= {"alpha"}:
+        return None
+    return ours(*map(float, vars(density).values()))
+
+
+def _pair(answer, of, second, xp):
+    """The two arrays that a function gave, or a ValueError that says what it should have given."""
+    if not (isinstance(answer, tuple | list) and len(answer) == 2):
+        raise ValueError(f"{of} must return a tuple (g(x), {second}), but returned {type(answer).__name__}.")
+    return [xp.asarray(part) for part in answer]
 
 
 def check_contrast(contrast, points=None):

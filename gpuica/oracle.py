@@ -1,6 +1,7 @@
 """A solver's questions, answered by sums over rows.  Solvers never see rows; answers are means, in float64."""
 
 import itertools
+import math
 import threading
 from typing import Any, NamedTuple
 
@@ -114,7 +115,8 @@ class Likelihood(NamedTuple):
 class ContrastOracle:
     """Answers what ICA asks about whitened rows z and a contrast G, at an unmixing matrix W (k, d).
 
-    n_rows is what a pass reads, n_effective what a standard error divides by: they differ where rows have weights.
+    n_rows is what a pass reads, n_effective what a standard error divides by, n_kish how many rows of equal weight
+    would tell as much: they differ where rows have weights.
     latest: a list of the one W that was asked about last, by whatever sample; of several, the first.
     """
 
@@ -128,7 +130,8 @@ class ContrastOracle:
         self.latest = [None] if latest is None else latest
         self._covariance = rows.xp.eye(rows.n_features) if white else None
         self._lock = threading.Lock()  # solvers in step ask from threads of their own
-        self.xp, self.n_rows, self.weight, self.n_effective = rows.xp, rows.n_rows, rows.weight, rows.n_effective
+        self.xp, self.n_rows, self.weight = rows.xp, rows.n_rows, rows.weight
+        self.n_effective, self.n_kish = rows.n_effective, rows.n_kish
         self.n_features = rows.n_features
         coarsest = max(float(np.finfo(rows.dtype).eps), UNITS[precision])
         self.rounding = 32 * coarsest  # relative error of a mean loss, generously
@@ -237,6 +240,15 @@ class ContrastOracle:
         return tuple(total / self.weight for total in means)
 
 
+def finite_cost(cost):
+    """The cost of codes, a number; NotFiniteError if it is none, before it spoils what was learned."""
+    if not math.isfinite(cost):
+        raise NotFiniteError(
+            "Input X contains NaN, infinity, or values too large to be squared: clean or rescale it (or initial atoms)."
+        )
+    return cost
+
+
 class CodeMoments(NamedTuple):
     """Sums over the rows x and their codes c from a dictionary D.
 
@@ -252,8 +264,8 @@ class CodeMoments(NamedTuple):
 
     @property
     def cost(self):
-        """The cost as a number.  Waits for a device."""
-        return float(self.costs[0])
+        """The cost as a number.  Waits for a device.  NotFiniteError if it is none."""
+        return finite_cost(float(self.costs[0]))
 
     def cost_at(self, new, old):
         """Σ ½‖x - c new‖² + penalty(c): the cost if the codes, found with `old`, were used with `new`."""
@@ -272,6 +284,8 @@ class CodeOracle:
     def moments(self, D, n_worst=0):
         """The CodeMoments of all rows; n_worst rows of them are told.  One pass."""
         total = self.rows.fold(sums.CodeTotals, (D, n_worst), sums.coded, D, sums.gram(D, self.coder), self.coder)
+        if self.xp is np:  # on a device it would be a wait: there the cost is checked when it is read
+            finite_cost(float(total.costs[0]))
         return CodeMoments(total.costs, total.A, total.B, total.worst, total.n_unfinished)
 
     def codes(self, D):

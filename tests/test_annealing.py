@@ -263,7 +263,7 @@ def test_a_checkpoint_keeps_what_was_annealed(restless, tmp_path, monkeypatch):
 def test_progress_is_told(restless, capsys):
     X, _ = mixture(60_000, 4, dtype=np.float32)
     Picard(random_state=0, verbose=2).fit(X)
-    assert f"[Picard] {ROWS} rows, iteration 50: " in capsys.readouterr().out
+    assert f"[Picard] batches of {ROWS} rows, step 50: " in capsys.readouterr().out
 
 
 def test_rows_of_workers_are_drawn_once(restless, monkeypatch):

@@ -1,5 +1,7 @@
 """A Dask array gives the answer that the same rows give in memory, whatever the number of workers, and lazily."""
 
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.exceptions import ConvergenceWarning
@@ -20,6 +22,7 @@ from gpuica.solvers import growth
 
 from .problems import mixture
 
+dask = pytest.importorskip("dask", reason="needs Dask: pip install 'gpuica[dask]'")
 da = pytest.importorskip("dask.array", reason="needs Dask: pip install 'gpuica[dask]'")
 rows_dask = pytest.importorskip("gpuica.rows.dask")
 pytestmark = pytest.mark.dask
@@ -229,6 +232,26 @@ def test_nan_and_infinity_are_refused(value):
     sources = ica.transform(spread(bad))
     with pytest.raises(ValueError, match="Input X contains NaN or infinity: FastICA does not accept them"):
         sources.compute()
+
+
+@pytest.mark.parametrize("whiten", [True, False])
+def test_no_pass_looks_for_nan_alone(whiten):
+    """A dictionary of one iteration computes each chunk once, an ICA of white rows once in each of its passes."""
+    computed = []
+
+    def counted(block):
+        computed.append(len(block))
+        return block
+
+    X = da.from_array(X0, chunks=(1000, -1)).map_blocks(counted, dtype=X0.dtype, meta=np.empty((0, 0)))
+    with warnings.catch_warnings(), dask.config.set(scheduler="synchronous"):
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        if whiten:
+            DictionaryLearning(4, init=X0[:4], max_iter=1, fit_algorithm="threshold").fit(X)
+            assert sum(computed) == len(X0)
+        else:
+            ica = FastICA(whiten=False, random_state=0, max_iter=2).fit(X)
+            assert sum(computed) == ica.n_passes_ * len(X0)
 
 
 def test_what_is_not_a_matrix_of_numbers_is_refused():

@@ -152,7 +152,7 @@ def test_verbose_tells_the_progress(capsys):
     X, _ = mixture(1000, 3)
     FastICA(random_state=0, verbose=2).fit(X)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1].startswith(f"[FastICA] 1000 rows, iteration {len(lines)}: 3 of 3 components at rest")
+    assert lines[-1].startswith(f"[FastICA] all 1000 rows, iteration {len(lines)}: 3 of 3 components at rest")
     FastICA(random_state=0).fit(X)
     assert capsys.readouterr().out == ""
 

@@ -83,7 +83,7 @@ def test_w_init_with_nan():
     ("params", "sentence"),
     [
         ({"fun_args": {"alpha": 3}}, r"alpha must be in \[1,2\]"),
-        ({"fun": "tanh"}, "'fun' parameter"),
+        ({"fun": "tan"}, "'fun' parameter"),
         ({"n_components": 0}, "'n_components' parameter"),
         ({"device": 3}, "'device' parameter"),
         ({"device": "gpu"}, "device must be 'auto', 'cpu', 'cuda' or 'cuda:N'"),

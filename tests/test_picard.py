@@ -6,8 +6,8 @@ from sklearn.decomposition import FastICA as SklearnFastICA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from gpuica import Cube, FastICA, Picard, picard
-from gpuica.contrasts import as_contrast
+from gpuica import Cube, Exp, FastICA, LogCosh, Picard, check_contrast, picard
+from gpuica.contrasts import Density, as_contrast
 from gpuica.oracle import ContrastOracle
 from gpuica.rows.memory import MemoryRows
 from gpuica.solvers import quasi_newton
@@ -22,8 +22,15 @@ FAMILY = [(True, True), (True, False), (False, True), (False, False)]  # (ortho,
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @pytest.mark.filterwarnings("ignore:.*numerical rank")  # the check of sample_weight has fewer rows than features
-# a number for tol: by Kish's number, which "auto" stops by, a row of weight 2 tells less than two rows
-@parametrize_with_checks([Picard(tol=1e-6), Picard(tol=1e-6, ortho=False, whiten="arbitrary-variance")])
+@parametrize_with_checks(
+    [
+        Picard(),
+        Picard(2),
+        Picard(ortho=False),
+        Picard(tol=1e-6),
+        Picard(tol=1e-6, ortho=False, whiten="arbitrary-variance"),
+    ]
+)
 def test_scikit_learn_contract(estimator, check):
     check(estimator)
 
@@ -282,6 +289,89 @@ def test_fastica_first_and_a_given_start():
     X, A = mixture(5000, 4)
     assert amari(Picard(random_state=0, fastica_it=5).fit(X).components_ @ A) < 0.03
     assert amari(Picard(w_init=np.eye(4)).fit(X).components_ @ A) < 0.03
+
+
+class Sub:
+    """A density of python-picard's kind: G = u²/2 - log cosh u, for sub-Gaussian sources."""
+
+    def log_lik(self, y):
+        return y**2 / 2 - np.log(np.cosh(y))
+
+    def score_and_der(self, y):
+        assert y.ndim == 2
+        return y - np.tanh(y), np.tanh(y) ** 2
+
+
+@pytest.mark.parametrize("kind", [FastICA, Picard])
+def test_densities_of_another_package(kind):
+    X, A = mixture(20_000, 4)
+    for density in (Sub(), densities().Tanh(), densities().Exp({"alpha": 0.3}), densities().Cube()):
+        ica = kind(random_state=0, fun=density, max_iter=500).fit(X)
+        assert amari(ica.components_ @ A) < 0.03
+        assert ica.converged_
+
+
+def densities():
+    return pytest.importorskip("picard.densities")
+
+
+def test_known_densities_are_compiled_and_others_are_what_they_say(rng):
+    u = rng.normal(size=(7, 3)) * 3
+    for density, contrast in (
+        (densities().Tanh({"alpha": 0.5}), LogCosh(0.5)),
+        (densities().Exp(), Exp()),
+        (densities().Cube(), Cube()),
+    ):
+        assert as_contrast(density) == contrast
+        for found, right in zip(Density(density).at(u), contrast.at(u), strict=True):
+            np.testing.assert_allclose(found, right, atol=1e-12)
+        shift = Density(density).loss(u) - contrast.loss(u)  # a density is known up to a constant
+        np.testing.assert_allclose(shift, shift[0, 0], atol=1e-12)
+    changed = densities().Tanh()
+    changed.log_lik = lambda y: y
+    assert isinstance(as_contrast(changed), Density)
+    check_contrast(Sub())
+
+
+class Wrong(Sub):
+    def score_and_der(self, y):
+        return y - np.tanh(y), 1 + np.tanh(y) ** 2
+
+
+class Flat(Sub):
+    def score_and_der(self, y):
+        return y.ravel(), y.ravel()
+
+
+@pytest.mark.parametrize("error", [ValueError, AssertionError])  # ours; python-picard's
+def test_densities_are_checked(error):
+    with pytest.raises(error, match="g' is not the derivative of g"):
+        picard(mixture(100, 2)[0].T, fun=Wrong())
+    with pytest.raises(ValueError, match=r"score_and_der of .* must return two arrays of that shape"):
+        Picard(fun=Flat()).fit(mixture(100, 2)[0])
+    for fun in (3, object(), np.tanh):
+        with pytest.raises((TypeError, ValueError)):
+            picard(mixture(100, 2)[0].T, fun=fun)
+
+
+def test_names_of_contrasts_are_those_of_both_packages():
+    X, _ = mixture(500, 3)
+    for kind in (FastICA, Picard):
+        one, two = (kind(random_state=0, fun=fun, fun_args={"alpha": 1.3}).fit(X) for fun in ("tanh", "logcosh"))
+        np.testing.assert_array_equal(one.components_, two.components_)
+
+
+def test_iterations_of_the_function_are_counted_from_0():
+    X, _ = mixture(500, 3)
+    for max_iter in (1, 3):
+        with pytest.warns(ConvergenceWarning):
+            *_, n_iter = picard(X.T, max_iter=max_iter, tol=1e-12, return_n_iter=True, random_state=0)
+        assert n_iter == max_iter - 1
+    *_, W, _, n_iter = picard(X.T, return_n_iter=True, random_state=0)
+    assert n_iter >= 1
+    *_, again = picard(X.T, return_n_iter=True, w_init=W, tol=1e-6)
+    assert again == 0  # the start is a solution
+    assert Picard(w_init=W, tol=1e-6).fit(X).n_iter_ == 1
 
 
 def test_white_data_and_the_function_without_whitening():

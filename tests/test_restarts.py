@@ -120,7 +120,7 @@ def test_starts_compete_on_samples_and_one_reads_all_rows(estimator, monkeypatch
 
     in_step, solve_all = [], growth.solve_all
 
-    def counted(solve, oracle, starts):
+    def counted(solve, oracle, starts, numbers):
         in_step.append((oracle.n_rows, len(starts)))
         return solve_all(solve, oracle, starts)
 

@@ -149,7 +149,9 @@ def test_the_effective_number_of_rows(rng):
     X = np.ones((100, 1))
     assert MemoryRows(X).n_effective == MemoryRows(X).weight == 100
     half = np.repeat([0.0, 7.0], 50)
-    assert MemoryRows(X, weights=half).n_effective == pytest.approx(50)
+    assert MemoryRows(X, weights=half).n_kish == pytest.approx(50)
+    assert MemoryRows(X, weights=half).n_effective == 350  # counts
+    assert MemoryRows(X, weights=half / 4).n_effective == pytest.approx(50)
     w = rng.exponential(size=100)
     kish = w.sum() ** 2 / (w * w).sum()
     for scale in (1e-100, 1, 1e100):

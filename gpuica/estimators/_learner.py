@@ -1,11 +1,12 @@
 """What the two dictionary estimators share: coder, update and policy from parameters, the first atoms, results."""
 
+from dataclasses import replace
 from functools import partial
 from numbers import Integral
 from os import PathLike
 
 import numpy as np
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from ..coders import CODERS, as_coder
 from ..device import to_host
@@ -13,8 +14,9 @@ from ..oracle import CodeOracle
 from ..rows.shared import Shared
 from ..solvers.atoms import UPDATES
 from ..solvers.dictionary import DEAD_ATOMS
+from ._parameters import checks_parameters, real_matrix, refuse_overflow
 from ._shell import is_dask, locating_nan, take
-from .coding import FOLLOWS_ALPHA, SparseCoding, device_for_coding, open_for_coding, warn_of_unfinished
+from .coding import FOLLOWS_ALPHA, MOST_ROUNDS, SparseCoding, device_for_coding, open_for_coding, warn_of_unfinished
 
 SMALL = 1 << 24  # numbers of X up to which initial atoms come from scikit-learn's own decomposition of X
 
@@ -25,7 +27,7 @@ ADDED = {
     "sparse_output": ["boolean"],
     "memory_limit": [Interval(Integral, 1, None, closed="left"), str, None],
     "checkpoint": [str, PathLike, None],
-    "init": [StrOptions({"svd", "data"}), "array-like"],
+    "init": [StrOptions({"svd", "data"}), HasMethods("__array__"), list, tuple],  # a text is "array-like" too
     "dead_atoms": [StrOptions(set(DEAD_ATOMS))],
     "update": [StrOptions(set(UPDATES))],
 }
@@ -45,15 +47,21 @@ class Learner(SparseCoding):
             alpha=self.alpha if name in FOLLOWS_ALPHA else None,
             n_nonzero=self.transform_n_nonzero_coefs,
             positive=self.positive_code,
-            max_iter=self.transform_max_iter,
+            max_iter=min(self.transform_max_iter, MOST_ROUNDS),
         )
 
     def _taken(self, X, reset=True):
         """X as `Given`, checked; the shape of the dictionary; the coder; the device."""
         given = take(self, X, reset=reset)
-        shape = self.n_components or given.shape[1], given.shape[1]
+        shape = int(self.n_components or given.shape[1]), given.shape[1]
         coder = self._fit_coder(shape)
-        return given, shape, coder, device_for_coding(self, given, np.empty(shape, dtype=bool))
+        device = device_for_coding(self, given, shape)
+        if 8 * shape[0] * (shape[0] + shape[1]) > 2 * replace(device, limit=None).budget():
+            raise ValueError(
+                f"n_components={shape[0]} atoms and the sums of their codes take "
+                f"{8e-9 * shape[0] * sum(shape):.3g} GB, more than the memory of {device}: use fewer."
+            )
+        return given, shape, coder, device
 
     def _policies(self, rng, xp):
         """The update and what becomes of unused atoms, for a solver."""
@@ -80,11 +88,15 @@ class Learner(SparseCoding):
         return full
 
     def _checked(self, D, name, shape, dtype):
-        D = np.array(to_host(D), dtype=dtype)
+        """An array parameter as atoms (K, d) in the dtype of the rows; atoms of `dict_init` beyond K are left out."""
+        D = real_matrix(D, name)
+        D = D[: shape[0]] if name == "dict_init" and D.ndim else D
         if D.shape != shape:
             raise ValueError(f"{name} has shape {D.shape}, but n_components and X ask for {shape}.")
+        with np.errstate(over="ignore"):
+            D = D.astype(dtype)
         if not np.isfinite(D).all():
-            raise ValueError(f"{name} contains NaN or infinity.")
+            raise ValueError(f"{name} holds numbers too large for {np.dtype(dtype)}: rescale it.")
         return D
 
     def _learn(self, given, learned, solve):
@@ -98,10 +110,13 @@ class Learner(SparseCoding):
         self._store(learned)
 
     def _store(self, learned):
-        self.components_ = to_host(learned.D)
+        D = to_host(learned.D)
+        refuse_overflow(D.dtype, D)
+        self.components_ = D
         self.converged_ = learned.converged
         self.n_replaced_ = learned.n_replaced
 
+    @checks_parameters
     def score(self, X, y=None):
         """Minus the mean cost of a row, ½‖x - c D‖² + alpha ‖c‖₁ (the last term not for pursuits), coded as in the fit.
 
@@ -109,7 +124,7 @@ class Learner(SparseCoding):
         """
         given, D = take(self, X, reset=False), self.components_
         coder = self._fit_coder(D.shape)
-        device = device_for_coding(self, given, D)
+        device = device_for_coding(self, given, D.shape)
         with device.active(), locating_nan(self, given):
             oracle = CodeOracle(open_for_coding(given, len(D), device), coder)
             found = oracle.moments(device.put(D.astype(given.dtype, order="C")))

@@ -13,6 +13,7 @@ from ..rows import open_rows
 from ..solvers import Solution
 from ..solvers.fixed_point import orthonormal
 from ..solvers.online import Seen, follow
+from ._parameters import checks_parameters
 from ._separation import Separation
 from ._shell import locating_nan, take
 
@@ -50,6 +51,7 @@ class Online(Separation):
     ortho: Any = True
 
     @available_if(_follows_rotations)
+    @checks_parameters  # the next does so before the first call only
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, sample_weight=None):
         """Follow one more batch of rows, X (n_samples, n_features) of any kind; nothing of it is kept.  y is ignored.

@@ -1,7 +1,5 @@
 """What FastICA and Picard share: open X, whiten it, solve, store the answer."""
 
-import time
-import warnings
 from functools import cache
 from typing import Any
 
@@ -10,6 +8,7 @@ from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 
 from ..device import logger, to_host
+from ..messages import warn
 from ..oracle import ContrastOracle, MomentOracle
 from ..products import ROUNDED
 from ..rows import open_rows
@@ -17,6 +16,8 @@ from ..rows.checkpoint import Checkpoint, RecordedRows
 from ..solvers import Solution
 from ..solvers.median import geometric_median
 from ..solvers.whitening import WHITENERS
+from ._parameters import check_parameters, refuse_overflow, starting_point
+from ._progress import Progress, print_line
 from ._results import hand_out
 from ._resume import fingerprint
 from ._shell import locating_nan, take
@@ -41,7 +42,9 @@ class Separation(Unmixing):
     verbose: int
     tol: Any
     max_iter: int
+    ortho: Any
     n_init: int
+    growth: Any
     stop_percentile: float
     sort: Any
     center: str
@@ -74,8 +77,9 @@ class Separation(Unmixing):
 
         sample_weight : array-like of shape (n_samples,), default=None
             As how many rows each row counts, >= 0: a row of weight 2 is the same as two rows, of weight 0 as none.
-            Only standard errors (tol='auto', the warning of few rows) do not go by the sum of the weights, but by
-            Kish's effective number of rows, (Σ w)² / Σ w².
+            For weights that are not whole numbers (or are above 4096), standard errors (tol='auto') do not go by their
+            sum, but by Kish's effective number of rows, (Σ w)² / Σ w², which does not depend on their scale; sizes of
+            growing samples and the warning of few rows always do.
 
         Raises ValueError for weights that are negative, not finite, all zero, or not as many as rows.
         """
@@ -93,7 +97,7 @@ class Separation(Unmixing):
         sample_weight: as for `fit`.  The runs share every pass over X; none is kept in the estimator.  For
         `gpuica.stability.stability`.
         """
-        self._validate_params()
+        check_parameters(self)
         given, device = self._taken(X, sample_weight)
         with device.active(), locating_nan(self, given):
             rows, spectrum, white = self._whitened(given, device)
@@ -112,15 +116,17 @@ class Separation(Unmixing):
             oracle, starts, rng = self._ready(white, device, self.n_init, given)
             self.device_ = str(device)
             try:
-                solution = self._solve(oracle, starts, rng, _progress(self) if self.verbose else None)
+                report = Progress(self, given.shape[0], white.n_features) if self.verbose else None
+                solution = self._solve(oracle, starts, rng, report)
             except KeyboardInterrupt:
                 self._store_interrupted(oracle, spectrum, rows, given.weight)
                 raise
+            self._refuse_useless(to_host(solution.W), to_host(solution.gradient), rows.dtype)
             if self.sort is not None:
                 solution = self._sorted(solution, oracle, spectrum)
             to_sources = self._store(solution, spectrum, rows, given.weight).astype(given.dtype)
             if not solution.converged:
-                warnings.warn(self._what_is_left(solution), ConvergenceWarning, stacklevel=5)
+                warn(self._what_is_left(solution), ConvergenceWarning)
             sources = None
             if compute_sources and white.scratch is not None:
                 sources = given.back(white.map(rotate, to_sources, out=white.scratch))
@@ -131,12 +137,17 @@ class Separation(Unmixing):
         device.share()
         return sources
 
+    @property
+    def _growth(self):
+        """The parameter growth, as a number of Python's: NumPy's small integers overflow."""
+        return self.growth if self.growth is None or isinstance(self.growth, str) else float(self.growth)
+
     def _taken(self, X, sample_weight):
         """X and its weights as `Given`, checked, and the device to work on."""
         given = take(self, X, reset=True, min_rows=2, finite=not self.whiten)
         given = given.worked_on_in(self.precision).weighted(sample_weight)
         self._check(self._contrast())  # complain of the parameters before the data are read
-        k = min(self.n_components or given.shape[1], *given.shape)
+        k = min(int(self.n_components or given.shape[1]), *given.shape)
         return given, self._device(given, work=40 * given.shape[0] * k * k)
 
     def _whitened(self, given, device):
@@ -144,7 +155,10 @@ class Separation(Unmixing):
         settings = {"prepare": given.prepare(self._prepare), "weights": given.weights}
         rows = open_rows(given.array, dtype=given.dtype, device=device, **settings)
         if self.checkpoint is not None:
-            rows = RecordedRows(rows, Checkpoint(self.checkpoint, fingerprint(self, rows)))
+            checkpoint = Checkpoint(self.checkpoint, fingerprint(self, rows))
+            if self.verbose and checkpoint.n_answers:
+                print_line(self, f"resumed from {self.checkpoint}, which has {checkpoint.n_answers} sums of the fit")
+            rows = RecordedRows(rows, checkpoint)
         k = self._requested_components(given.shape)
         if not self.whiten:
             return rows, None, rows
@@ -165,10 +179,10 @@ class Separation(Unmixing):
         """n_components as far as the shape of X allows."""
         most = min(shape)
         if not self.whiten and self.n_components is not None:
-            warnings.warn("Ignoring n_components with whiten=False.", stacklevel=5)
+            warn("Ignoring n_components with whiten=False.")
         elif (self.n_components or 0) > most:
-            warnings.warn(f"n_components is too large: it will be set to {most}", stacklevel=5)
-        return min(self.n_components or most, most) if self.whiten else shape[1]
+            warn(f"n_components is too large: it will be set to {most}")
+        return min(int(self.n_components or most), most) if self.whiten else shape[1]
 
     def _spectrum(self, rows, k):
         """The spectrum of the rows, cut to k components or the rank; warns when the rank is smaller."""
@@ -183,15 +197,21 @@ class Separation(Unmixing):
                 "There are some small singular values, using whiten_solver = 'svd' might lead to more accurate "
                 "results. "
             )
-        self._doubt(rows.n_effective, min(k, spectrum.rank), oracle.evenness)
+        self._doubt(rows.n_kish, min(k, spectrum.rank), oracle.evenness)
         if spectrum.rank < k:
             complaint += (
                 f"X has numerical rank {spectrum.rank} once centered, so {spectrum.rank} components are kept instead "
                 f"of {k}: the other directions hold rounding noise. Set n_components={spectrum.rank} to say so."
             )
         if complaint:
-            warnings.warn(complaint.rstrip(), stacklevel=5)
-        return spectrum.cut(min(k, spectrum.rank))
+            warn(complaint.rstrip())
+        spectrum = spectrum.cut(min(k, spectrum.rank))
+        with np.errstate(over="ignore"):
+            whitening = spectrum.whitening.astype(rows.dtype)
+        if not bool(rows.xp.isfinite(whitening).all()):
+            remedy = "" if rows.dtype == np.float64 else ", or use precision='float64'"
+            raise ValueError(f"X varies by too little for {rows.dtype} numbers to whiten it: rescale X{remedy}.")
+        return spectrum
 
     def _doubt(self, n_rows, k, evenness):
         """Log what the rows cannot tell, or tell wrongly."""
@@ -213,12 +233,7 @@ class Separation(Unmixing):
         """The starting point (k, k), drawn or given, rounded to the dtype of X as scikit-learn rounds it."""
         if self.w_init is None:
             return rng.normal(size=(k, k)).astype(dtype).astype(np.float64)
-        start = np.asarray(to_host(self.w_init), dtype=np.float64)
-        if start.shape != (k, k):
-            raise ValueError(f"w_init has invalid shape -- should be {(k, k)}")
-        if not np.isfinite(start).all():
-            raise ValueError("w_init contains NaN or infinity.")
-        return start
+        return starting_point(self.w_init, k)
 
     def _sorted(self, solution, oracle, spectrum):
         """The solution with its components in the order that `sort` asks for."""
@@ -231,6 +246,13 @@ class Separation(Unmixing):
             size = (mixing**2).sum(axis=0)
         return solution.reordered(oracle.xp.argsort(-size))
 
+    def _refuse_useless(self, W, gradient, dtype):
+        """ValueError for an unmixing matrix (k, k) that is not finite, or not orthonormal where it must be."""
+        refuse_overflow(dtype, W, gradient)
+        if self.ortho and np.abs(W @ W.T - np.eye(len(W))).max() > 0.1:
+            remedy = "start elsewhere (random_state, w_init)" if self.whiten else "X must be white for whiten=False"
+            raise ValueError(f"The iterations ended at a singular unmixing matrix: {remedy}.")
+
     def _store_interrupted(self, oracle, spectrum, rows, n_samples):
         """Set the fitted attributes from what the solver asked about last, if that was a whole unmixing matrix."""
         W = oracle.latest[0]
@@ -240,7 +262,7 @@ class Separation(Unmixing):
         solution = Solution(W, oracle.n_passes, unknown, False, np.zeros(len(W), bool), unknown)
         self._store(solution, spectrum, rows, n_samples)
         self.n_passes_ = oracle.n_passes
-        warnings.warn("The fit was interrupted: components are unfinished.", ConvergenceWarning, stacklevel=6)
+        warn("The fit was interrupted: components are unfinished.", ConvergenceWarning)
 
     def _store(self, solution, spectrum, rows, n_samples):
         """Set the fitted attributes; return the matrix (k, k) that takes whitened rows to sources.
@@ -249,6 +271,8 @@ class Separation(Unmixing):
         """
         dtype, n_features, W = rows.dtype, rows.n_features, solution.W
         if spectrum is None:
+            for name in ("mean_", "whitening_"):  # of a fit before
+                self.__dict__.pop(name, None)
             components, to_sources = W, W
             mixing = inverse(to_host(W))
         else:
@@ -267,7 +291,7 @@ class Separation(Unmixing):
         self.components_ = to_host(components).astype(dtype)
         self.mixing_ = mixing.astype(dtype)
         self._unmixing = to_host(W).astype(dtype)
-        self.n_iter_ = solution.n_iter
+        self.n_iter_ = max(solution.n_iter, 1)  # to find the start at rest is an iteration too
         self.movement_ = to_host(solution.movement)
         self.at_rest_ = to_host(solution.at_rest)
         self.gradient_norm_ = float(solution.gradient.max())
@@ -294,20 +318,3 @@ def inverse(W):
         return np.linalg.inv(W)
     except np.linalg.LinAlgError:
         return np.linalg.pinv(W)
-
-
-def _progress(estimator):
-    """A reporter for a solver: prints iteration, components at rest, what moves most, seconds."""
-    began, name = time.perf_counter(), type(estimator).__name__
-
-    def report(n_iter, sizes, at_rest, n_rows):
-        resting = int(at_rest.sum())
-        if estimator.verbose > 1 or n_iter % 10 == 0 or resting == len(sizes) or n_iter == estimator.max_iter:
-            print(
-                f"[{name}] {n_rows} rows, iteration {n_iter}: {resting} of {len(sizes)} components at rest, largest "
-                f"{estimator._watched} {float(sizes.max()):.1e} (tol {estimator.tol}), "
-                f"{time.perf_counter() - began:.1f} s",
-                flush=True,
-            )
-
-    return report

@@ -14,7 +14,7 @@ from sklearn.utils.validation import assert_all_finite, check_array, validate_da
 from ..device import CPU, array_device, memory_size, to_host, why_no_gpu
 from ..oracle import NotFiniteError
 from ..products import ROUNDED
-from ..rows import check_weights
+from ..rows import COUNTS, check_weights
 from ..rows.files import mapped_file, shards
 from ..rows.shared import Shared
 from ..rows.sources import Array, Chunks, Parts, Source, from_brain
@@ -84,7 +84,8 @@ class Given:
         range_ = np.finfo(self.dtype)
         if not float(range_.tiny) <= total <= float(range_.max):
             raise ValueError(f"sample_weight must add up to a number that {self.dtype} holds: rescale it.")
-        unit = 2.0 ** float(np.frexp(largest)[1] - 1)  # the dtype must hold squares too; powers of 2 cost no digit
+        # the dtype must hold squares too; powers of 2 cost no digit; small weights may be counts and stay as they are
+        unit = 1.0 if 1 <= largest <= COUNTS else 2.0 ** float(np.frexp(largest)[1] - 1)
         return replace(self, weights=weights / unit, unit=unit, total=total)
 
 

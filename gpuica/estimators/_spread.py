@@ -14,7 +14,7 @@ from ._shell import Given, host_weights, is_dask, take, work_dtype
 def take_dask(estimator, X, *, reset, min_rows, finite):
     """A Dask array as `Given`; parameters and errors of `_shell.take`.
 
-    A fit looks for NaN and infinity now, where it is asked to; what is applied later, where a chunk is computed.
+    NaN and infinity are looked for, where that is asked for, when a chunk is computed, not in a pass of its own.
     """
     from ..rows.dask import settled
 
@@ -30,9 +30,7 @@ def take_dask(estimator, X, *, reset, min_rows, finite):
         )
     if reset is not None:
         validate_data(estimator, array, reset=reset, skip_check_array=True)
-    if finite and reset and not bool(np.isfinite(array).all().compute()):
-        raise ValueError(_NOT_FINITE.format(type(estimator).__name__))
-    if finite and not reset and array.dtype.kind == "f":
+    if finite and array.dtype.kind == "f":
         array = array.map_blocks(_finite, name_of=type(estimator).__name__, dtype=array.dtype, meta=array._meta)
     return Given(array, work_dtype(array.dtype), lambda result: result)
 

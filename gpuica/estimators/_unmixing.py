@@ -6,7 +6,9 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from ..contrasts import is_density
 from ..rows import of_norm_one, open_rows, project
+from ._parameters import checks_parameters
 from ._results import hand_out
 from ._shell import take
 from ._spread import place
@@ -24,6 +26,7 @@ class Unmixing(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     mixing_: Any
     mean_: Any
 
+    @checks_parameters
     def transform(self, X, copy=True, *, out=None):
         """Recover the sources of X: (X - mean_) @ components_.T.
 
@@ -35,9 +38,10 @@ class Unmixing(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         """
         check_is_fitted(self)
         given = take(self, X, reset=False)
-        before = self.mean_ if self.whiten else 0.0
+        before = getattr(self, "mean_", 0.0)
         return self._apply(given, self.components_, before=before, prepare=self._prepare, out=out)
 
+    @checks_parameters
     def inverse_transform(self, X, copy=True, *, out=None):
         """Mix sources back: X @ mixing_.T + mean_.
 
@@ -53,7 +57,7 @@ class Unmixing(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
                 f"X has {given.shape[1]} columns, but this {type(self).__name__} has {self.mixing_.shape[1]} "
                 "components."
             )
-        return self._apply(given, self.mixing_, after=self.mean_ if self.whiten else 0.0, out=out)
+        return self._apply(given, self.mixing_, after=getattr(self, "mean_", 0.0), out=out)
 
     def _apply(self, given, matrix, before=0.0, after=0.0, prepare=None, out=None):
         """(X - before) @ matrixᵀ + after, chunk by chunk, on the device that X asks for."""
@@ -78,5 +82,6 @@ class Unmixing(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         return of_norm_one if self.normalize_rows else None
 
     def _device(self, given, work):
-        numpy_only = "a contrast function is called with arrays of the kind that X has." if callable(self.fun) else None
+        foreign = callable(self.fun) or is_density(self.fun)
+        numpy_only = "a contrast function is called with arrays of the kind that X has." if foreign else None
         return place(self, given, work=work, refusal=numpy_only)

@@ -1,6 +1,6 @@
 """Sparse coding against a given dictionary, drop-in for scikit-learn's."""
 
-import warnings
+import time
 from numbers import Integral
 
 import numpy as np
@@ -9,19 +9,22 @@ from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.decomposition import SparseCoder as SklearnSparseCoder
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted
 
 from ..coders import CODERS, as_coder
+from ..messages import warn
 from ..oracle import CodeOracle
 from ..rows import open_rows
 from ..rows.sink import Codes, as_csr, open_sink
+from ._parameters import checks_parameters
 from ._results import hand_out, refuse_large, teller, write_all
 from ._shell import Given, locating_nan, take
 from ._spread import place
 
 CACHED = 1 << 18  # codes of a chunk of rows, in numbers: they share a core's cache with what they are made of
 WORK = 25  # operations for each of the K d numbers of a dictionary and row, measured on lasso codes of image patches
+MOST_ROUNDS = 2**31 - 1  # what a kernel can count to
 FOLLOWS_ALPHA = ("lasso_lars", "lasso_cd", "fista", "threshold")  # a fit's alpha is theirs unless they have their own
 
 
@@ -43,9 +46,10 @@ class SparseCoding(TransformerMixin, BaseEstimator):
             alpha=alpha,
             n_nonzero=self.transform_n_nonzero_coefs,
             positive=self.positive_code,
-            max_iter=self.transform_max_iter,
+            max_iter=min(self.transform_max_iter, MOST_ROUNDS),
         )
 
+    @checks_parameters
     def transform(self, X, y=None, *, out=None):
         """Codes of X against the dictionary.
 
@@ -75,6 +79,7 @@ class SparseCoding(TransformerMixin, BaseEstimator):
             C = both
         return given.back(C)
 
+    @checks_parameters
     def inverse_transform(self, X, *, out=None):
         """The rows that codes stand for: X @ dictionary.
 
@@ -116,7 +121,8 @@ class SparseCoder(SparseCoding, SklearnSparseCoder):
         Atoms, of norm 1 or not.
     transform_algorithm : str, default="omp"
         "lasso_lars" and "lasso_cd" (the same solution, found the fastest way), "lars", "omp", "threshold" as in
-        scikit-learn; also "fista", "nnomp" (non-negative OMP), "matching_pursuit", "gradient_pursuit", "topk".
+        scikit-learn; also "fista", "nnomp" (non-negative OMP), "ormp" (order-recursive OMP), "matching_pursuit",
+        "gradient_pursuit", "topk".
         `gpuica.coders` has their formulas.
     transform_n_nonzero_coefs : int, default=None
         Atoms of a row, for all but the lasso coders and "threshold".  None: n_features / 10, at least 1.
@@ -186,6 +192,7 @@ class SparseCoder(SparseCoding, SklearnSparseCoder):
         self.n_components_ = len(D)
         return self
 
+    @checks_parameters
     def transform(self, X, y=None, *, out=None):
         """Codes of X against the dictionary; see `SparseCoding.transform`.  Needs no fit."""
         given = take(self, X, reset=False)
@@ -193,9 +200,24 @@ class SparseCoder(SparseCoding, SklearnSparseCoder):
         return self._codes(given, D, self._transform_coder(D), out)
 
     def _dictionary(self):
-        return self.dictionary
+        return check_dictionary(self.dictionary)
 
 
+@validate_params(
+    {
+        "dictionary": ["array-like"],
+        "algorithm": SparseCoder._parameter_constraints["transform_algorithm"],
+        "n_nonzero_coefs": SparseCoder._parameter_constraints["transform_n_nonzero_coefs"],
+        "alpha": SparseCoder._parameter_constraints["transform_alpha"],
+        "max_iter": SparseCoder._parameter_constraints["transform_max_iter"],
+        "positive": ["boolean"],
+        "n_jobs": [Integral, None],
+        "verbose": ["verbose"],
+        "device": [str],
+        "sparse_output": ["boolean"],
+    },
+    prefer_skip_nested_validation=True,
+)
 def sparse_encode(
     X,
     dictionary,
@@ -220,7 +242,8 @@ def sparse_encode(
     X : array of shape (n_samples, n_features).
     dictionary : array of shape (n_components, n_features)
     algorithm, n_nonzero_coefs, alpha, max_iter, positive, device, sparse_output : as for `SparseCoder`.
-    gram, cov, copy_cov, init, n_jobs, check_input, verbose : accepted, and not needed: a code does not depend on them.
+    verbose : whether to print a line before the codes are made and one after.
+    gram, cov, copy_cov, init, n_jobs, check_input : accepted, and not needed: a code does not depend on them.
 
     Returns an array (n_samples, n_components) of the kind of X, or a scipy.sparse.csr_array.
     """
@@ -234,14 +257,20 @@ def sparse_encode(
         device=device,
         sparse_output=sparse_output,
     )
-    coder._validate_params()
-    return coder.transform(X)
+    if not verbose:
+        return coder.transform(X)
+    began = time.perf_counter()
+    print(f"[sparse_encode] coding by {algorithm!r}", flush=True)
+    codes = coder.transform(X)
+    seconds = time.perf_counter() - began
+    print(f"[sparse_encode] codes of shape {codes.shape}, {seconds:.1f} s", flush=True)
+    return codes
 
 
-def check_dictionary(dictionary, n_features):
+def check_dictionary(dictionary, n_features=None):
     """The dictionary as a finite float array (K, n_features), or a ValueError."""
     D = check_array(dictionary, dtype=[np.float64, np.float32], input_name="dictionary")
-    if D.shape[1] != n_features:
+    if n_features is not None and D.shape[1] != n_features:
         raise ValueError(
             "Dictionary and X have different numbers of features:"
             f"dictionary.shape: {D.shape} X.shape: (..., {n_features})"
@@ -260,15 +289,15 @@ def open_for_coding(given, n_atoms, device):
     return open_rows(given.array, dtype=given.dtype, device=device, **settings)
 
 
-def device_for_coding(estimator, given, D):
-    """The device that an estimator's `device` and `memory_limit` mean for these rows and this dictionary."""
-    return place(estimator, given, work=WORK * given.shape[0] * D.size)
+def device_for_coding(estimator, given, shape):
+    """The device that an estimator's `device` and `memory_limit` mean for these rows and a dictionary of this shape."""
+    return place(estimator, given, work=WORK * given.shape[0] * shape[0] * shape[1])
 
 
 def encode(estimator, given, D, coder, out=None):
     """Codes of the rows in their dtype, (n, K) on the device or csr_array, or written to `out`, which is returned, or
     its files; warns of rows not finished."""
-    device, n_rows, sparse = device_for_coding(estimator, given, D), given.n_here, estimator.sparse_output
+    device, n_rows, sparse = device_for_coding(estimator, given, D.shape), given.n_here, estimator.sparse_output
     with device.active(), locating_nan(estimator, given):
         oracle = CodeOracle(open_for_coding(given, len(D), device), coder)
         there, tell = device.put(D.astype(given.dtype, order="C")), teller(estimator, n_rows)
@@ -290,11 +319,10 @@ def encode(estimator, given, D, coder, out=None):
 def warn_of_unfinished(n_unfinished, n_rows):
     """A ConvergenceWarning if the lasso of some rows was cut short."""
     if n_unfinished:
-        warnings.warn(
+        warn(
             f"The codes of {n_unfinished} of {n_rows} rows did not converge. Increase transform_max_iter (max_iter of "
             "a function), or alpha: smaller penalties take more rounds.",
             ConvergenceWarning,
-            stacklevel=4,
         )
 
 

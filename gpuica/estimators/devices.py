@@ -8,6 +8,7 @@ from sklearn.base import clone
 
 from ..comm import loopback
 from ..device import device_count
+from ..messages import collected, warn
 from ..rows.shared import Shared
 from ..rows.sources import Selection, Source
 from ._shell import as_source
@@ -38,13 +39,16 @@ def fit_on_devices(estimator, X, devices="all", sample_weight=None):
     comms = loopback(len(names), timeout=None)
     models = [_for_rank(estimator, rank, name) for rank, name in enumerate(names)]
     failures: list[Any] = [None] * len(names)
+    said: list[tuple] = []
 
     def fit(rank):
         part = slice(ends[rank], ends[rank + 1])
         weights = {} if sample_weight is None else {"sample_weight": sample_weight[part]}
         rows = Selection(X, np.arange(part.start, part.stop)) if isinstance(X, Source) else X[part]
         try:
-            models[rank].fit(Shared(rows, comms[rank]), **weights)
+            with collected() as warnings:
+                models[rank].fit(Shared(rows, comms[rank]), **weights)
+            said.extend(warnings)
         except BaseException as error:  # an interrupt too
             failures[rank] = error
             comms[rank].leave()  # nobody must wait for this rank
@@ -61,6 +65,8 @@ def fit_on_devices(estimator, X, devices="all", sample_weight=None):
     parameters = estimator.get_params()
     vars(estimator).update({name: value for name, value in vars(models[0]).items() if name not in parameters})
     estimator.device_ = ", ".join(names)
+    for message, category in dict.fromkeys(said):  # ranks say the same
+        warn(message, category)
     return estimator
 
 

@@ -1,7 +1,6 @@
 """Dictionary learning on all rows at once, drop-in for scikit-learn's."""
 
 import time
-import warnings
 from functools import partial
 
 from scipy.linalg import svd
@@ -12,9 +11,12 @@ from sklearn.utils._param_validation import StrOptions, validate_params
 from sklearn.utils.extmath import svd_flip
 
 from ..device import to_host
+from ..messages import warn
 from ..oracle import CodeOracle
 from ..solvers.dictionary import Learned, alternate
 from ._learner import ADDED, Learner
+from ._parameters import real_matrix
+from ._progress import print_line, say_resumed
 from ._resume import Snapshots
 from ._shell import locating_nan
 from ._spread import draw_from
@@ -150,12 +152,14 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
             snapshots = Snapshots(self, oracle.rows, draw_from(self.random_state, given))
             rng = snapshots.rng
             if self.code_init is not None and self.dict_init is not None:
-                D = self._checked(self.dict_init[: shape[0]], "dict_init", shape, given.dtype)
+                self._check_code_init(given.shape[0])
+                D = self._checked(self.dict_init, "dict_init", shape, given.dtype)
             else:
                 with locating_nan(self, given):
                     D = self._initial(given, oracle, shape, rng, _exact_atoms)
             learned = Learned(device.put(D))
             snapshots.restore(learned, device.put)
+            say_resumed(self, learned)
             solve = partial(
                 alternate,
                 *(oracle, learned),
@@ -169,8 +173,14 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
         device.share()
         warn_of_unfinished(learned.n_unfinished, given.shape[0])
         if self.max_iter and not learned.converged:
-            warnings.warn(self._what_is_left(), ConvergenceWarning, stacklevel=5)
+            warn(self._what_is_left(), ConvergenceWarning)
         return given, coder, learned
+
+    def _check_code_init(self, n_rows):
+        """ValueError for codes that are not those of n_rows rows.  What they are is not used: all rows are coded."""
+        C = real_matrix(self.code_init, "code_init")
+        if C.ndim != 2 or len(C) != n_rows:
+            raise ValueError(f"code_init has shape {C.shape}, but must have a row for each of the {n_rows} rows of X.")
 
     def _store(self, learned):
         super()._store(learned)
@@ -191,11 +201,8 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
             n_iter, D, costs = learned.n_iter, learned.D, learned.costs
             snapshots.keep(learned)
             if self.verbose:
-                print(
-                    f"[{type(self).__name__}] iteration {n_iter}, {time.perf_counter() - began:.1f} s, "
-                    f"current cost {costs[-1]:.7g}",
-                    flush=True,
-                )
+                seconds = time.perf_counter() - began
+                print_line(self, f"iteration {n_iter}, {seconds:.1f} s, current cost {costs[-1]:.4g}")
             if self.callback is not None and n_iter % 5 == 1:
                 self.callback({"ii": n_iter - 1, "dictionary": D, "errors": costs, "current_cost": costs[-1]})
 
@@ -203,7 +210,12 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
 
 
 @validate_params(
-    {"X": ["array-like"], "method": [StrOptions({"lars", "cd"})], "return_n_iter": ["boolean"]},
+    {
+        "X": ["array-like"],
+        "method": [StrOptions({"lars", "cd"})],
+        "return_n_iter": ["boolean"],
+        "method_max_iter": DictionaryLearning._parameter_constraints["transform_max_iter"],
+    },
     prefer_skip_nested_validation=False,
 )
 def dict_learning(

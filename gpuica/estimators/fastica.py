@@ -6,13 +6,14 @@ from os import PathLike
 from sklearn.decomposition import FastICA as SklearnFastICA
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
 
-from ..contrasts import as_contrast
+from ..contrasts import NAMES, as_contrast
 from ..products import ROUNDED
 from ..solvers.annealing import annealed
 from ..solvers.fixed_point import SOLVERS
 from ..solvers.growth import run, run_all
 from ..solvers.quasi_newton import picard
 from ._online import Online
+from ._progress import by_batches
 
 ALGORITHMS = {**SOLVERS, "picard": picard}
 
@@ -20,7 +21,8 @@ ALGORITHMS = {**SOLVERS, "picard": picard}
 class FastICA(Online, SklearnFastICA):
     """FastICA: fast independent component analysis, on the CPU or a GPU.
 
-    scikit-learn's `FastICA` with the same parameters, attributes, starting point and path, and two parameters more.
+    scikit-learn's `FastICA` with the same parameters, attributes, starting point and path; parameters from `device` on
+    are its own.
     X ≈ S @ mixing_.T + mean_ with sources S as independent as can be; S = (X - mean_) @ components_.T.
 
     Parameters
@@ -32,9 +34,10 @@ class FastICA(Online, SklearnFastICA):
         fixed-point iteration oscillates (see `Picard`).
     whiten : {'unit-variance', 'arbitrary-variance', False}, default='unit-variance'
         Whiten X, and rescale the sources to variance 1 or not; False: X is white already.
-    fun : {'logcosh', 'exp', 'cube'}, callable or contrast, default='logcosh'
-        The derivative g of the contrast G.  A callable gets (x, **fun_args), x a block (n_components, n_block), and
-        returns g(x) and the mean of g'(x) over the last axis; see also `gpuica.check_contrast`.
+    fun : {'logcosh', 'tanh', 'exp', 'cube'}, callable, contrast or density, default='logcosh'
+        The derivative g of the contrast G; 'tanh' is another name of 'logcosh'.  A callable gets (x, **fun_args), x a
+        block (n_components, n_block), and returns g(x) and the mean of g'(x) over the last axis; see also
+        `gpuica.check_contrast`.  A density: as for `Picard`.
     fun_args : dict, default=None
         For 'logcosh' {'alpha': α}, α in [1, 2]; for a callable its keyword arguments.
     max_iter : int, default=200
@@ -137,7 +140,7 @@ class FastICA(Online, SklearnFastICA):
 
     _parameter_constraints: dict = {
         **SklearnFastICA._parameter_constraints,
-        "fun": [*SklearnFastICA._parameter_constraints["fun"], HasMethods("at")],
+        "fun": [StrOptions(NAMES), callable, HasMethods("at"), HasMethods(["log_lik", "score_and_der"])],
         "algorithm": [StrOptions(set(ALGORITHMS))],
         "tol": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "device": [str],
@@ -229,23 +232,26 @@ class FastICA(Online, SklearnFastICA):
             ALGORITHMS[self.algorithm],
             oracle,
             starts,
-            growth=self.growth,
+            growth=self._growth,
             rng=rng,
             max_iter=self.max_iter,
             tol=self.tol,
             report=report,
-            **({"by": "movement", "anneal": annealed} if self.algorithm == "picard" else {}),
+            **({"by": "movement", "anneal": by_batches(annealed)} if self.algorithm == "picard" else {}),
             **({} if self.algorithm == "deflation" else {"share": self.stop_percentile / 100}),
         )
 
     def _what_is_left(self, solution):
-        """scikit-learn's sentence, then how far the fit is and what to do."""
-        moving = int((~solution.at_rest).sum())
+        """scikit-learn's sentence, then how far the fit is and what to do with these settings."""
+        moving, k, auto = int((~solution.at_rest).sum()), len(solution.movement), self.tol == "auto"
+        rule = "gradients above half their standard error" if auto else f"tol {self.tol}; see movement_"
+        remedy = " Try fewer components."
+        if self.algorithm != "picard":
+            remedy = " If they oscillate, more iterations do not help: try algorithm='picard', or fewer components."
         return (
-            "FastICA did not converge. Consider increasing tolerance or the maximum number of iterations. "
-            f"After {solution.n_iter} iterations {moving} of {len(solution.movement)} components still moved, the "
-            f"worst by {float(solution.movement.max()):.1e} (tol {self.tol}; see movement_). If they oscillate, more "
-            "iterations do not help: try algorithm='picard', or fewer components."
+            f"FastICA did not converge. Consider increasing {'' if auto else 'tolerance or '}the maximum number of "
+            f"iterations. After {solution.n_iter} iterations {moving} of {k} components still moved, the worst by "
+            f"{float(solution.movement.max()):.1e} ({rule}).{remedy}"
         )
 
 

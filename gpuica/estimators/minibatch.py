@@ -10,9 +10,11 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 from sklearn.utils.extmath import randomized_svd
 
 from ..device import to_host
-from ..oracle import CodeOracle
+from ..oracle import CodeOracle, finite_cost
 from ..solvers.dictionary import Learned, NoProgress, Statistics, one_batch, online
 from ._learner import ADDED, Learner
+from ._parameters import checks_parameters, refuse_overflow
+from ._progress import Pace, print_line, say_resumed
 from ._resume import Snapshots
 from ._shell import locating_nan
 from ._spread import draw_from
@@ -124,6 +126,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
             stop = NoProgress(n_rows, shape[0], self.tol, self.max_no_improvement)
             draws = rng.get_state()
             snapshots.restore(learned, device.put, self._statistics, stop)
+            say_resumed(self, learned)
             batches = self._batches(oracle, batch_size, rng, draws, learned.n_iter)
             solve = partial(
                 online,
@@ -140,6 +143,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         warn_of_unfinished(learned.n_unfinished, batch_size)
         return self
 
+    @checks_parameters  # the next does so before the first call only
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None):
         """Update the atoms with X (n_samples, n_features) as one mini-batch.  y is ignored."""
@@ -154,11 +158,14 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
             else:
                 D = device.put(self.components_.astype(given.dtype, copy=False))
                 self._statistics.to(device.put)
-            D, _, replaced, n_unfinished = one_batch(
+            D, cost, replaced, n_unfinished = one_batch(
                 oracle, D, self._statistics, self.n_steps_, **self._policies(self._random_state, oracle.xp)
             )
             self._statistics.to(to_host)  # a pickle loads without a GPU
-        self.components_ = to_host(D)
+            finite_cost(cost)
+        D = to_host(D)
+        refuse_overflow(D.dtype, D)
+        self.components_ = D
         self.n_steps_ += 1
         self.n_replaced_ += replaced
         self.device_ = str(device)
@@ -169,7 +176,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         """The first atoms, on the host; statistics of nothing."""
         self._statistics = Statistics(shape, given.dtype, oracle.xp, self.memory)
         if self.dict_init is not None:
-            return self._checked(self.dict_init[: shape[0]], "dict_init", shape, given.dtype)
+            return self._checked(self.dict_init, "dict_init", shape, given.dtype)
         decompose = partial(_randomised_atoms, k=shape[0], rng=self._random_state)
         return self._initial(given, oracle, shape, self._random_state, decompose)
 
@@ -190,7 +197,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         self.n_iter_ = np.ceil(self.n_steps_ / self._batches_of_pass)
 
     def _batch_rows(self, n_atoms):
-        return min(max(256, n_atoms), 4096) if self.batch_size == "auto" else self.batch_size
+        return min(max(256, n_atoms), 4096) if self.batch_size == "auto" else int(self.batch_size)
 
     @property
     def _A(self):
@@ -203,18 +210,24 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         return self._statistics.B.T
 
     def _watched(self, stop, n_steps):
-        """The rule to stop, which tells how it goes if the fit is verbose."""
+        """The rule to stop, which prints how it goes if the fit is verbose: the first step, then one every two seconds
+        and the last; with verbose=2 all."""
+        pace = Pace()
 
-        def told(step, D, old, cost, batch_rows):
-            ended = stop(step, D, old, cost, batch_rows)
-            if self.verbose:
-                average = "" if stop.average is None else f", ewa cost: {stop.average}"
-                print(f"Minibatch step {step + 1}/{n_steps}: mean batch cost: {cost}{average}", flush=True)
-                if ended:
-                    print(f"Converged ({stop.why}) at step {step + 1}/{n_steps}", flush=True)
+        def checked(step, D, old, cost, batch_rows):
+            return stop(step, D, old, finite_cost(cost), batch_rows)
+
+        def reporting(step, D, old, cost, batch_rows):
+            ended, number = checked(step, D, old, cost, batch_rows), f"{step + 1}/{n_steps}"
+            if pace.is_due() or self.verbose > 1 or ended or step + 1 == n_steps:
+                epoch = step // self._batches_of_pass + 1
+                average = "" if stop.average is None else f", ewa cost: {stop.average:.4g}"
+                print_line(self, f"Minibatch step {number}, epoch {epoch}: mean batch cost: {cost:.4g}{average}")
+            if ended:
+                print_line(self, f"Converged ({stop.why}) at step {number}")
             return ended
 
-        return told if self.verbose else stop
+        return reporting if self.verbose else checked
 
     def _report(self, snapshots, stop, learned):
         snapshots.keep(learned, self._statistics, stop)
@@ -224,7 +237,12 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
 
 
 @validate_params(
-    {"X": ["array-like"], "return_code": ["boolean"], "method": [StrOptions({"cd", "lars"})]},
+    {
+        "X": ["array-like"],
+        "return_code": ["boolean"],
+        "method": [StrOptions({"cd", "lars"})],
+        "method_max_iter": MiniBatchDictionaryLearning._parameter_constraints["transform_max_iter"],
+    },
     prefer_skip_nested_validation=False,
 )
 def dict_learning_online(

@@ -4,16 +4,22 @@ from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
+from sklearn.utils.validation import check_array
 
-from ..contrasts import Exp, as_contrast, check_contrast
+from ..contrasts import NAMES, Exp, as_contrast, check_contrast
 from ..solvers.annealing import annealed
 from ..solvers.fixed_point import SOLVERS, orthonormal
 from ..solvers.growth import run, run_all
 from ..solvers.quasi_newton import picard as minimise
 from ..solvers.restarts import solve_all
 from ._online import Online
+from ._progress import by_batches
 from .fastica import FastICA
+
+
+class ContrastError(ValueError, AssertionError):
+    """A contrast or density whose derivatives are wrong."""
 
 
 class Picard(Online):
@@ -33,8 +39,9 @@ class Picard(Online):
         Find sub-Gaussian sources too; None: as ortho.
     whiten : {'unit-variance', 'arbitrary-variance', False}, default='unit-variance'
         As for `FastICA`.
-    fun : {'tanh', 'exp', 'cube'} or contrast, default='tanh'
-        The score g; 'exp' is u exp(-0.05 u²), as in python-picard.  A contrast must know its G (`loss`).
+    fun : {'tanh', 'logcosh', 'exp', 'cube'}, contrast or density, default='tanh'
+        The score g; 'logcosh' is another name of 'tanh'; 'exp' is u exp(-0.05 u²), as in python-picard.  A contrast
+        must know its G (`loss`).  A density is an object of python-picard's kind, with `log_lik` and `score_and_der`.
     fun_args : dict, default=None
         For 'tanh' {'alpha': α}, α in [1, 2].
     max_iter : int, default=500
@@ -103,7 +110,7 @@ class Picard(Online):
     } | {
         "ortho": ["boolean"],
         "extended": ["boolean", None],
-        "fun": [StrOptions({"tanh", "exp", "cube"}), HasMethods(["at", "loss"])],
+        "fun": [StrOptions(NAMES), HasMethods(["at", "loss"]), HasMethods(["log_lik", "score_and_der"])],
         "m": [Interval(Integral, 1, None, closed="left")],
         "ls_tries": [Interval(Integral, 1, None, closed="left")],
         "lambda_min": [Interval(Real, 0, None, closed="neither")],
@@ -169,25 +176,24 @@ class Picard(Online):
         self.verbose = verbose
 
     def _contrast(self):
-        if not isinstance(self.fun, str):
-            return self.fun
-        return (
-            Exp(0.1) if self.fun == "exp" else as_contrast({"tanh": "logcosh"}.get(self.fun, self.fun), self.fun_args)
-        )
+        contrast = as_contrast(self.fun, self.fun_args)
+        return Exp(0.1) if isinstance(self.fun, str) and self.fun == "exp" else contrast
 
     def _solve(self, oracle, starts, rng, report, keep="best"):
         if self.w_init is None:
             starts = [orthonormal(start, oracle.xp) for start in starts]
         if self.fastica_it:
-            first = partial(SOLVERS["parallel"], max_iter=self.fastica_it, tol=0.0, report=report)
+            first = partial(
+                SOLVERS["parallel"], max_iter=self.fastica_it, tol=0.0, report=report and report.of_fastica()
+            )
             starts = [solution.W for solution in solve_all(first, oracle, starts)]
         extended = self.ortho if self.extended is None else self.extended
         return {"best": run, "all": run_all}[keep](
             minimise,
             oracle,
             starts,
-            growth=self.growth,
-            anneal=partial(annealed, extended=extended) if self.ortho else None,
+            growth=self._growth,
+            anneal=by_batches(partial(annealed, extended=extended)) if self.ortho else None,
             rng=rng,
             max_iter=self.max_iter,
             tol=self.tol,
@@ -201,15 +207,28 @@ class Picard(Online):
         )
 
     def _what_is_left(self, solution):
-        """python-picard's sentence, then how far the fit is and what to do."""
-        left = int((~solution.at_rest).sum())
+        """python-picard's sentence, then how far the fit is and what to do with these settings."""
+        left, auto = int((~solution.at_rest).sum()), self.tol == "auto"
+        if len(solution.losses) > self.max_iter:
+            remedy = "Increase max_iter"
+            remedy += "." if auto else ", or use tol='auto', which asks for no more than the data can tell."
+        else:
+            exact = self.components_.dtype == np.float64
+            remedies = [] if exact else ["precision='float64'"]
+            remedies += ["stop_percentile below 100"] if auto else ["a larger tol"]
+            remedy = f"No step lowers the loss by more than its rounding: use {', or '.join(remedies)}."
         return (
             f"Picard did not converge. Final gradient norm: {float(solution.gradient.max()):.4g}. Requested tolerance: "
             f"{self.tol}. After {solution.n_iter} iterations {left} of {len(solution.at_rest)} components are not at "
-            "rest (at_rest_). Increase max_iter, or use tol='auto', which asks for no more than the data can tell."
+            f"rest (at_rest_). {remedy}"
         )
 
 
+@validate_params(
+    {name: ["boolean"] for name in "ortho whiten return_X_mean return_n_iter centering check_fun".split()}
+    | {"verbose": ["verbose"]},
+    prefer_skip_nested_validation=False,
+)
 def picard(
     X,
     fun="tanh",
@@ -238,6 +257,7 @@ def picard(
     """Picard as python-picard's function: features first, its order of results, its defaults.
 
     X : array of shape (n_features, n_samples), of any kind that `FastICA` takes.
+    fun : {"tanh", "exp", "cube"}, a contrast, or a density of python-picard's, with `log_lik` and `score_and_der`.
     whiten : bool; False needs white X, and centering is then up to the caller too.
     check_fun : check a contrast object's derivatives first (`check_contrast`).
     growth, device, precision : as for `Picard`.  The other parameters are those of `Picard`.
@@ -251,15 +271,22 @@ def picard(
     Y : array of shape (n_components, n_samples), of the kind of X
         Sources.
     X_mean : ndarray of shape (n_features,), if asked for; 0 without centering.
-    n_iter : int, if asked for.
+    n_iter : int, if asked for: counted from 0, so that one iteration and max_iter of them give 0 and max_iter - 1.
+
+    Raises ContrastError (a ValueError, and an AssertionError as in python-picard) where derivatives are wrong.
     """
     if check_fun and not isinstance(fun, str):
-        check_contrast(fun)
+        try:
+            check_contrast(fun)
+        except ValueError as error:
+            raise ContrastError(str(error)) from error
+    if getattr(X, "ndim", 0) != 2 or not hasattr(X, "T"):
+        X = check_array(X, dtype=None, ensure_all_finite=False)
     if whiten and not centering:
         raise ValueError("whiten=True centers X: use centering=True, or center and whiten X yourself and whiten=False.")
     estimator = Picard(
         n_components,
-        ortho=bool(ortho),
+        ortho=ortho,
         extended=extended,
         whiten="arbitrary-variance" if whiten else False,
         fun=fun,
@@ -273,7 +300,7 @@ def picard(
         random_state=random_state,
         growth=growth,
         device=device,
-        verbose=int(verbose),
+        verbose=verbose,
         precision=precision,
     )
     samples_first = X.T
@@ -288,5 +315,5 @@ def picard(
     if return_X_mean:
         returned.append(estimator.mean_ if whiten else mean if centering else np.zeros(len(X)))
     if return_n_iter:
-        returned.append(estimator.n_iter_)
+        returned.append(min(len(estimator.losses_), max_iter) - 1)
     return tuple(returned)

@@ -9,6 +9,8 @@ import numpy as np
 
 from ..device import array_device, to_host
 
+COUNTS = 1 << 12  # whole-number weights up to this are counts: as many rows of the same numbers
+
 
 class Rows(ABC):
     """n_rows rows of n_features numbers, worked on in `dtype` (float32 or float64) with the array library `xp`.
@@ -32,7 +34,19 @@ class Rows(ABC):
 
     @property
     def n_effective(self):
-        """What a variance of means divides by: (Σ w)² / Σ w², blind to the weights' scale, or n_rows.
+        """What a variance of means divides by: n_kish, but Σ w where weights are counts, so that a row of weight 2
+        gives the answer of two rows."""
+        return self.weight if self.has_counts else self.n_kish
+
+    @property
+    def has_counts(self):
+        """Whether all weights are whole numbers, up to COUNTS."""
+        w = self.weights
+        return w is not None and len(w) > 0 and bool(((w <= COUNTS) & (w % 1 == 0)).all())
+
+    @property
+    def n_kish(self):
+        """As how many rows of equal weight the rows tell: (Σ w)² / Σ w², blind to the weights' scale, or n_rows.
 
         Kish, Survey Sampling, Wiley 1965.
         """

@@ -49,6 +49,11 @@ class Checkpoint:
         else:
             self._write_about()
 
+    @property
+    def n_answers(self):
+        """How many answers are kept."""
+        return sum(1 for _ in self.path.glob("answer-*.safetensors"))
+
     def same_draws(self, rng):
         """A RandomState that draws what rng drew when the checkpoint was begun; from now on what rng would draw."""
         if "draws" not in self.about:
@@ -109,8 +114,12 @@ class RecordedRows(Rows):
         return self.rows.weight
 
     @property
-    def n_effective(self):
-        return self.rows.n_effective
+    def has_counts(self):
+        return self.rows.has_counts
+
+    @property
+    def n_kish(self):
+        return self.rows.n_kish
 
     @property
     def n_passes(self):  # type: ignore[override]  # those of the past are passes too

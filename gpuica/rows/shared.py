@@ -86,7 +86,9 @@ class SharedRows(Rows):
         self.weights, self.scratch = local.weights, local.scratch
         if self.weights is not None:
             w = to_host(self.weights).astype(np.float64)
-            self._weight, self._square = gather(comm, [w.sum(), (w * w).sum()]).sum(axis=0).tolist()
+            table = gather(comm, [w.sum(), (w * w).sum(), local.has_counts or not len(w)])
+            self._weight, self._square, counts_of_ranks = table.sum(axis=0).tolist()
+            self._has_counts = counts_of_ranks == len(table)
         counts = gather(comm, [local.n_rows])[:, 0].astype(np.int64)
         self.n_rows = int(counts.sum())
         self.first = int(counts[: comm.rank].sum())
@@ -108,7 +110,11 @@ class SharedRows(Rows):
         return self.n_rows if self.weights is None else self._weight
 
     @property
-    def n_effective(self):
+    def has_counts(self):
+        return self.weights is not None and self._has_counts
+
+    @property
+    def n_kish(self):
         return self.n_rows if self.weights is None else self._weight**2 / self._square
 
     def sum(self, contribution, *params):

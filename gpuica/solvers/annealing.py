@@ -62,8 +62,8 @@ def annealed(oracle, starts, *, rng, extended=True, rounds=ROUNDS, report=None):
     batches.  rounds: over the rows, at most.  report: as for a solver, with the rows of a batch for all rows.
     """
     k, xp = len(starts[0]), oracle.xp
-    rows_a_row = oracle.n_rows / oracle.n_effective  # batches count effective rows
-    size = int(max(ROWS, ROWS_OF_ONE * k, oracle.n_effective / STEPS) * rows_a_row)
+    rows_a_row = oracle.n_rows / oracle.n_kish  # batches count effective rows
+    size = int(max(ROWS, ROWS_OF_ONE * k, oracle.n_kish / STEPS) * rows_a_row)
     size = min(size, oracle.n_rows)
     n_steps = min(STEPS, rounds * (oracle.n_rows // size))
     source = oracle.near(n_steps * size, rng)

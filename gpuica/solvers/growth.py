@@ -49,25 +49,26 @@ def run_all(solver, oracle, starts, *, growth, rng, max_iter, tol, anneal=None, 
     of a solution counts the iterations of all its stages and the rounds of annealing, `sampled` the passes over samples
     and batches.
     """
-    worth_it = worth_growing(oracle.n_effective, len(starts[0]))
+    worth_it = worth_growing(oracle.n_kish, len(starts[0]))
     if growth == "auto":
         growth = FACTOR if worth_it else None
     n, sampled, n_iter = first_sample(len(starts[0])), 0.0, [0] * len(starts)
+    numbers = list(range(len(starts))) if len(starts) > 1 else [None]
     if growth is None:
         anneal = None
         if survivors and len(starts) > 1 and worth_it:
-            growth = oracle.n_effective / n
-    while growth and n * growth <= oracle.n_effective:
-        sample = oracle.sample(int(n * (oracle.n_rows / oracle.n_effective)), rng)
+            growth = oracle.n_kish / n
+    while growth and n * growth <= oracle.n_kish:
+        sample = oracle.sample(int(n * (oracle.n_rows / oracle.n_kish)), rng)
         alone, warm = not survivors or len(starts) == 1, n > first_sample(len(starts[0]))
         most = (WARM if anneal and warm else STAGE) if alone else STAGE // 2
         stage = partial(solver, max_iter=min(most, max_iter), tol="auto", report=report, **options)
-        found = solve_all(stage, sample, starts)
+        found = solve_all(stage, sample, starts, numbers)
         n *= growth
         if survivors and len(found) > 1:
-            kept = 1 if n * growth > oracle.n_effective else -(-len(found) // KEPT)
+            kept = 1 if n * growth > oracle.n_kish else -(-len(found) // KEPT)
             best = fittest(sample, found)[:kept]
-            found, n_iter = [found[i] for i in best], [n_iter[i] for i in best]
+            found, n_iter, numbers = ([part[i] for i in best] for part in (found, n_iter, numbers))
         starts = [solution.W for solution in found]
         n_iter = [before + solution.n_iter for before, solution in zip(n_iter, found, strict=True)]
         sampled += sample.n_passes * sample.n_rows / oracle.n_rows
@@ -77,7 +78,7 @@ def run_all(solver, oracle, starts, *, growth, rng, max_iter, tol, anneal=None, 
             )
             sampled, n_iter = sampled + passes, [before + rounds for before in n_iter]
             break
-    final = solve_all(partial(solver, max_iter=max_iter, tol=tol, report=report, **options), oracle, starts)
+    final = solve_all(partial(solver, max_iter=max_iter, tol=tol, report=report, **options), oracle, starts, numbers)
     return [
         replace(solution, n_iter=before + solution.n_iter, sampled=sampled)
         for before, solution in zip(n_iter, final, strict=True)

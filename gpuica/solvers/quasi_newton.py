@@ -94,7 +94,7 @@ class Matrices:
         smallest = (h + h.T - self.xp.sqrt((h - h.T) ** 2 + 4)) / 2
         off_diagonal = 1 - self.xp.eye(len(W))
         h = h + off_diagonal * self.xp.maximum(self.floor - smallest, 0)
-        solved = (h.T * q - q.T) / (h * h.T - 1 + (1 - off_diagonal))
+        solved = (h.T * q - q.T) / (off_diagonal * (h * h.T - 1) + (1 - off_diagonal))
         diagonal = q / (1 + self.xp.maximum(h, self.floor))
         return off_diagonal * solved + (1 - off_diagonal) * diagonal
 

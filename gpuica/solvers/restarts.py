@@ -6,23 +6,33 @@ runs has asked one.
 """
 
 import threading
+from contextvars import ContextVar
 
+# The number of the start that this thread solves, for reports; None where there is one start
+START: ContextVar[int | None] = ContextVar("START", default=None)
 QUESTIONS = ("fixed_point", "likelihood")
 
 
-def solve_all(solve, oracle, starts):
+def solve_all(solve, oracle, starts, numbers=None):
     """[solve(oracle, W) for W in starts], with one pass for all the questions of a step.
 
     solve: (oracle, W) -> anything.  oracle: answers QUESTIONS of stacked W, and has a `place`.  The first error stops
-    all and is raised.
+    all and is raised.  numbers: START of each, by default from 0 where there are several.
     """
+    if numbers is None:
+        numbers = range(len(starts)) if len(starts) > 1 else [None]
     if len(starts) == 1:
-        return [solve(oracle, starts[0])]
+        before = START.set(numbers[0])
+        try:
+            return [solve(oracle, starts[0])]
+        finally:
+            START.reset(before)
     meeting = _Meeting(oracle, len(starts))
     results: list = [None] * len(starts)
     place = oracle.place()
 
     def run(i):
+        START.set(numbers[i])
         try:
             with place():
                 results[i] = solve(_Seat(meeting, i), starts[i])

@@ -1,0 +1,85 @@
+"""Lines of progress of a verbose fit."""
+
+import time
+from copy import copy
+
+from ..solvers.restarts import START
+
+
+class Progress:
+    """A reporter for the solvers of an ICA: prints every tenth iteration and the last, with verbose=2 every one.
+
+    Each line says which start it belongs to, where there are several, and which rows the iteration was about.
+    """
+
+    def __init__(self, estimator, n_rows, n_components):
+        self.estimator, self.n_rows, self.n_components = estimator, n_rows, n_components
+        self.watched, self.prefix = estimator._watched, ""
+        self.began = time.perf_counter()
+
+    def __call__(self, n_iter, sizes, at_rest, n_rows):
+        """As a solver's `report`: sizes, of movement or gradient, and at_rest (k,); (j,) for the first j components."""
+        rows = f"all {n_rows} rows" if n_rows == self.n_rows else f"sample of {n_rows} rows"
+        if getattr(self.estimator, "algorithm", None) == "deflation":  # one component after the other
+            stage = f"{rows}, component {len(sizes)} of {self.n_components}, iteration {n_iter}"
+            ended = bool(at_rest[-1])
+        else:
+            stage, ended = f"{rows}, iteration {n_iter}", bool(at_rest.all())
+        if self.estimator.verbose > 1 or n_iter % 10 == 0 or ended or n_iter == self.estimator.max_iter:
+            self._print(stage, sizes, at_rest)
+
+    def batches(self, step, sizes, at_rest, n_rows):
+        """The same for steps on batches of n_rows rows."""
+        self._print(f"batches of {n_rows} rows, step {step}", sizes, at_rest)
+
+    def of_fastica(self):
+        """The same for iterations of FastICA that come before."""
+        first = copy(self)
+        first.watched, first.prefix = "movement", "FastICA first, "
+        return first
+
+    def _print(self, stage, sizes, at_rest):
+        start, estimator = START.get(), self.estimator
+        print_line(
+            estimator,
+            ("" if start is None else f"start {start + 1} of {estimator.n_init}, ")
+            + f"{self.prefix}{stage}: {int(at_rest.sum())} of {self.n_components} components at rest, largest "
+            f"{self.watched} {float(sizes.max()):.4g} (tol {estimator.tol}), "
+            f"{time.perf_counter() - self.began:.1f} s",
+        )
+
+
+def by_batches(anneal):
+    """The function `anneal` of `solvers.annealing`, whose report is that of batches."""
+
+    def annealed(oracle, starts, *, report=None, **options):
+        return anneal(oracle, starts, report=report and report.batches, **options)
+
+    return annealed
+
+
+def print_line(estimator, text):
+    """Print a line that begins with the estimator's name."""
+    print(f"[{type(estimator).__name__}] {text}", flush=True)
+
+
+def say_resumed(estimator, learned):
+    """Print that a fit of a dictionary goes on from a checkpoint, if it does; learned: a `Learned`."""
+    if estimator.verbose and learned.n_iter:
+        print_line(estimator, f"resumed from {estimator.checkpoint} after {learned.n_iter} iterations or batches")
+
+
+class Pace:
+    """Says of each of many short steps whether a line should be printed: of the first, and then every two seconds."""
+
+    SECONDS = 2.0
+
+    def __init__(self):
+        self.due = 0.0
+
+    def is_due(self):
+        """Whether to print now; then the next line is due in two seconds."""
+        if (now := time.monotonic()) < self.due:
+            return False
+        self.due = now + self.SECONDS
+        return True

@@ -1,0 +1,289 @@
+"""Parameters of a wrong type, range or shape are refused by one sentence: at a fit, after `set_params`, by methods that
+need no fit, and by the functions."""
+
+import numpy as np
+import pytest
+from sklearn import config_context
+from sklearn.utils._param_validation import InvalidParameterError
+
+from gpuica import (
+    DictionaryLearning,
+    FastICA,
+    MiniBatchDictionaryLearning,
+    Picard,
+    SparseCoder,
+    dict_learning,
+    dict_learning_online,
+    fastica,
+    picard,
+    sparse_encode,
+)
+
+from .problems import mixture
+
+X = mixture(200, 4)[0]
+D = np.random.default_rng(0).normal(size=(6, 4))
+WRONG_CODER = [
+    {"transform_algorithm": "lasso-cd"},
+    {"transform_n_nonzero_coefs": 0},
+    {"transform_n_nonzero_coefs": -3},
+    {"transform_alpha": -1},
+    {"transform_max_iter": -1},
+    {"split_sign": "no"},
+    {"sparse_output": 3},
+    {"memory_limit": 0},
+]
+
+
+# ---- methods that need no fit, and parameters set after one ----------------------------------------------------------
+@pytest.mark.parametrize("method", ["transform", "fit_transform", "inverse_transform"])
+@pytest.mark.parametrize("wrong", WRONG_CODER, ids=str)
+def test_a_coder_checks_its_parameters_without_a_fit(wrong, method):
+    [name] = wrong
+    rows = np.ones((5, 6)) if method == "inverse_transform" else X
+    with pytest.raises(InvalidParameterError, match=f"The '{name}' parameter of SparseCoder"):
+        getattr(SparseCoder(D, **wrong), method)(rows)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "wrong"),
+    [
+        *((FastICA(random_state=0), wrong) for wrong in ({"tol": -1}, {"device": 3}, {"whiten": "yes"}, {"n_init": 0})),
+        *((Picard(random_state=0), wrong) for wrong in ({"m": 0}, {"growth": 0.5}, {"fun": "tan"})),
+        *((kind(3, max_iter=2), wrong) for kind in (DictionaryLearning, MiniBatchDictionaryLearning)
+          for wrong in (*WRONG_CODER, {"alpha": -1}, {"dead_atoms": "bury"}, {"init": "dta"})),
+        *((SparseCoder(D), wrong) for wrong in WRONG_CODER),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_parameters_set_after_a_fit_are_checked(estimator, wrong):
+    codes = estimator.fit(X).transform(X)
+    before = {name: estimator.get_params()[name] for name in wrong}
+    estimator.set_params(**wrong)
+    calls = {"transform": X, "inverse_transform": codes, "score": X, "partial_fit": X}
+    for name, rows in calls.items():
+        if hasattr(estimator, name):
+            with pytest.raises(InvalidParameterError, match=f"The '{next(iter(wrong))}' parameter"):
+                getattr(estimator, name)(rows)
+    estimator.set_params(**before).transform(X)
+
+
+def test_checks_are_skipped_where_scikit_learn_skips_them():
+    coder = SparseCoder(D, n_jobs="all")
+    with config_context(skip_parameter_validation=True):
+        assert coder.transform(X).shape == (200, 6)
+    with pytest.raises(InvalidParameterError):
+        coder.transform(X)
+
+
+def test_partial_fit_checks_every_time():
+    for estimator in (FastICA(random_state=0), MiniBatchDictionaryLearning(3)):
+        estimator.partial_fit(X)
+        with pytest.raises(InvalidParameterError, match="'random_state' parameter"):
+            estimator.set_params(random_state="zero").partial_fit(X)
+
+
+def test_what_a_fit_subtracted_is_what_transform_subtracts():
+    ica = FastICA(random_state=0).fit(X)
+    expected = ica.transform(X)
+    np.testing.assert_array_equal(ica.set_params(whiten=False).transform(X), expected)
+    np.testing.assert_allclose(ica.inverse_transform(expected), X, atol=1e-9)
+    again = FastICA(random_state=0).fit(X).set_params(whiten=False, tol=2.0).fit(X)
+    assert not hasattr(again, "mean_")
+    assert not hasattr(again, "whitening_")
+    np.testing.assert_allclose(again.set_params(whiten="unit-variance").transform(X), X @ again.components_.T)
+
+
+# ---- functions -------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"algorithm": "lasso-cd"}, "The 'algorithm' parameter of sparse_encode"),
+        ({"n_nonzero_coefs": 0}, "The 'n_nonzero_coefs' parameter of sparse_encode"),
+        ({"alpha": -1}, "The 'alpha' parameter of sparse_encode"),
+        ({"max_iter": -1}, "The 'max_iter' parameter of sparse_encode"),
+        ({"positive": "no"}, "The 'positive' parameter of sparse_encode"),
+        ({"verbose": -2}, "The 'verbose' parameter of sparse_encode"),
+        ({"device": None}, "The 'device' parameter of sparse_encode"),
+        ({"dictionary": 3}, "The 'dictionary' parameter of sparse_encode"),
+        ({"dictionary": D * 1j}, "Complex data not supported"),
+        ({"dictionary": D * np.nan}, "Input dictionary contains NaN"),
+    ],
+)
+def test_sparse_encode(wrong, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        sparse_encode(X, **{"dictionary": D, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("function", "wrong", "sentence"),
+    [
+        (fastica, {"tol": -1}, "'tol' parameter"),
+        (fastica, {"compute_sources": "yes"}, "'compute_sources' parameter of fastica"),
+        (fastica, {"w_init": np.ones((4, 4))}, "w_init is singular"),
+        (picard, {"whiten": "yes"}, "'whiten' parameter of picard"),
+        (picard, {"ortho": 2}, "'ortho' parameter of picard"),
+        (picard, {"verbose": "loud"}, "'verbose' parameter of picard"),
+        (picard, {"max_iter": 0}, "'max_iter' parameter"),
+        (picard, {"fun": "tan"}, "'fun' parameter"),
+        (picard, {"w_init": np.zeros((4, 4))}, "w_init is singular"),
+        (dict_learning, {"alpha": -1}, "'alpha' parameter"),
+        (dict_learning, {"alpha": 1, "method": "omp"}, "'method' parameter of dict_learning"),
+        (dict_learning, {"alpha": 1, "method_max_iter": -1}, "'method_max_iter' parameter of dict_learning"),
+        (dict_learning_online, {"batch_size": 0}, "'batch_size' parameter"),
+        (dict_learning_online, {"method_max_iter": -1}, "'method_max_iter' parameter of dict_learning_online"),
+    ],
+)
+def test_functions(function, wrong, sentence):
+    rows = {"X": X.T} if function is picard else {"X": X}
+    count = {"n_components": 3} if function in (dict_learning, dict_learning_online) else {}
+    with pytest.raises(ValueError, match=sentence):
+        function(**rows, **count, **wrong)
+
+
+@pytest.mark.parametrize("rows", [np.ones(5), np.ones((2, 3, 4)), 3.0, [[1, 2], [3]], "rows"], ids=str)
+def test_picard_wants_a_matrix(rows):
+    with pytest.raises(ValueError, match=r"."):
+        picard(rows)
+
+
+def test_picard_takes_lists():
+    K, W, Y = picard(X.T.tolist(), random_state=0)
+    expected = picard(X.T, random_state=0)
+    for found, right in zip((K, W, Y), expected, strict=True):
+        np.testing.assert_allclose(found, right, rtol=1e-6, atol=1e-9)
+
+
+# ---- starting points -------------------------------------------------------------------------------------------------
+SOLVERS = {
+    "parallel": FastICA,
+    "deflation": lambda **params: FastICA(algorithm="deflation", **params),
+    "picard": lambda **params: FastICA(algorithm="picard", **params),
+    "rotations": Picard,
+    "matrices": lambda **params: Picard(ortho=False, **params),
+}
+NO_START = {
+    "ones": (np.ones((4, 4)), "w_init is singular"),
+    "zeros": (np.zeros((4, 4)), "w_init is singular"),
+    "nearly singular": (np.eye(4) + np.diag([0, 0, 0, -1 + 1e-17]), "w_init is singular"),
+    "shape": (np.eye(3), r"w_init has invalid shape -- should be \(4, 4\)"),
+    "vector": (np.ones(4), r"w_init has invalid shape"),
+    "nan": (np.where(np.eye(4), 1, np.nan), "w_init contains NaN"),
+    "inf": (np.where(np.eye(4), np.inf, 0), "w_init contains NaN or infinity"),
+    "complex": (np.eye(4) * 1j, "w_init must hold real numbers, got dtype complex128"),
+    "words": (np.full((4, 4), "one"), "w_init must be an array of real numbers"),
+    "enormous": (np.eye(4) * 1e200, "w_init has singular values beyond"),
+    "tiny": (np.eye(4) * 1e-200, "w_init has singular values beyond"),
+}
+
+
+@pytest.mark.parametrize("whiten", ["unit-variance", False])
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("start", NO_START)
+def test_starting_points_that_cannot_be(start, solver, whiten):
+    w_init, sentence = NO_START[start]
+    with pytest.raises(ValueError, match=sentence):
+        SOLVERS[solver](w_init=w_init, whiten=whiten).fit(X)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_an_invertible_start_of_any_scale_is_taken(solver):
+    ica = SOLVERS[solver](w_init=np.eye(4)[::-1] * 1e-6, max_iter=500).fit(X)
+    assert np.isfinite(ica.components_).all()
+    assert np.linalg.matrix_rank(ica.components_) == 4
+
+
+# ---- initial atoms and codes -----------------------------------------------------------------------------------------
+C = np.zeros((200, 3))
+NO_ATOMS = {
+    "shape": (np.ones((3, 5)), "has shape"),
+    "few": (np.ones((2, 4)), "has shape"),
+    "one dimension": (np.ones(4), "has shape"),
+    "a number": (np.array(3.0), "has shape"),
+    "nan": (np.full((3, 4), np.nan), "contains NaN or infinity"),
+    "complex": (np.ones((3, 4)) * 1j, "must hold real numbers"),
+    "words": (np.full((3, 4), "one"), "must be an array of real numbers"),
+}
+
+
+@pytest.mark.parametrize("atoms", NO_ATOMS)
+def test_atoms_that_cannot_be(atoms):
+    D, sentence = NO_ATOMS[atoms]
+    fits = {
+        "dict_init": [
+            lambda: DictionaryLearning(3, dict_init=D, code_init=C).fit(X),
+            lambda: MiniBatchDictionaryLearning(3, dict_init=D).fit(X),
+            lambda: MiniBatchDictionaryLearning(3, dict_init=D).partial_fit(X),
+            lambda: dict_learning(X, 3, alpha=1, dict_init=D, code_init=C),
+            lambda: dict_learning_online(X, 3, dict_init=D),
+        ],
+        "init": [lambda: DictionaryLearning(3, init=D).fit(X), lambda: MiniBatchDictionaryLearning(3, init=D).fit(X)],
+    }
+    for name, calls in fits.items():
+        for call in calls:
+            with pytest.raises(ValueError, match=f"{name} {sentence}"):
+                call()
+
+
+@pytest.mark.parametrize(
+    ("codes", "sentence"),
+    [
+        (C[:9], "code_init has shape"),
+        (C[0], "code_init has shape"),
+        (C * np.nan, "contains NaN"),
+        (C * 1j, "real numbers"),
+    ],
+)
+def test_codes_that_cannot_be(codes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        DictionaryLearning(3, dict_init=D, code_init=codes).fit(X)
+
+
+def test_atoms_that_the_dtype_cannot_hold():
+    with pytest.raises(ValueError, match="init holds numbers too large for float32"):
+        DictionaryLearning(6, init=D * 1e300).fit(X.astype(np.float32))
+
+
+# ---- values that a dtype cannot work with ----------------------------------------------------------------------------
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero) encountered")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(("dtype", "scale"), [(np.float32, 1e36), (float, 1e200)])
+@pytest.mark.parametrize("kind", [DictionaryLearning, MiniBatchDictionaryLearning])
+def test_no_dictionary_of_nan(kind, dtype, scale):
+    rows = (X * scale).astype(dtype)
+    for options in ({}, {"init": "data", "fit_algorithm": "topk"}, {"init": D[:3]}):
+        with pytest.raises(ValueError, match=r"too large to be squared|so large that products of"):
+            kind(3, max_iter=2, random_state=0, **options).fit(rows)
+    model = MiniBatchDictionaryLearning(3, random_state=0).partial_fit(X.astype(dtype))
+    A = model._A.copy()
+    with pytest.raises(ValueError, match="too large"):
+        model.partial_fit(rows * rows.dtype.type(10))
+    np.testing.assert_array_equal(model._A, A)  # what was learned is not spoilt
+
+
+@pytest.mark.parametrize("kind", [FastICA, Picard])
+def test_what_varies_by_too_little_for_its_dtype(kind):
+    rows = (np.random.default_rng(0).laplace(size=(50, 3)) * 1e-42).astype(np.float32)
+    with pytest.raises(ValueError, match=r"X varies by too little for float32.*precision='float64'"):
+        kind().fit(rows)
+    assert np.isfinite(kind(precision="float64", random_state=0).fit(rows).components_).all()
+
+
+def test_no_singular_answer():
+    with pytest.raises(ValueError, match="singular unmixing matrix: X must be white"):
+        FastICA(whiten=False, random_state=0).fit(np.random.default_rng(0).laplace(size=(50, 5)) + 1e12)
+
+
+def test_too_many_atoms():
+    for kind in (DictionaryLearning, MiniBatchDictionaryLearning):
+        with pytest.raises(ValueError, match=r"n_components=1000000000 atoms .* take 8e\+09 GB"):
+            kind(10**9).fit(X)
+
+
+def test_small_integers_of_numpy_do_not_overflow():
+    expected = FastICA(3, random_state=0).fit(X).components_
+    np.testing.assert_array_equal(FastICA(np.int8(3), random_state=0).fit(X).components_, expected)
+    np.testing.assert_array_equal(FastICA(3, growth=np.int8(2), random_state=0).fit(X).components_, expected)
+    MiniBatchDictionaryLearning(np.int8(3), batch_size=np.int8(100), max_iter=2).fit(X)
+    assert sparse_encode(X, D, algorithm="lasso_cd", max_iter=2**70).shape == (200, 6)
