@@ -1,5 +1,6 @@
 """What the two dictionary estimators share: coder, update and policy from parameters, the first atoms, results."""
 
+from contextlib import closing, contextmanager
 from functools import partial
 from numbers import Integral
 from os import PathLike
@@ -13,7 +14,9 @@ from ..oracle import CodeOracle
 from ..rows.shared import Shared
 from ..solvers.atoms import UPDATES
 from ..solvers.dictionary import DEAD_ATOMS
+from ._resume import Snapshots
 from ._shell import is_dask, locating_nan, take
+from ._spread import draw_from
 from .coding import FOLLOWS_ALPHA, SparseCoding, device_for_coding, open_for_coding, warn_of_unfinished
 
 SMALL = 1 << 24  # numbers of X up to which initial atoms come from scikit-learn's own decomposition of X
@@ -54,6 +57,15 @@ class Learner(SparseCoding):
         shape = self.n_components or given.shape[1], given.shape[1]
         coder = self._fit_coder(shape)
         return given, shape, coder, device_for_coding(self, given, np.empty(shape, dtype=bool))
+
+    @contextmanager
+    def _snapshots(self, given, shape, coder, device):
+        """The oracle of the rows and the `Snapshots` of the fit, whose `rng` is to be drawn from."""
+        oracle = CodeOracle(open_for_coding(given, shape[0], device), coder)
+        with locating_nan(self, given):
+            snapshots = Snapshots(self, oracle.rows, draw_from(self.random_state, given), device)
+        with closing(snapshots):
+            yield oracle, snapshots
 
     def _policies(self, rng, xp):
         """The update and what becomes of unused atoms, for a solver."""

@@ -12,13 +12,11 @@ from sklearn.utils._param_validation import StrOptions, validate_params
 from sklearn.utils.extmath import svd_flip
 
 from ..device import to_host
-from ..oracle import CodeOracle
 from ..solvers.dictionary import Learned, alternate
 from ._learner import ADDED, Learner
-from ._resume import Snapshots
+from ._resume import observer
 from ._shell import locating_nan
-from ._spread import draw_from
-from .coding import encode, open_for_coding, warn_of_unfinished
+from .coding import encode, warn_of_unfinished
 
 
 class DictionaryLearning(Learner, SklearnDictionaryLearning):
@@ -52,7 +50,8 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
         Bytes, or a text as "2GB", that may be used beyond X; None: what is free.
     checkpoint : path or None, default=None
         A directory where the state of the fit is kept, every half minute and at the end.  A fit that was interrupted
-        and is run again with the same checkpoint, data and parameters goes on there, to the same answer.
+        and is run again with the same checkpoint, data and parameters goes on there, to the same answer.  Other data or
+        parameters, and a lower max_iter than was reached, are refused (docs/streaming.md).
 
     Attributes
     ----------
@@ -145,9 +144,7 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
         """Fit; return `Given`, the coder and what was learned."""
         given, shape, coder, device = self._taken(X)
         self.device_ = str(device)
-        with device.active():
-            oracle = CodeOracle(open_for_coding(given, shape[0], device), coder)
-            snapshots = Snapshots(self, oracle.rows, draw_from(self.random_state, given))
+        with device.active(), self._snapshots(given, shape, coder, device) as (oracle, snapshots):
             rng = snapshots.rng
             if self.code_init is not None and self.dict_init is not None:
                 D = self._checked(self.dict_init[: shape[0]], "dict_init", shape, given.dtype)
@@ -155,7 +152,7 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
                 with locating_nan(self, given):
                     D = self._initial(given, oracle, shape, rng, _exact_atoms)
             learned = Learned(device.put(D))
-            snapshots.restore(learned, device.put)
+            snapshots.restore(learned, device.put, self.max_iter)
             solve = partial(
                 alternate,
                 *(oracle, learned),
@@ -197,7 +194,8 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
                     flush=True,
                 )
             if self.callback is not None and n_iter % 5 == 1:
-                self.callback({"ii": n_iter - 1, "dictionary": D, "errors": costs, "current_cost": costs[-1]})
+                seen = observer(self, ii=n_iter - 1, dictionary=D, errors=costs, current_cost=costs[-1])
+                self.callback(seen)
 
         return report
 
