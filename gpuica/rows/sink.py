@@ -194,20 +194,19 @@ class Into:
         flags = getattr(array, "flags", None)
         if flags is not None and not getattr(flags, "writeable", True):
             raise ValueError("out is read-only: pass an array that can be written to (mode='r+' of a memmap).")
-        self.array, self.place, self.dtype = array, 0, _floating(array, dtype)
+        self.array, self.place, self.dtype = array, 0, _dtype_for(array, dtype)
 
     def write(self, part):
         """Append rows (n, n_features).  ValueError for numbers that overflow in the array."""
-        part = to_host(part)
-        if self.dtype is not None and self.dtype.itemsize < part.itemsize:
-            with np.errstate(over="ignore"):
-                narrow = part.astype(self.dtype)
-            if (np.isinf(narrow) & np.isfinite(part)).any():
-                raise ValueError(
-                    f"out holds {self.dtype}, which ends at {float(np.finfo(self.dtype).max):.3g}, and the result has "
-                    f"{float(np.abs(part[np.isfinite(part)]).max()):.3g}: pass an array of {part.dtype}."
-                )
-            part = narrow
+        given = to_host(part)
+        with np.errstate(over="ignore"):
+            part = given.astype(self.dtype, copy=False)
+        narrower = part.dtype.kind == "f" and part.itemsize < given.itemsize
+        if narrower and (np.isinf(part) & np.isfinite(given)).any():
+            raise ValueError(
+                f"out holds {self.dtype}, which ends at {float(np.finfo(self.dtype).max):.3g}, and the result has "
+                f"{float(np.abs(given[np.isfinite(given)]).max()):.3g}: pass an array of {given.dtype}."
+            )
         self.array[self.place : self.place + len(part)] = part
         self.place += len(part)
 
@@ -218,8 +217,8 @@ class Into:
         pass
 
 
-def _floating(array, dtype):
-    """The dtype of an array if it is floating-point; None if it holds more than that.  TypeError if less."""
+def _dtype_for(array, dtype):
+    """The dtype of an array that is to hold numbers of this dtype; TypeError if it holds other numbers."""
     try:
         holds = np.dtype(array.dtype)
     except (AttributeError, TypeError):
@@ -228,7 +227,7 @@ def _floating(array, dtype):
         ) from None
     if not np.can_cast(dtype, holds, "same_kind"):
         raise TypeError(f"out holds {holds}, and the result is {dtype}, which it would cut: pass an array of {dtype}.")
-    return holds if holds.kind == "f" else None
+    return holds
 
 
 def open_sink(out, n_rows, n_features, dtype):
