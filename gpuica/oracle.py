@@ -221,9 +221,12 @@ class ContrastOracle:
             return self
         return self.sample(min(n, self.n_rows), rng)
 
-    def remembered(self, name, make):
-        """The arrays of make(), a list; a fit that goes on from a checkpoint is told those it made before."""
-        return self.rows.remembered(name, make)
+    def remembered(self, name, make, *asked):
+        """The arrays of make(), a list; a fit that goes on from a checkpoint is told those it made before.
+
+        asked: what they depend on, beside the rows.
+        """
+        return self.rows.remembered(name, make, *asked)
 
     def _about(self, rows):
         return ContrastOracle(rows, self.contrast, white=False, latest=self.latest, precision=self.of_samples)

@@ -11,9 +11,21 @@ from . import kernels
 from .device import array_device, to_host
 from .products import product
 
+
+def identified(name):
+    """Give a sum the name that checkpoints know it by, which stays when the function is renamed."""
+
+    def mark(function):
+        function.identifier = name
+        return function
+
+    return mark
+
+
 STACK = 256  # rows of a stack of unmixing matrices that are worked on at once: their scores stay in the cache
 
 
+@identified("stacked")
 def stacked(Z, W, contribution, contrast, weights=None):
     """contribution(Z, W, contrast, weights) for W (m, d) of any height, STACK rows of W at a time."""
     parts = [contribution(Z, W[i : i + STACK], contrast, weights) for i in range(0, len(W), STACK)]
@@ -21,6 +33,7 @@ def stacked(Z, W, contribution, contrast, weights=None):
     return tuple(xp.concatenate(part) for part in zip(*parts, strict=True))
 
 
+@identified("fixed_point")
 def fixed_point(Z, W, contrast, weights=None):
     """Σ g(y) zᵀ (k, d), Σ g'(y) (k,) and Σ g(y)² (k,), with y = W z.  Z: (n, d), W: (k, d)."""
     Y = product(Z, W.T, of_all=True)
@@ -28,6 +41,7 @@ def fixed_point(Z, W, contrast, weights=None):
     return product(Y.T, Z), slope, square
 
 
+@identified("likelihood")
 def likelihood(Z, W, contrast, weights=None):
     """Σ G(y) (k,), Σ g(y) zᵀ (k, d), Σ g'(y) (k,) and Σ g(y)² (k,), with y = W z.  Z: (n, d), W: (k, d)."""
     with np.errstate(invalid="ignore", over="ignore"):  # a line search may ask too far out, and sees it in the sums
@@ -36,6 +50,7 @@ def likelihood(Z, W, contrast, weights=None):
         return loss, product(Y.T, Z), slope, square
 
 
+@identified("curvature")
 def curvature(Z, W, contrast, weights=None):
     """Σ g'(y_i) y_j² (k, k) and Σ y_j² (k,), with y = W z.  Z: (n, d), W: (k, d)."""
     Y = Z @ W.T
@@ -46,6 +61,7 @@ def curvature(Z, W, contrast, weights=None):
     return slope.T @ Y, kernels.column_sums(Y)
 
 
+@identified("moments")
 def moments(X, shift, weights=None):
     """Σ (x - shift) (d,) and Σ (x - shift)(x - shift)ᵀ (d, d), in float64 whatever the dtype of X.
 
@@ -57,6 +73,7 @@ def moments(X, shift, weights=None):
         return _first_and_second(D, weights)
 
 
+@identified("projected_moments")
 def projected_moments(X, mean, components, weights=None):
     """Σ z (k,) and Σ z zᵀ (k, k) of z = components (x - mean), in float64.  components: (k, d)."""
     return _first_and_second((X.astype(np.float64, copy=False) - mean) @ components.T, weights)
@@ -71,6 +88,7 @@ def _first_and_second(D, weights):
     return kernels.column_sums(D, root), D.T @ D
 
 
+@identified("moments_and_norms")
 def moments_and_norms(X, shift, weights=None):
     """`moments` and `norms` of the chunk."""
     return *moments(X, shift, weights), norms(X, shift, weights)
@@ -100,11 +118,13 @@ def _odd_step(n):
     return 1 + 2 * (n // 128)
 
 
+@identified("total")
 def total(X, weights=None):
     """Σ x (d,), in float64."""
     return (kernels.column_sums(X.astype(np.float64, copy=False), weights),)
 
 
+@identified("pull")
 def pull(X, center, weights=None):
     """Σ (x - c) / r (d,), Σ 1 / r (1,) over rows with r = |x - c| > 0, and Σ 1 (1,) over rows on c; in float64."""
     with np.errstate(invalid="ignore", over="ignore"):

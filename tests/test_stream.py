@@ -408,7 +408,7 @@ def test_spooling_in_several_files(X, tmp_path, monkeypatch):
 
     with pytest.raises(RuntimeError, match="no more"):
         spool(broken(), tmp_path / "t")
-    assert all(entry.suffix == ".npy" for entry in (tmp_path / "t").iterdir())
+    assert not list((tmp_path / "t").iterdir())
     with pytest.raises(ValueError, match=r"a chunk of 2 float32 after chunks of 4 float32"):
         spool([X, X[:, :2]], tmp_path / "u")
 

@@ -1,5 +1,6 @@
 """What the two dictionary estimators share: coder, update and policy from parameters, the first atoms, results."""
 
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from numbers import Integral
@@ -15,7 +16,9 @@ from ..rows.shared import Shared
 from ..solvers.atoms import UPDATES
 from ..solvers.dictionary import DEAD_ATOMS
 from ._parameters import checks_parameters, real_matrix, refuse_overflow
+from ._resume import Snapshots
 from ._shell import is_dask, locating_nan, take
+from ._spread import draw_from
 from .coding import FOLLOWS_ALPHA, MOST_ROUNDS, SparseCoding, device_for_coding, open_for_coding, warn_of_unfinished
 
 SMALL = 1 << 24  # numbers of X up to which initial atoms come from scikit-learn's own decomposition of X
@@ -62,6 +65,15 @@ class Learner(SparseCoding):
                 f"{8e-9 * shape[0] * sum(shape):.3g} GB, more than the memory of {device}: use fewer."
             )
         return given, shape, coder, device
+
+    @contextmanager
+    def _snapshots(self, given, shape, coder, device):
+        """The oracle of the rows and the `Snapshots` of the fit, whose `rng` is to be drawn from."""
+        oracle = CodeOracle(open_for_coding(given, shape[0], device), coder)
+        with locating_nan(self, given):
+            snapshots = Snapshots(self, oracle.rows, draw_from(self.random_state, given), device)
+        with closing(snapshots):
+            yield oracle, snapshots
 
     def _policies(self, rng, xp):
         """The update and what becomes of unused atoms, for a solver."""

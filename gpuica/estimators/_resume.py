@@ -5,70 +5,133 @@ import time
 
 import numpy as np
 
+from .._version import __version__
 from ..device import to_host
-from ..rows.checkpoint import Checkpoint
-from ..rows.files import read_tensors, write_tensors
+from ..rows.checkpoint import Checkpoint, CheckpointError, draws_of, set_draws, together
+from ..rows.digest import DigestError, describe, digest, label
 from ..rows.shared import SharedRows
 
-FREE = ("checkpoint", "verbose", "random_state", "max_iter", "memory_limit", "callback", "n_jobs", "sparse_output")
+# parameters that the learned model does not depend on, or, max_iter, only by when the fit ends; device: as it resolves
+FREE = (
+    *("checkpoint", "verbose", "max_iter", "memory_limit", "callback", "n_jobs", "device"),
+    *("sparse_output", "split_sign", "transform_algorithm", "transform_alpha"),
+)
 EVERY = 30.0  # seconds between two snapshots
+STATE = "state"
 
 
-def fingerprint(estimator, rows):
-    """What must be the same for a fit to go on: the data, and every parameter that the answer depends on."""
-    parameters = estimator.get_params()
-    return {
+def open_checkpoint(estimator, rows, device):
+    """The Checkpoint of an estimator's fit to these rows.  CheckpointError, on every rank where ranks share the rows.
+
+    The fit is described by every parameter that the answer depends on, the weights, and a sample of the rows.
+    """
+    fit = {
         "estimator": type(estimator).__name__,
-        "parameters": {name: repr(value) for name, value in parameters.items() if name not in FREE},
-        "shape": [rows.n_rows, rows.n_features],
+        "shape of X": str((rows.n_rows, rows.n_features)),
         "dtype": str(rows.dtype),
-        "first_row": to_host(rows.take([0]))[0].tolist(),
+        "device": device.kind,
+        "sample of the rows of X": f"sha256:{digest(rows.spread())[:32]}",
+        "sample_weight": "None" if rows.weights is None else label(to_host(rows.weights)),
     }
+
+    def begin():
+        for name, value in estimator.get_params(deep=False).items():
+            if name not in FREE:
+                fit[name] = _label(name, value)
+        return Checkpoint(estimator.checkpoint, fit, __version__)
+
+    return together(rows.everywhere, begin)
+
+
+def _label(name, value):
+    try:
+        describe(value)
+        return label(value)
+    except DigestError as error:
+        raise CheckpointError(
+            f"a checkpoint cannot tell {name}={value!r} from another value when the fit goes on ({error}): pass "
+            "numbers, arrays, a function or class written in Python, or checkpoint=None."
+        ) from error
+
+
+def observer(estimator, **told):
+    """What a callback is called with: the same, but read-only where there is a checkpoint.
+
+    The answer then does not depend on the callback, which may be another when the fit goes on.
+    """
+    if estimator.checkpoint is None:
+        return told
+    return {name: _read_only(value) for name, value in told.items()}
+
+
+def _read_only(value):
+    if isinstance(value, np.ndarray):
+        value = value.view()
+        value.flags.writeable = False
+    return list(value) if isinstance(value, list) else value
 
 
 class Snapshots:
-    """Keeps a `Learned` and what goes with it in a checkpoint, and brings it back; does nothing without a path."""
+    """Keeps a `Learned` and what goes with it in a checkpoint, and brings it back; does nothing without a path.
 
-    def __init__(self, estimator, rows, rng):
+    To be closed: until then, no other fit can work in the directory.
+    """
+
+    def __init__(self, estimator, rows, rng, device):
         """rng: a RandomState, whose draws since its present state are part of the fit."""
-        self.rng, self.last, self.path = rng, time.monotonic(), None
-        if estimator.checkpoint is not None and isinstance(rows, SharedRows):
+        self.rng, self.last = rng, time.monotonic()
+        self.checkpoint: Checkpoint | None = None
+        if estimator.checkpoint is None:
+            return
+        if isinstance(rows, SharedRows):
             raise ValueError(
                 "checkpoint= of dictionary learning is not for shared rows: ranks would keep unlike states."
             )
-        if estimator.checkpoint is not None:
-            checkpoint = Checkpoint(estimator.checkpoint, fingerprint(estimator, rows))
-            self.rng, self.path = checkpoint.same_draws(rng), checkpoint.path / "state.safetensors"
+        self.checkpoint = open_checkpoint(estimator, rows, device)
+        try:
+            self.rng = self.checkpoint.same_draws(rng, afresh=estimator.random_state is None)
+        except BaseException:
+            self.close()
+            raise
 
-    def restore(self, learned, put, statistics=None, stop=None):
-        """Set these to what they were at the last snapshot, arrays by put(array); if there is one."""
-        if self.path is None or not self.path.exists():
+    def close(self):
+        if self.checkpoint is not None:
+            self.checkpoint.close()
+
+    def restore(self, learned, put, most, statistics=None, stop=None):
+        """Set these to what they were at the last snapshot, arrays by put(array); if there is one.
+
+        most: iterations that are asked for; CheckpointError if the snapshot has more.
+        """
+        if self.checkpoint is None or (found := self.checkpoint.kept(STATE)) is None:
             return
-        arrays, about = read_tensors(self.path)
-        state = json.loads(about["state"])
-        learned.D, learned.coded_with = put(arrays["D"].copy()), put(arrays["coded_with"].copy())
-        learned.costs = arrays["costs"].tolist()
+        arrays, about = found
+        state, costs = json.loads(about["state"]), arrays["costs"].tolist()
+        if len(costs) > most:
+            raise CheckpointError(
+                f"checkpoint {self.checkpoint.path} has {len(costs)} iterations (batches, of mini-batches) behind it, "
+                f"and this fit asks for {most}: raise max_iter, or give this fit a path of its own."
+            )
+        learned.D, learned.coded_with, learned.costs = put(arrays["D"].copy()), put(arrays["coded_with"].copy()), costs
         for name, value in state["learned"].items():
             setattr(learned, name, value)
         if statistics is not None:
             statistics.A, statistics.B = put(arrays["A"].copy()), put(arrays["B"].copy())
         if stop is not None:
             vars(stop).update(state["stop"])
-        kind, key, *rest = state["draws"]
-        self.rng.set_state((kind, np.array(key, dtype=np.uint32), *rest))
+        set_draws(self.rng, state["draws"], self.checkpoint.path)
 
     def keep(self, learned, statistics=None, stop=None, at_once=False):
         """Take a snapshot, if the last one is EVERY seconds old, or at once."""
-        if self.path is None or not (at_once or time.monotonic() - self.last >= EVERY):
+        if self.checkpoint is None or not (at_once or time.monotonic() - self.last >= EVERY):
             return
         arrays = {"D": learned.D, "coded_with": learned.coded_with, "costs": np.array(learned.costs)}
         if statistics is not None:
             arrays |= {"A": statistics.A, "B": statistics.B}
-        kind, key, *rest = self.rng.get_state()
         state = {
             "learned": {name: getattr(learned, name) for name in ("converged", "n_replaced", "n_unfinished")},
             "stop": None if stop is None else vars(stop),
-            "draws": [kind, key.tolist(), *rest],
+            "draws": draws_of(self.rng),
         }
-        write_tensors(self.path, arrays, {"state": json.dumps(state)})
+        self.checkpoint.keep(STATE, arrays, {"state": json.dumps(state)})
         self.last = time.monotonic()

@@ -1,5 +1,6 @@
 """What FastICA and Picard share: open X, whiten it, solve, store the answer."""
 
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -12,14 +13,14 @@ from ..messages import warn
 from ..oracle import ContrastOracle, MomentOracle
 from ..products import ROUNDED
 from ..rows import open_rows
-from ..rows.checkpoint import Checkpoint, RecordedRows
+from ..rows.recorded import RecordedRows
 from ..solvers import Solution
 from ..solvers.median import geometric_median
 from ..solvers.whitening import WHITENERS
 from ._parameters import check_parameters, refuse_overflow, starting_point
 from ._progress import Progress, print_line
 from ._results import hand_out
-from ._resume import fingerprint
+from ._resume import open_checkpoint
 from ._shell import locating_nan, take
 from ._spread import draw_from
 from ._unmixing import Unmixing
@@ -99,8 +100,8 @@ class Separation(Unmixing):
         """
         check_parameters(self)
         given, device = self._taken(X, sample_weight)
-        with device.active(), locating_nan(self, given):
-            rows, spectrum, white = self._whitened(given, device)
+        with device.active(), locating_nan(self, given), self._opened(given, device) as rows:
+            spectrum, white = self._whitened(rows, given)
             oracle, starts, rng = self._ready(white, device, n_runs, given)
             solutions = self._solve(oracle, starts, rng, None, keep="all")
             K = spectrum.whitening if spectrum else rows.xp.eye(rows.n_features)
@@ -111,8 +112,8 @@ class Separation(Unmixing):
         """Fit; return the sources, or None without compute_sources."""
         self.__dict__.pop("_past", None)  # partial_fit's: this fit begins anew
         given, device = self._taken(X, sample_weight)
-        with device.active(), locating_nan(self, given):
-            rows, spectrum, white = self._whitened(given, device)
+        with device.active(), locating_nan(self, given), self._opened(given, device) as rows:
+            spectrum, white = self._whitened(rows, given)
             oracle, starts, rng = self._ready(white, device, self.n_init, given)
             self.device_ = str(device)
             try:
@@ -150,26 +151,32 @@ class Separation(Unmixing):
         k = min(int(self.n_components or given.shape[1]), *given.shape)
         return given, self._device(given, work=40 * given.shape[0] * k * k)
 
-    def _whitened(self, given, device):
-        """Rows of X, their spectrum (None without whitening), and the whitened rows."""
+    @contextmanager
+    def _opened(self, given, device):
+        """Rows of X, in the `with` block answered by the checkpoint where there is one."""
         settings = {"prepare": given.prepare(self._prepare), "weights": given.weights}
         rows = open_rows(given.array, dtype=given.dtype, device=device, **settings)
-        if self.checkpoint is not None:
-            checkpoint = Checkpoint(self.checkpoint, fingerprint(self, rows))
+        if self.checkpoint is None:
+            yield rows
+            return
+        with open_checkpoint(self, rows, device) as checkpoint:
             if self.verbose and checkpoint.n_answers:
                 print_line(self, f"resumed from {self.checkpoint}, which has {checkpoint.n_answers} sums of the fit")
-            rows = RecordedRows(rows, checkpoint)
+            yield RecordedRows(rows, checkpoint)
+
+    def _whitened(self, rows, given):
+        """The spectrum of the rows (None without whitening), and the whitened rows."""
         k = self._requested_components(given.shape)
         if not self.whiten:
-            return rows, None, rows
+            return None, rows
         spectrum = self._spectrum(rows, k)
-        return rows, spectrum, rows.projected(spectrum.mean, spectrum.whitening)
+        return spectrum, rows.projected(spectrum.mean, spectrum.whitening)
 
     def _ready(self, white, device, n_starts, given):
         """The oracle on the whitened rows, n_starts starting points, and the RandomState that drew them."""
         rng = draw_from(self.random_state, given)
         if self.checkpoint is not None:
-            rng = white.checkpoint.same_draws(rng)
+            rng = white.checkpoint.same_draws(rng, afresh=self.random_state is None)
         starts = [device.put(self._start(white.n_features, white.dtype, rng)) for _ in range(n_starts)]
         of_samples = self.precision if self.precision in ROUNDED else "float32"
         oracle = ContrastOracle(white, self._contrast(), white=bool(self.whiten), of_samples=of_samples)

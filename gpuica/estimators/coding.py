@@ -56,7 +56,7 @@ class SparseCoding(TransformerMixin, BaseEstimator):
         X : array of shape (n_samples, n_features), of any kind that `fit` takes.  y is ignored.
         out : for codes larger than memory: the path of a .npy file, or an array (n_samples, n_components) that rows can
             be assigned to (zarr, h5py, memmap); with sparse_output a directory for files codes-00000.npz, ..., which
-            scipy.sparse.load_npz reads.  Not with split_sign.
+            scipy.sparse.load_npz reads, and which get their names when all are complete.  Not with split_sign.
         Returns an array (n_samples, n_components), or (n_samples, 2 * n_components) with split_sign, of the kind of X;
         a scipy.sparse.csr_array with sparse_output; `out` if it is given, or the list of files.
         """

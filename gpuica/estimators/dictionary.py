@@ -12,15 +12,13 @@ from sklearn.utils.extmath import svd_flip
 
 from ..device import to_host
 from ..messages import warn
-from ..oracle import CodeOracle
 from ..solvers.dictionary import Learned, alternate
 from ._learner import ADDED, Learner
 from ._parameters import real_matrix
 from ._progress import print_line, say_resumed
-from ._resume import Snapshots
+from ._resume import observer
 from ._shell import locating_nan
-from ._spread import draw_from
-from .coding import encode, open_for_coding, warn_of_unfinished
+from .coding import encode, warn_of_unfinished
 
 
 class DictionaryLearning(Learner, SklearnDictionaryLearning):
@@ -54,7 +52,8 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
         Bytes, or a text as "2GB", that may be used beyond X; None: what is free.
     checkpoint : path or None, default=None
         A directory where the state of the fit is kept, every half minute and at the end.  A fit that was interrupted
-        and is run again with the same checkpoint, data and parameters goes on there, to the same answer.
+        and is run again with the same checkpoint, data and parameters goes on there, to the same answer.  Other data or
+        parameters, and a lower max_iter than was reached, are refused (docs/streaming.md).
 
     Attributes
     ----------
@@ -147,9 +146,7 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
         """Fit; return `Given`, the coder and what was learned."""
         given, shape, coder, device = self._taken(X)
         self.device_ = str(device)
-        with device.active():
-            oracle = CodeOracle(open_for_coding(given, shape[0], device), coder)
-            snapshots = Snapshots(self, oracle.rows, draw_from(self.random_state, given))
+        with device.active(), self._snapshots(given, shape, coder, device) as (oracle, snapshots):
             rng = snapshots.rng
             if self.code_init is not None and self.dict_init is not None:
                 self._check_code_init(given.shape[0])
@@ -158,7 +155,7 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
                 with locating_nan(self, given):
                     D = self._initial(given, oracle, shape, rng, _exact_atoms)
             learned = Learned(device.put(D))
-            snapshots.restore(learned, device.put)
+            snapshots.restore(learned, device.put, self.max_iter)
             say_resumed(self, learned)
             solve = partial(
                 alternate,
@@ -204,7 +201,8 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
                 seconds = time.perf_counter() - began
                 print_line(self, f"iteration {n_iter}, {seconds:.1f} s, current cost {costs[-1]:.4g}")
             if self.callback is not None and n_iter % 5 == 1:
-                self.callback({"ii": n_iter - 1, "dictionary": D, "errors": costs, "current_cost": costs[-1]})
+                seen = observer(self, ii=n_iter - 1, dictionary=D, errors=costs, current_cost=costs[-1])
+                self.callback(seen)
 
         return report
 

@@ -81,7 +81,8 @@ class FastICA(Online, SklearnFastICA):
         computed in every pass instead of being stored.
     checkpoint : path or None, default=None
         A directory where every pass leaves its sums.  A fit that was interrupted and is run again with the same
-        checkpoint, data and parameters goes on where it was, to the same answer; max_iter may be raised.
+        checkpoint, data and parameters goes on where it was, to the same answer; max_iter may be raised.  Other data or
+        parameters are refused; random_state=None goes on with the first run's draws (docs/streaming.md).
     precision : {None, 'float32', 'float64', 'tf32', 'bf16'}, default=None
         What rows are worked on in, with totals in float64; None: float32 for X of float32 or less, else float64.
         'tf32', 'bf16': float32, but on a GPU the products of growing samples (growth=) are TF32's or bfloat16's; those

@@ -15,7 +15,7 @@ from ..solvers.dictionary import Learned, NoProgress, Statistics, one_batch, onl
 from ._learner import ADDED, Learner
 from ._parameters import checks_parameters, refuse_overflow
 from ._progress import Pace, print_line, say_resumed
-from ._resume import Snapshots
+from ._resume import observer
 from ._shell import locating_nan
 from ._spread import draw_from
 from .coding import open_for_coding, warn_of_unfinished
@@ -114,9 +114,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         given, shape, coder, device = self._taken(X)
         n_rows = given.shape[0]
         self.device_ = str(device)
-        with device.active():
-            oracle = CodeOracle(open_for_coding(given, shape[0], device), coder)
-            snapshots = Snapshots(self, oracle.rows, draw_from(self.random_state, given))
+        with device.active(), self._snapshots(given, shape, coder, device) as (oracle, snapshots):
             self._random_state = rng = snapshots.rng
             with locating_nan(self, given):
                 learned = Learned(device.put(self._begin(given, oracle, shape)))
@@ -125,7 +123,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
             n_steps = self.max_iter * self._batches_of_pass
             stop = NoProgress(n_rows, shape[0], self.tol, self.max_no_improvement)
             draws = rng.get_state()
-            snapshots.restore(learned, device.put, self._statistics, stop)
+            snapshots.restore(learned, device.put, n_steps, self._statistics, stop)
             say_resumed(self, learned)
             batches = self._batches(oracle, batch_size, rng, draws, learned.n_iter)
             solve = partial(
@@ -232,7 +230,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
     def _report(self, snapshots, stop, learned):
         snapshots.keep(learned, self._statistics, stop)
         if self.callback is not None and not learned.converged:
-            last = {"i": learned.n_iter - 1, "dictionary": learned.D, "batch_cost": learned.costs[-1]}
+            last = observer(self, i=learned.n_iter - 1, dictionary=learned.D, batch_cost=learned.costs[-1])
             self.callback({**last, "self": self})
 
 

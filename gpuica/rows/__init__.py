@@ -8,6 +8,7 @@ from itertools import cycle, islice
 import numpy as np
 
 from ..device import array_device, to_host
+from .digest import COSTLY, SPREAD, spread
 
 COUNTS = 1 << 12  # whole-number weights up to this are counts: as many rows of the same numbers
 
@@ -25,6 +26,7 @@ class Rows(ABC):
     n_passes = 0
     scratch = None  # (n_rows, n_features) array behind the rows that may be overwritten once they are done with
     scattered = False  # whether a few rows drawn at random cost as much as all of them
+    batch_window = None  # bytes of drawn rows that the order of batches depends on; None: it depends on the draws alone
     weights = None  # (n_rows,) as how many rows each row counts, in `dtype`, where the chunks are; None: as one
 
     @property
@@ -103,9 +105,16 @@ class Rows(ABC):
         """Whether a fact holds here, and for every process that shares the rows."""
         return fact
 
-    def remembered(self, name, make):
-        """make(), a list of arrays; where there is a checkpoint that holds them already, these."""
+    def remembered(self, name, make, *asked):
+        """make(), a list of arrays; where there is a checkpoint that holds them already, these.
+
+        asked: what the arrays depend on, beside the rows.
+        """
         return make()
+
+    def spread(self):
+        """Some rows spread over all, always the same, as chunks hold them: for a digest of the data."""
+        return self.take(spread(self.n_rows, COSTLY if self.scattered else SPREAD))
 
     def gathered(self):
         """All rows, as Rows whose chunks are here: themselves if they are.  For few rows."""
@@ -184,6 +193,10 @@ class ProjectedRows(Rows):
     @property
     def scattered(self):  # type: ignore[override]
         return self.rows.scattered
+
+    @property
+    def batch_window(self):  # type: ignore[override]
+        return self.rows.batch_window
 
     def sample(self, n, rng):
         return self.rows.sample(n, rng).onto(self.projection)

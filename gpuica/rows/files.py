@@ -251,36 +251,23 @@ def spool(chunks, directory):
     chunks: gives arrays (n, n_features) of NumPy, CuPy or torch, alike in width and dtype.  bfloat16 is written as
     float32.  directory: made if need be; must not hold .npy files yet.
 
-    A file is renamed to its name when it is complete, so what an interrupt or a full disk leaves is marked .partial.
+    Files are renamed to their names when all are complete, rows-00000.npy last; an error or interrupt removes them, and
+    what a killed process leaves is marked .partial.
     """
-    from .sink import NpyFile
+    from .sink import NpyFiles
 
-    directory = Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    if any(directory.glob("*.npy")):
-        raise FileExistsError(f"{directory} holds .npy files already: spool to an empty directory, or use shards().")
-    paths: list[Path] = []
-    file, rows, like = None, 0, None
+    files, like = NpyFiles(directory, SPOOLED), None
     try:
         for part in chunks:
             part = to_host(part) if not hasattr(part, "detach") else _from_torch(part)
             kind = check_shape(part.shape, "a chunk")[1], part.dtype
             if kind != (like := like or kind):
                 raise ValueError("a chunk of {} {} after chunks of {} {}: all must be alike.".format(*kind, *like))
-            if file is None:
-                paths.append(directory / f"rows-{len(paths):05d}.npy")
-                file, rows = NpyFile(paths[-1], part.shape[1], part.dtype), 0
-            file.write(part)
-            rows += len(part)
-            if rows * part.itemsize * part.shape[1] >= SPOOLED:
-                file.close()
-                file = None
+            files.write(part)
+        paths = files.close()
     except BaseException:
-        if file is not None:
-            file.abandon()
+        files.abandon()
         raise
-    if file is not None:
-        file.close()
     return shards(paths)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..device import to_host
+from .digest import COSTLY, SPREAD, SpreadSample, spread
 
 RUN = 1 << 15  # bytes of neighbouring rows that are drawn together: a seek for each row would be waste,
 RUN_ROWS = 16  # and so many rows: neighbours are alike, so a sample of n rows is worth less than n
@@ -80,6 +81,10 @@ class Source(ABC):
         back = np.empty_like(found)
         back[order] = found
         return back
+
+    def spread(self):
+        """Some rows spread over all, always the same, as stored: for a digest of the data."""
+        return self.at(spread(self.shape[0], COSTLY if self.slow else SPREAD))
 
     def some(self, n, rng):
         """Numbers of n rows in short runs drawn from everywhere, ascending."""
@@ -205,6 +210,7 @@ class Chunks(Source):
                 "first, X = gpuica.spool(X, directory), or call partial_fit for every chunk."
             )
         self.iterable, self.as_array = iterable, as_array
+        self.sample = SpreadSample()
         n_rows, width = 0, None
         for part, brain in map(as_array, iterable):
             if width is None:
@@ -215,6 +221,7 @@ class Chunks(Source):
                     f"{self.stored}: all chunks must be alike."
                 )
             n_rows += len(part)
+            self.sample.add(part)
         if width is None:
             raise ValueError("X gave no chunk at all: there is nothing to fit.")
         self.shape = n_rows, width
@@ -241,6 +248,9 @@ class Chunks(Source):
         if stop == self.shape[0] and (self._rest is not None or any(len(self.as_array(c)[0]) for c in self._round)):
             raise ValueError(self._changed("more"))
         return out
+
+    def spread(self):
+        return self.sample.kept
 
     def _chunk(self):
         for chunk in self._round:

@@ -42,6 +42,9 @@ class StreamRows(MemoryRows):
     def only(self, indices):
         return self._in_memory(self.array.rows(indices), indices, small=True)
 
+    def spread(self):
+        return self._prepared(self.array.spread())
+
     def sample(self, n, rng):
         """Drawn in short runs from everywhere; in memory if it fits the budget, else read in each pass."""
         indices = self.array.some(n, rng)
@@ -71,7 +74,7 @@ class StreamRows(MemoryRows):
     def _batches(self, size, rng, skip=0):
         """All batches of a round but for the first `skip`; windows of whole batches are read one ahead."""
         row = self.n_features * self.array.stored.itemsize
-        per_window = max(1, min(WINDOW, self.device.budget()) // (row * size))
+        per_window = max(1, self.batch_window // (row * size))
         windows = itertools.islice(self._windows(per_window * size, rng), skip // per_window, None)
         skip = size * (skip % per_window)
         with ThreadPoolExecutor(1) as reader:
@@ -82,6 +85,10 @@ class StreamRows(MemoryRows):
                     part = order[start : start + size]
                     yield self._in_memory(rows[part], indices[part], small=True)
                 skip = 0
+
+    @property
+    def batch_window(self):  # type: ignore[override]
+        return min(WINDOW, self.device.budget())
 
     def _windows(self, size, rng):
         """(ascending numbers of `size` rows, an order of them), all rows once."""

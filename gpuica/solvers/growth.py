@@ -73,9 +73,8 @@ def run_all(solver, oracle, starts, *, growth, rng, max_iter, tol, anneal=None, 
         n_iter = [before + solution.n_iter for before, solution in zip(n_iter, found, strict=True)]
         sampled += sample.n_passes * sample.n_rows / oracle.n_rows
         if anneal and alone and not all(solution.converged for solution in found):
-            starts, passes, rounds = _remembered(
-                anneal, oracle, starts, rng=rng, rounds=min(ROUNDS, max_iter), report=report
-            )
+            rounds = min(ROUNDS, max_iter)
+            starts, passes, rounds = _remembered(anneal, oracle, starts, rng, rounds, report)
             sampled, n_iter = sampled + passes, [before + rounds for before in n_iter]
             break
     final = solve_all(partial(solver, max_iter=max_iter, tol=tol, report=report, **options), oracle, starts, numbers)
@@ -85,14 +84,14 @@ def run_all(solver, oracle, starts, *, growth, rng, max_iter, tol, anneal=None, 
     ]
 
 
-def _remembered(anneal, oracle, starts, **options):
-    """anneal(oracle, starts, **options), or what it was before the fit was interrupted."""
+def _remembered(anneal, oracle, starts, rng, rounds, report):
+    """anneal(oracle, starts, ...), or what it was before the fit was interrupted."""
 
     def make():
-        Ws, *counts = anneal(oracle, starts, **options)
+        Ws, *counts = anneal(oracle, starts, rng=rng, rounds=rounds, report=report)
         return [*Ws, np.array(counts, dtype=np.float64)]
 
-    *Ws, (passes, rounds) = oracle.remembered("annealed", make)
+    *Ws, (passes, rounds) = oracle.remembered("annealed", make, starts, rng, rounds)
     return Ws, float(passes), int(rounds)
 
 
