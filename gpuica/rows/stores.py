@@ -37,9 +37,9 @@ def open_zarr(path, tensor=None):
     path = Path(path)
     if not path.is_dir():
         raise ValueError(f"{path} is not a zarr directory.")
-    parts = Path(tensor or "").parts
-    found = path.joinpath(*parts)
-    if ".." in parts or found.is_absolute() != path.is_absolute() or _metadata(found) is None:
+    name = Path(tensor or "")
+    found = path / name
+    if ".." in name.parts or name.is_absolute() or _metadata(found) is None:
         arrays = _arrays(path)
         found = path / chosen(path, {name: about.get("shape", ()) for name, about in arrays.items()}, tensor)
     about = _metadata(found)
@@ -53,7 +53,20 @@ def open_zarr(path, tensor=None):
     except Exception as error:  # whatever the library's parts raise about metadata that make no sense
         raise ValueError(f"{found} cannot be opened by zarr ({error}): write or copy it again.") from error
     refuse_pickled(array, str(found))
-    return Array(array, str(found), slow=True)
+    return Stored(array, str(found), slow=True)
+
+
+class Stored(Array):
+    """An array in a store, whose library decodes chunks: its errors get the name of the store."""
+
+    def read(self, start, stop, buffer=None):
+        try:
+            return super().read(start, stop, buffer)
+        except Exception as error:  # whatever the parts of a library raise about a damaged chunk
+            raise OSError(
+                f"{self.name}: rows {start} to {stop} cannot be read ({type(error).__name__}: {error}). Write or copy it "
+                "again."
+            ) from error
 
 
 def refuse_pickled(array, name):
@@ -187,7 +200,7 @@ def open_hdf5(path, tensor=None):
             f"{path}: {tensor!r} lies in other files (a virtual dataset or external storage), which are not read: name "
             "those files, or copy the numbers into this one."
         )
-    return Array(found, f"{path} ({tensor})", slow=True)
+    return Stored(found, f"{path} ({tensor})", slow=True)
 
 
 def _linked(h5py, path, file, name):

@@ -108,9 +108,11 @@ def _spectrum(xp, mean, directions, deviations, variance, eps, blind=0.0, resolv
     A direction exists if its deviation exceeds what rounding puts there.  The numbers of feature j are rounded once, as
     large as they are, which is noise of at most eps / √12 times their root mean square (Bennett, Bell System Technical
     Journal 27, 1948): allowed for is eps, the noise of a dozen such roundings.  The products that made the numbers, and
-    those of this package, round what varies, for which (10 + √d) eps of the feature's deviation is allowed.  Features of very different scales keep their own,
-    as far as the decomposition resolved them: its error is relative to the largest deviation, so that a direction of
-    1e-17 of that need not whiten (trained LayerNorms have gains of 1e-33).
+    those of this package, round what varies, for which (10 + √d) eps of the feature's deviation is allowed.
+
+    Features of very different scales keep their own, as far as the decomposition resolved them: its error is relative
+    to the largest deviation, so that a direction of 1e-17 of that need not whiten (trained LayerNorms have gains of
+    1e-33).
     """
     directions = directions * xp.where(directions[0] < 0, -1.0, 1.0)
     d = len(directions)
