@@ -9,6 +9,7 @@ import numpy as np
 
 from ..device import to_host
 
+WIDEST = 1 << 40  # features, beyond which not even an array without rows can be made
 RUN = 1 << 15  # bytes of neighbouring rows that are drawn together: a seek for each row would be waste,
 RUN_ROWS = 16  # and so many rows: neighbours are alike, so a sample of n rows is worth less than n
 
@@ -209,6 +210,8 @@ def check_shape(shape, name):
         elif len(shape) == 1:
             remedy = ": reshape it, X.reshape(-1, 1) if it is one feature, X.reshape(1, -1) if it is one row."
         raise ValueError(f"{name or 'X'} has shape {tuple(shape)}, but rows (n_samples, n_features) are needed{remedy}")
+    if shape[1] > WIDEST:
+        raise ValueError(f"{name or 'X'} has shape {tuple(shape)}: more than {WIDEST} features cannot be worked on.")
     return int(shape[0]), int(shape[1])
 
 

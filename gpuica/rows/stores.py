@@ -64,8 +64,8 @@ class Stored(Array):
             return super().read(start, stop, buffer)
         except Exception as error:  # whatever the parts of a library raise about a damaged chunk
             raise OSError(
-                f"{self.name}: rows {start} to {stop} cannot be read ({type(error).__name__}: {error}). Write or copy it "
-                "again."
+                f"{self.name}: rows {start} to {stop} cannot be read ({type(error).__name__}: {error}). Write or copy "
+                "it again."
             ) from error
 
 

@@ -64,24 +64,26 @@ def mutated(rng, text):
     return bytes(text)
 
 
-def opened(path, open_it, **arguments):
+def opened(path, open_it):
     """(what opening gives, None), or (None, the sentence of the refusal); fails for anything else, or if it is dear."""
     tracemalloc.start()
-    began = time.monotonic()
+    began, found, refusal = time.monotonic(), None, None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return open_it(path, **arguments), None
+            found = open_it(path)
     except (ValueError, OSError, MemoryError) as error:
-        assert os.fspath(path) in str(error), f"the file's name is not in: {error}"
-        assert "\n" not in str(error).strip(), f"more than a sentence: {error}"
-        assert len(str(error)) < 2000, "a long refusal"
-        return None, str(error)
+        refusal = str(error)
     finally:
         peak, seconds = tracemalloc.get_traced_memory()[1], time.monotonic() - began
         tracemalloc.stop()
-        assert peak < SMALL + 10 * os.path.getsize(path), f"{peak} bytes of memory"
-        assert seconds < 5, f"{seconds} s"
+    assert peak < SMALL + 10 * os.path.getsize(path), f"{peak} bytes of memory"
+    assert seconds < 5, f"{seconds} s"
+    if refusal is not None:
+        assert os.fspath(path) in refusal, f"the file's name is not in: {refusal}"
+        assert "\n" not in refusal.strip(), f"more than a sentence: {refusal}"
+        assert len(refusal) < 2000, "a long refusal"
+    return found, refusal
 
 
 def attack_npy_headers(rng):
@@ -108,7 +110,13 @@ def attack_npy_headers(rng):
                 found = source.read(0, len(source))
                 assert found.shape == expected.shape, text
                 assert found.tobytes() == np.ascontiguousarray(expected).tobytes(), text
-            elif source is None and expected is not None and expected.ndim == 2 and expected.dtype.kind in "iufb":
+            elif (
+                source is None
+                and expected is not None
+                and expected.ndim == 2
+                and expected.dtype.kind in "iufb"
+                and expected.size
+            ):
                 exact = all(type(n) is int for n in ast.literal_eval(text.decode("latin1").replace("L", ""))["shape"])
                 assert not exact, f"NumPy accepts {text!r}: {refusal}"
 
@@ -141,7 +149,7 @@ def spoilt(rng, header):
 
 
 def attack_safetensors_headers(rng):
-    """Verdicts are those of the library safetensors, where it is installed; only what the format forbids is stricter."""
+    """Verdicts are those of safetensors' own library, where it is installed; stricter only where the format is."""
     try:
         import safetensors
     except ImportError:
@@ -300,7 +308,7 @@ def change(rng, path, X):
 def attack_iterables_that_change(rng):
     """From a random pass on one chunk is another: a sentence, or the fit of before if that pass did not come."""
     X = mixture(1500, 3, dtype=np.float32, seed=int(rng.integers(2**31)))[0]
-    first, which = int(rng.integers(1, 12)), int(rng.integers(5))
+    first, which = int(rng.integers(2, 12)), int(rng.integers(5))  # the first pass sets the kind
 
     def with_nan(part):
         part = part.copy()
@@ -330,12 +338,12 @@ def attack_iterables_that_change(rng):
 
     data, ica = Changing(), FastICA(random_state=0, max_iter=8, memory_limit=1000)
     with small_blocks():
-        expected = ica.fit([X]).components_
+        expected, found, refusal = ica.fit([X]).components_, None, ""
         try:
             found = ica.fit(data).components_
         except (ValueError, TypeError) as error:
-            assert data.passes >= first, error
-            assert len(str(error)) < 600, error
-            return
-    assert data.passes < first, "a pass that had changed was taken"
-    np.testing.assert_array_equal(found, expected)
+            refusal = str(error)
+    assert len(refusal) < 600, refusal
+    assert (found is None) == (data.passes >= first), refusal or "a pass that had changed was taken"
+    if found is not None:
+        np.testing.assert_array_equal(found, expected)
