@@ -41,7 +41,12 @@ class Stamp(NamedTuple):
 
 
 def open_regular(path):
-    """A regular file, open for reading bytes; ValueError for a directory, pipe or device, without waiting for it."""
+    """A regular file, open for reading bytes; ValueError as of `regular_descriptor`."""
+    return os.fdopen(regular_descriptor(path), "rb")
+
+
+def regular_descriptor(path):
+    """A descriptor of a regular file; ValueError for a directory, pipe or device, without waiting for it."""
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait for its writer
     except FileNotFoundError as error:
@@ -51,7 +56,7 @@ def open_regular(path):
         os.close(descriptor)
         kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
         raise ValueError(f"{path} is {kinds.get(stat.S_IFMT(mode), 'a device')}, not a regular file: copy it to one.")
-    return os.fdopen(descriptor, "rb")
+    return descriptor
 
 
 class NpyHeader(NamedTuple):
