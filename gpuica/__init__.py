@@ -10,6 +10,7 @@ from .estimators.fastica import FastICA, fastica
 from .estimators.minibatch import MiniBatchDictionaryLearning, dict_learning_online
 from .estimators.picard import Picard, picard
 from .rows.files import shards, spool
+from .rows.iterables import limited
 from .rows.shared import shared
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "dict_learning_online",
     "fastica",
     "fit_on_devices",
+    "limited",
     "picard",
     "shards",
     "shared",

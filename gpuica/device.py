@@ -142,17 +142,28 @@ def current_stream(array):
 
 
 def memory_size(limit):
-    """Bytes of a user's `memory_limit=`: a number of bytes, "2GB", "500 MB", or None.  ValueError for anything else."""
+    """Bytes of a user's `memory_limit=`: a number of bytes, "2GB", "500 MB", "1e9", or None.
+
+    ValueError for anything else.
+    """
     if limit is None:
         return None
-    found = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?)i?B?\s*", str(limit), re.IGNORECASE)
+    found = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([KMGTP]?)i?B?\s*", str(limit), re.IGNORECASE)
     try:
-        size = float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " ")  # type: ignore[index]
+        size = float(found[1]) * 1000 ** " KMGTP".index(found[2].upper() or " ")  # type: ignore[index]
     except (TypeError, ValueError):
         size = 0.0
-    if size < 1:
-        raise ValueError(f"memory_limit must be None, a number of bytes, or a text as '2GB'; got {limit!r}.")
+    if not 1 <= size < float("inf"):
+        raise ValueError(f"memory_limit must be None, a number of bytes >= 1, or a text as '2GB'; got {limit!r:.80}.")
     return int(size)
+
+
+def in_words(size):
+    """A number of bytes as a text: "1.6 kB", "2.0 GB"."""
+    power = 0
+    while size >= 999.5 and power < 5:
+        size, power = size / 1000, power + 1
+    return f"{size:.1f} {' kMGTP'[power]}B" if power else f"{size:.0f} bytes"
 
 
 def choose_device(name, array, *, work, refusal=None, memory_limit=None):

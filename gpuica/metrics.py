@@ -1,8 +1,11 @@
 """How good a separation or a dictionary is: against the truth where it is known, else by the data alone.
 
-Data-sized arguments are read by chunks, so they may be memory-mapped, and may live on a GPU.  sample_weight: (n,), as
-how many rows each row counts; every mean and variance is then the weighted one.
+Data-sized arguments are read by chunks: they may be memory-mapped, paths of files or what `gpuica.shards` returns, or
+Dask arrays, and may live on a GPU.  sample_weight: (n,), as how many rows each row counts; every mean and variance is
+then the weighted one.
 """
+
+import os
 
 import numpy as np
 from scipy import sparse
@@ -12,6 +15,7 @@ from .contrasts import LogCosh, as_contrast
 from .device import CPU, array_device, to_host
 from .oracle import ContrastOracle, MomentOracle
 from .rows import check_weights, of_norm_one, open_rows
+from .rows.files import shards
 from .solvers.fixed_point import rotation_gradient
 
 GAUSSIAN_LOGCOSH = 0.37456720749145711  # E log cosh of a standard normal variable
@@ -107,13 +111,20 @@ def mutual_information_reduction(X, components, bins=None):
     default n^(1/3).  Delorme et al., PLoS ONE 7(2), 2012.
     """
     components = np.asarray(components, dtype=np.float64)
-    X = to_host(_columns(X))
-    if components.shape != (X.shape[1], X.shape[1]):
-        raise ValueError(f"components must be ({X.shape[1]}, {X.shape[1]}), got {components.shape}.")
-    bins = bins or max(2, round(len(X) ** (1 / 3)))
-    before = sum(_entropy(X[:, j].astype(np.float64), bins) for j in range(X.shape[1]))
-    after = sum(_entropy(X @ row, bins) for row in components)
-    return float(before - after + np.linalg.slogdet(components)[1])
+    X = _columns(X)
+    k = X.shape[1]
+    if components.shape != (k, k):
+        raise ValueError(f"components must be ({k}, {k}), got {components.shape}.")
+    rows = _rows(X, array_device(X), None)
+    bins = bins or max(2, round(rows.n_rows ** (1 / 3)))
+    extremes: list = []
+    rows.each(extremes.append, _extremes, components)
+    low, high = (np.array(side) for side in zip(*extremes, strict=True))
+    low, high = low.min(axis=0), high.max(axis=0)
+    counts = np.zeros((2 * k, bins), dtype=np.int64)
+    rows.each(lambda part: np.add(counts, part, out=counts), _histograms, components, low, high, bins)
+    entropies = [_entropy(*column) for column in zip(counts, low, high, strict=True)]
+    return float(sum(entropies[:k]) - sum(entropies[k:]) + np.linalg.slogdet(components)[1])
 
 
 # ---- codes C (n, k), dense or scipy's sparse, of a dictionary D (k, d): rows x ~ c D ---------------------------------
@@ -154,13 +165,13 @@ def fvu(X, C, D):
     the mean of X (n, d); larger where codes are worse than that.
     """
     X, C, device = _columns(X), _codes(C), array_device(X)
-    D = device.put(_columns(D)).astype(np.float64)
+    D = device.put(_columns(D)[:]).astype(np.float64)
     if C.shape != (X.shape[0], D.shape[0]) or X.shape[1] != D.shape[1]:
         raise ValueError(f"X (n, d), C (n, k) and D (k, d) do not fit together: {X.shape}, {C.shape}, {D.shape}.")
     residual = square = 0.0
     shift = device.put(X[:1024]).astype(np.float64).mean(axis=0)  # squares about 0 lose the digits that a mean takes
     total = device.xp.zeros(X.shape[1])
-    for rows in _slices(len(X), sum(D.shape)):
+    for rows in _blocks(X) or _slices(len(X), sum(D.shape)):
         x, c = device.put(X[rows]).astype(np.float64), C[rows]
         if not (sparse.issparse(c) and device == CPU):
             c = device.put(c.toarray() if sparse.issparse(c) else c)
@@ -212,7 +223,9 @@ def _codes(C):
 
 def _parts(C):
     """Chunks of rows; sparse codes are one, since what is made of them is no larger than they are."""
-    return [C] if sparse.issparse(C) else (C[rows] for rows in _slices(*C.shape))
+    if sparse.issparse(C):
+        return [C]
+    return (C[rows] if array_device(C) != CPU else to_host(C[rows]) for rows in _blocks(C) or _slices(*C.shape))
 
 
 def _uses(C):
@@ -224,7 +237,15 @@ def _uses(C):
 
 def _directions(D):
     """The atoms (k, d) with norm 1, in float64; zeros stay."""
-    return of_norm_one(_columns(D).astype(np.float64))
+    return of_norm_one(_columns(D)[:].astype(np.float64))
+
+
+def _blocks(X):
+    """Slices of the rows of a Dask array, a block each, so that each is computed once; None for other arrays."""
+    if type(X).__module__.partition(".")[0] != "dask":
+        return None
+    ends = np.cumsum(X.chunks[0]).tolist()
+    return [slice(start, stop) for start, stop in zip([0, *ends], ends)]
 
 
 def _slices(n, width):
@@ -233,15 +254,40 @@ def _slices(n, width):
     return [slice(start, start + size) for start in range(0, n, size)]
 
 
-def _entropy(x, bins):
-    """Entropy in nats of a density given by samples x (n,), by a histogram with the Miller-Madow correction."""
-    counts, edges = np.histogram(x, bins)
-    share = counts[counts > 0] / len(x)
-    return -(share * np.log(share)).sum() + np.log(edges[1] - edges[0]) + (len(share) - 1) / (2 * len(x))
+def _both(chunk, components):
+    """The columns of a chunk and its sources, (n, 2 k), on the host."""
+    chunk = to_host(chunk)
+    return np.concatenate([chunk, chunk @ components.T], axis=1)
+
+
+def _extremes(chunk, components):
+    """The smallest and the largest number of each column of `_both`, (2 k,) each."""
+    both = _both(chunk, components)
+    return both.min(axis=0), both.max(axis=0)
+
+
+def _histograms(chunk, components, low, high, bins):
+    """(2 k, bins) how many numbers of each column of `_both` are in each bin."""
+    both = _both(chunk, components)
+    columns = zip(both.T, low, high, strict=True)
+    return np.array([np.histogram(x, bins, range=(least, most))[0] for x, least, most in columns])
+
+
+def _entropy(counts, low, high):
+    """Entropy in nats of a density given by its histogram, with the Miller-Madow correction."""
+    n, edges = counts.sum(), np.histogram_bin_edges([], len(counts), range=(low, high))
+    share = counts[counts > 0] / n
+    return -(share * np.log(share)).sum() + np.log(edges[1] - edges[0]) + (len(share) - 1) / (2 * n)
 
 
 def _columns(S):
-    """S as a 2-D array with real columns."""
+    """S as a 2-D array with real columns, or as rows of files."""
+    if isinstance(S, str | os.PathLike):
+        return shards(S)
+    if type(S).__module__.partition(".")[0] == "dask":
+        from .rows.dask import settled
+
+        S = settled(S)
     S = S if hasattr(S, "ndim") else np.asarray(S)
     if S.ndim != 2:
         raise ValueError(f"Expected a 2D array (n_samples, n_components), got {S.ndim}D.")

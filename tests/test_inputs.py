@@ -8,7 +8,7 @@ import pytest
 from scipy import sparse
 from sklearn.decomposition import FastICA as SklearnFastICA
 
-from gpuica import FastICA, fastica
+from gpuica import FastICA, Picard, fastica
 from gpuica.rows.memory import MemoryRows
 
 from .problems import amari, mixture
@@ -147,6 +147,63 @@ def test_whiten_false_ignores_n_components():
     X, _ = mixture(200, 3)
     with pytest.warns(UserWarning, match="Ignoring n_components with whiten=False"):
         assert FastICA(2, whiten=False, tol=1).fit(X).components_.shape == (3, 3)
+
+
+# Rounding to float32 at 1e6 is noise of a deviation of 2**-4 / sqrt(12) = 0.018 (Bennett 1948).
+@pytest.mark.parametrize("limit", [None, 1000])
+@pytest.mark.parametrize("solver", ["svd", "eigh"])
+@pytest.mark.parametrize("estimator", [FastICA, Picard])
+def test_what_varies_far_from_0_is_kept(estimator, solver, limit):
+    """A deviation of 0.12, the least of these directions, is seven times the rounding: float64 finds all of them."""
+    X, A = mixture(20_000, 8, mean=0)
+    rounded = (0.3 * X + 1e6).astype(np.float32)
+    reference = estimator(random_state=0).fit(rounded.astype(np.float64))
+    ica = estimator(random_state=0, whiten_solver=solver, memory_limit=limit).fit(rounded)
+    assert ica.components_.shape == (8, 8)
+    distance = amari(ica.components_.astype(float) @ A)
+    assert distance < 0.01
+    assert abs(distance - amari(reference.components_ @ A)) < 1e-3
+    sources = ica.fit_transform(rounded)
+    np.testing.assert_allclose(sources.mean(axis=0, dtype=np.float64), 0, atol=1e-4)
+    np.testing.assert_allclose(sources.std(axis=0, dtype=np.float64), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(20_000, 9), (8, 12)])
+@pytest.mark.parametrize("mean", [1e3, 1e6, -3e7])
+@pytest.mark.parametrize("solver", ["svd", "eigh"])
+def test_the_rounding_of_a_large_mean_is_no_direction(solver, mean, shape):
+    """Four directions in more features, rounded to float32: what rounding adds to the others is noise."""
+    n, d = shape
+    X, _ = mixture(n, 4, d=d, mean=0)
+    quantum = float(np.spacing(np.float32(abs(mean))))
+    X = (X * 1e3 * quantum + mean).astype(np.float32)
+    with pytest.warns(UserWarning, match="numerical rank 4 .* 4 components are kept"):
+        FastICA(random_state=0, whiten_solver=solver, tol=1).fit(X)
+
+
+def test_moments_of_batches_far_from_0(rng):
+    X, A = mixture(20_000, 4, mean=0)
+    ica = Picard(random_state=0)
+    for part in np.array_split((0.3 * X + 1e6).astype(np.float32), 4):
+        ica.partial_fit(part)
+    assert ica.components_.shape == (4, 4)
+    assert amari(ica.components_.astype(float) @ A) < 0.05
+
+
+@pytest.mark.parametrize("estimator", [FastICA, Picard])
+@pytest.mark.parametrize("scale", [3e-39, 1e-42, 1e-44])
+def test_numbers_whose_reciprocals_overflow_float32(scale, estimator):
+    X, A = mixture(3000, 4)
+    with pytest.raises(ValueError, match=r"varies by so little .* overflows float32: multiply X by a constant"):
+        estimator(random_state=0).fit((X * scale).astype(np.float32))
+    wide = (X * scale).astype(np.float32).astype(np.float64)  # the remedies
+    assert amari(estimator(random_state=0).fit(wide).components_ * scale @ A) < 0.05
+    again = (wide * (1 / scale)).astype(np.float32)
+    assert amari(estimator(random_state=0).fit(again).components_.astype(float) @ A) < 0.05
+
+
+def test_squares_that_are_0():
+    refuse(mixture(100, 4)[0] * 1e-170, "below 1e-154.*multiply X by a constant")
 
 
 # ---- what must simply work -------------------------------------------------------------------------------------------

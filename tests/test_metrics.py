@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse, stats
 from sklearn.metrics import r2_score
 
-from gpuica import FastICA, metrics
+from gpuica import FastICA, metrics, shards
 from gpuica.metrics import (
     amari_distance,
     coherence,
@@ -206,3 +206,55 @@ def test_codes_and_dictionaries_on_the_device(chunked, rng):
         assert coherence(there_d) == pytest.approx(coherence(D))
         assert mmcs(there_d, D[1:]) == pytest.approx(mmcs(D, D[1:]))
         assert mcc(there_d, D[1:]) == pytest.approx(mcc(D, D[1:]))
+
+
+# ---- data that are not in memory -------------------------------------------------------------------------------------
+def stored(kind, folder, **arrays):
+    """The arrays as files or Dask arrays."""
+    if kind == "dask":
+        da = pytest.importorskip("dask.array")
+        return [da.from_array(X, chunks=(500 + 200 * i, -(-X.shape[1] // 2))) for i, X in enumerate(arrays.values())]
+    for name, X in arrays.items():
+        np.save(folder / f"{name}.npy", X)
+    paths = [folder / f"{name}.npy" for name in arrays]
+    return [shards(path) for path in paths] if kind == "shards" else paths
+
+
+@pytest.mark.parametrize("kind", ["path", "shards", pytest.param("dask", marks=pytest.mark.dask)])
+def test_metrics_of_data_that_are_not_in_memory(kind, tmp_path, rng):
+    X, D = rng.laplace(size=(3000, 6)) + 2, rng.normal(size=(9, 6))
+    C = rng.normal(size=(3000, 9)) * (rng.random((3000, 9)) < 0.3)
+    x, c = stored(kind, tmp_path, x=X, c=C)
+    direct = ((X - C @ D) ** 2).sum() / ((X - X.mean(axis=0)) ** 2).sum()
+    assert metrics.fvu(x, c, D) == pytest.approx(direct, rel=1e-10)
+    assert metrics.fvu(x, sparse.csr_array(C), D) == pytest.approx(direct, rel=1e-10)
+    assert metrics.l1(c) == pytest.approx(abs(C).sum() / 3000)
+    np.testing.assert_allclose(metrics.firing_frequencies(c), (C != 0).mean(axis=0))
+    kurtosis = stats.kurtosis(X)
+    np.testing.assert_allclose(metrics.excess_kurtosis(x), kurtosis, rtol=1e-8)
+    assert metrics.matched_correlation(x, c)[0] == pytest.approx(metrics.matched_correlation(X, C)[0])
+    W = rng.normal(size=(6, 6))
+    assert metrics.mutual_information_reduction(x, W) == pytest.approx(metrics.mutual_information_reduction(X, W))
+
+
+def test_mutual_information_is_read_by_chunks_and_is_that_of_whole_columns(rng):
+    """Against the definition by NumPy's histograms of whole columns."""
+
+    def entropy(x):
+        counts, edges = np.histogram(x, 20)
+        share = counts[counts > 0] / len(x)
+        return -(share * np.log(share)).sum() + np.log(edges[1] - edges[0]) + (len(share) - 1) / (2 * len(x))
+
+    X, W = rng.laplace(size=(30_000, 3)), rng.normal(size=(3, 3))
+    sizes = []
+
+    class Rows:
+        shape, dtype, ndim = X.shape, X.dtype, 2
+
+        def __getitem__(self, rows):
+            sizes.append(len(X[rows]))
+            return X[rows]
+
+    expected = sum(map(entropy, X.T)) - sum(map(entropy, (X @ W.T).T)) + np.linalg.slogdet(W)[1]
+    assert metrics.mutual_information_reduction(Rows(), W, bins=20) == pytest.approx(expected, abs=1e-4)
+    assert max(sizes) < 10_000

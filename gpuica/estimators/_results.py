@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 
+from ..device import in_words
 from ..rows.sink import open_sink
 from ..rows.sources import Source
 from ._shell import locating_nan
@@ -29,8 +30,9 @@ def refuse_large(given, device, shape, dtype):
     size = np.dtype(dtype).itemsize * shape[0] * shape[1]
     if isinstance(given.array, Source) and not device.fits(size):
         raise MemoryError(
-            f"the result, {shape[0]} x {shape[1]}, takes {size / 1e9:.1f} GB, more than half of the memory that may be "
-            "used: write it to a file or array instead, transform(X, out='result.npy'), or raise memory_limit."
+            f"the result, {shape[0]} x {shape[1]}, takes {in_words(size)}, more than half of the memory that may be "
+            f"used, {in_words(2 * device.budget())}: write it to a file or array instead, transform(X, "
+            "out='result.npy'), or raise memory_limit."
         )
 
 

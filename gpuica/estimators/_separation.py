@@ -197,7 +197,10 @@ class Separation(Unmixing):
         oracle = MomentOracle(rows, center)
         spectrum = WHITENERS[self.whiten_solver](oracle, eps=float(np.finfo(rows.dtype).eps))
         if spectrum.rank == 0:
-            raise ValueError("X has no variance: every row is the same, so there is nothing to separate.")
+            raise ValueError(
+                "X has no variance: every row is the same, so there is nothing to separate; or numbers are so small, "
+                "below 1e-154, that their squares are 0: then multiply X by a constant."
+            )
         complaint = ""
         if self.whiten_solver == "eigh" and spectrum.rank < rows.n_features:
             complaint = (

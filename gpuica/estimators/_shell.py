@@ -15,9 +15,12 @@ from ..device import CPU, array_device, memory_size, to_host, why_no_gpu
 from ..oracle import NotFiniteError
 from ..products import ROUNDED
 from ..rows import COUNTS, check_weights
-from ..rows.files import mapped_file, shards
+from ..rows.files import shards
+from ..rows.iterables import Chunks, first_matrix
+from ..rows.raw import mapped_file
 from ..rows.shared import Shared
-from ..rows.sources import Array, Chunks, Parts, Source, from_brain
+from ..rows.sources import Array, Parts, Source, check_shape, from_brain
+from ..rows.stores import refuse_pickled
 from ..rows.tables import open_table
 
 HALF = ("float16", "bfloat16")
@@ -102,6 +105,7 @@ def take(estimator, X, *, reset, min_rows=1, finite=True):
         take_it = _spread.take_shared if isinstance(X, Shared) else _spread.take_dask
         return take_it(estimator, X, reset=reset, min_rows=min_rows, finite=finite)
     array, back = _unwrap(X)
+    refuse_deep(array)
     if isinstance(array, np.memmap) and not _fits(estimator, array):  # its pages would count as memory
         array = mapped_file(array) or array
     if isinstance(array, BFloat16 | Source) or array_device(array) != CPU:
@@ -117,6 +121,15 @@ def take(estimator, X, *, reset, min_rows=1, finite=True):
     else:
         array = validate_data(estimator, array, reset=reset, **checks)
     return Given(array, work_dtype(array.dtype), back)
+
+
+def refuse_deep(array):
+    """ValueError for an array of three dimensions or more, with what to do."""
+    if getattr(array, "ndim", 2) > 2:
+        raise ValueError(
+            f"Found array with dim {array.ndim}, of shape {tuple(array.shape)}: X must hold rows (n_samples, "
+            "n_features). Reshape it, X.reshape(-1, X.shape[-1])."
+        )
 
 
 def _fits(estimator, array):
@@ -180,7 +193,12 @@ def _all_finite(array):
 
 def host_weights(sample_weight, n_rows, some_row=True):
     """`check_weights` of weights of any kind."""
-    array, _ = _unwrap(sample_weight)
+    if isinstance(sample_weight, str | bytes | os.PathLike):
+        raise ValueError(
+            f"sample_weight must be an array of numbers, one for each row of X, got {str(sample_weight)!r:.80}: load a "
+            "file first, np.load(path)."
+        )
+    array, _ = _unwrap_array(sample_weight)
     return check_weights(array[:] if isinstance(array, BFloat16) else array, n_rows, some_row)
 
 
@@ -196,6 +214,13 @@ def work_dtype(dtype):
 
 def _unwrap(X):
     """(array, back) of a torch tensor, a CuPy array, a bfloat16 array, a source of rows, or what scikit-learn knows."""
+    array, back = _unwrap_array(X)
+    source = as_source(X) if array is X else None
+    return (array, back) if source is None else (source, to_host)
+
+
+def _unwrap_array(X):
+    """(array, back) of a torch tensor, a CuPy array, a bfloat16 array; (X, to_host) of anything else."""
     library = type(X).__module__.partition(".")[0]
     if library == "torch" and hasattr(X, "layout"):
         return _unwrap_torch(X)
@@ -203,8 +228,7 @@ def _unwrap(X):
         return X, array_device(X).put
     if isinstance(X, np.ndarray) and X.dtype.name == "bfloat16":
         return BFloat16(X.view(np.uint16)), to_host
-    source = as_source(X)
-    return X if source is None else source, to_host
+    return X, to_host
 
 
 def as_source(X):
@@ -221,11 +245,16 @@ def as_source(X):
     if isinstance(X, list | tuple):
         if X and all(isinstance(part, str | os.PathLike) for part in X):
             return shards(X)
-        if X and all(getattr(part, "ndim", 0) == 2 and not hasattr(part, "tocsr") for part in X):
+        if any(getattr(part, "ndim", 0) >= 2 for part in X):
             return Parts([_part(part, f"part {i} of X") for i, part in enumerate(X)])
         return None
-    if library in ("zarr", "h5py"):
-        return Array(X, str(getattr(X, "name", "") or "X"), slow=True)
+    if isinstance(X, dict):
+        raise TypeError(f"X is a dictionary of {len(X)} items: pass one of its arrays.")
+    name = str(getattr(X, "name", "") or "X")
+    if library in ("zarr", "h5py") and hasattr(X, "dtype"):
+        if library == "zarr":
+            refuse_pickled(X, name)
+        return Array(X, name, slow=True)
     if library in ("pyarrow", "datasets") and hasattr(X, "__len__"):
         return open_table(X)
     arrays = "__array__", "shape", "__getitem__", "tocsr"
@@ -238,6 +267,11 @@ def _part(part, name):
     """The source of one matrix of any kind."""
     if (source := as_source(part)) is not None:
         return source
+    if not hasattr(part, "ndim"):
+        raise TypeError(f"{name} is of type {type(part).__name__}, where other parts are matrices: pass matrices only.")
+    if hasattr(part, "tocsr"):
+        raise TypeError(f"{name} is a sparse matrix: pass dense ones, part.toarray().")
+    check_shape(tuple(part.shape), name)
     array, brain = _stored(part)
     return Array(array, name, brain=brain)
 
@@ -245,18 +279,10 @@ def _part(part, name):
 def _stored(chunk):
     """(array as stored, whether of bfloat16) of what an iterable gave: a matrix, or a tuple or dict that begins with
     one, as data loaders give with labels."""
-    if isinstance(chunk, dict):
-        chunk = next(iter(chunk.values()), None)
-    elif isinstance(chunk, list | tuple) and chunk and getattr(chunk[0], "ndim", 0) == 2:
-        chunk = chunk[0]
-    if getattr(chunk, "ndim", 0) != 2:
-        raise ValueError(
-            "X gives, when iterated over, something else than arrays (n, n_features): "
-            f"{getattr(chunk, 'shape', type(chunk).__name__)}. Pass an array, files (gpuica.shards), or an iterable of "
-            "2-D arrays."
-        )
-    array, _ = _unwrap(chunk)
-    return (array.bits, True) if isinstance(array, BFloat16) else (array, False)
+    array, _ = _unwrap(first_matrix(chunk))
+    if isinstance(array, BFloat16):
+        return array.bits, True
+    return (array if hasattr(array, "dtype") else np.asarray(array)), False  # a frame has several dtypes
 
 
 def _unwrap_torch(tensor):

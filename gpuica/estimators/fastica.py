@@ -123,7 +123,8 @@ class FastICA(Online, SklearnFastICA):
     Notes
     -----
     X may be a NumPy, CuPy or memory-mapped array, a torch tensor, a DataFrame or a list.  `transform` gives back an
-    array of the same kind on the same device.  float32, float16 and bfloat16 are worked on in float32 with totals in
+    array of the same kind on the same device; for a DataFrame or a list a NumPy array, unless `set_output` says
+    otherwise.  float32, float16 and bfloat16 are worked on in float32 with totals in
     float64, everything else in float64.  X is read by chunks; beside it a fit needs one whitened copy.
 
     References

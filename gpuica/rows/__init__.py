@@ -206,10 +206,20 @@ class ProjectedRows(Rows):
 
 
 def projection(mean, components, dtype):
-    """(mean, components, offset) in the working dtype; the offset carries what rounding took from the mean."""
+    """(mean, components, offset) in the working dtype; the offset carries what rounding took from the mean.
+
+    ValueError where the dtype does not hold the components, as of data below 1e-38 in float32.
+    """
     rounded = mean.astype(dtype)
     offset = (components @ (mean - rounded)).astype(dtype)
-    return rounded, components.astype(dtype), offset
+    with np.errstate(over="ignore"):
+        narrowed = components.astype(dtype)
+    if narrowed.dtype != components.dtype and not bool(array_device(narrowed).xp.isfinite(narrowed).all()):
+        raise ValueError(
+            f"X varies by so little that the matrix which brings it to variance 1 overflows {np.dtype(dtype)}: "
+            "multiply X by a constant, or pass it as float64."
+        )
+    return rounded, narrowed, offset
 
 
 def project(chunk, ready):

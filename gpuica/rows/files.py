@@ -1,147 +1,47 @@
 """Rows in files: .npy, .safetensors, zarr, HDF5, Arrow tables; and writing rows to files once, to be read many times.
 
-Files are read with positioned reads into buffers, not mapped: memory that the reading takes is then bounded by the
-buffers, and an error of the disk is an exception, not a signal.  Nothing that is unpickled is ever read.
+Nothing that would be unpickled is ever read.
 """
 
 import glob
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from ..device import logger, to_host
-from .sources import Array, Parts, Source, check_dtype, check_shape, runs
+from .headers import chosen, npy_header, safetensors_header
+from .raw import Columns, Flat
+from .sources import Parts, check_shape
+from .stores import open_hdf5, open_zarr
 
 SAFETENSORS = {
     **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"},
     **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"},
     **{"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"},
 }
-LONGEST_HEADER = 100 << 20  # bytes, the format's own limit
 SPOOLED = 1 << 30  # bytes of a file that `spool` writes
 KINDS = (".npy", ".safetensors")
-READERS = 8  # threads that read short parts of a file: 64 MB in runs of 16 rows take 0.10 s instead of 0.24, uncached
-
-
-class Flat(Source):
-    """A matrix of rows in sequence somewhere in a file."""
-
-    def __init__(self, path, offset, shape, stored, brain=False, tensor=None):
-        """offset: bytes before the first row."""
-        self.path, self.offset, self.tensor = os.fspath(path), offset, tensor
-        self.shape, self.stored, self.brain = check_shape(shape, self.path), check_dtype(stored, self.path), brain
-        self._row = self.shape[1] * stored.itemsize
-        self._check_size(os.path.getsize(self.path))
-
-    def read(self, start, stop, buffer=None):
-        out = np.empty((stop - start, self.shape[1]), self.stored) if buffer is None else buffer[: stop - start]
-        self._read([(start, out)])
-        return out
-
-    def at(self, indices):
-        out, place, parts = np.empty((len(indices), self.shape[1]), self.stored), 0, []
-        for start, stop in zip(*runs(indices), strict=True):
-            parts.append((int(start), out[place : place + stop - start]))
-            place += int(stop - start)
-        if len(parts) < READERS**2:
-            self._read(parts)
-        else:  # a disk that is asked for one short part at a time is idle most of the time
-            with ThreadPoolExecutor(READERS) as readers:
-                list(readers.map(self._read, (parts[i::READERS] for i in range(READERS))))
-        return out
-
-    def where(self, row):
-        return f"row {row} of {self.path}" + (f" ({self.tensor})" if self.tensor else "")
-
-    def _read(self, parts):
-        """Fill each (first row, array) from the file."""
-        file = os.open(self.path, os.O_RDONLY)
-        try:
-            for start, out in (part for part in parts if part[1].size):
-                view, place = memoryview(out).cast("B"), self.offset + start * self._row
-                while len(view):  # a read may give less than was asked for
-                    done = os.preadv(file, [view], place)
-                    if not done:
-                        self._check_size(os.fstat(file).st_size)
-                        raise OSError(f"{self.path} ended while it was read.")
-                    view, place = view[done:], place + done
-        finally:
-            os.close(file)
-
-    def _check_size(self, size):
-        needed = self.offset + self.shape[0] * self._row
-        if size < needed:
-            raise ValueError(
-                f"{self.path} is truncated: its header promises {self.shape[0]} rows of {self.shape[1]} {self.stored}, "
-                f"{needed} bytes, but it has {size}. Write or copy it again."
-            )
 
 
 def open_npy(path):
     """The matrix of a .npy file."""
-    try:
-        with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            of_version = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            if version not in of_version:
-                raise ValueError(f"version {version}")
-            shape, by_columns, dtype = of_version[version](file)
-            offset = file.tell()
-    except (ValueError, EOFError, SyntaxError) as error:
-        raise ValueError(f"{path} is not a .npy file, or its header is damaged ({error}).") from error
-    if by_columns and min(shape, default=0) > 1:  # rows are not in sequence there
-        return Array(np.load(path, mmap_mode="r", allow_pickle=False), str(path))
-    brain = dtype.kind == "V" and dtype.itemsize == 2  # NumPy has no bfloat16 of its own to name
-    return Flat(path, offset, shape, np.dtype("<u2") if brain else dtype, brain)
+    header = npy_header(path)
+    by_columns = header.by_columns and min(header.shape, default=0) > 1
+    kind = Columns if by_columns else Flat
+    return kind(path, header.offset, header.shape, header.dtype, header.is_bfloat16, stamp=header.stamp)
 
 
 def open_safetensors(path, tensor=None):
     """A matrix of a .safetensors file: the one of this name, or the only one there is."""
-    tensors, begin = _safetensors_header(path)
-    matrices = [name for name, (_, shape, _, _) in tensors.items() if len(shape) == 2]
-    if tensor is None and len(matrices) == 1:
-        tensor = matrices[0]
-    if tensor not in tensors:
-        what = "has several matrices" if tensor is None and matrices else f"has no tensor {tensor or ''!r}"
-        raise ValueError(
-            f"{path} {what}: name one of {', '.join(map(repr, matrices)) or 'none'} with "
-            "gpuica.shards(paths, tensor=...)."
-        )
-    kind, shape, start, stop = tensors[tensor]
+    header = safetensors_header(path)
+    tensor = chosen(path, {name: found.shape for name, found in header.tensors.items()}, tensor)
+    kind, shape, start, _ = header.tensors[tensor]
     if kind not in SAFETENSORS:
         raise ValueError(f"{path}: tensor {tensor!r} has dtype {kind}, which cannot be read: save it as float32.")
     stored = np.dtype(SAFETENSORS[kind])
-    source = Flat(path, begin + start, shape, stored, kind == "BF16", tensor)
-    if stop - start != source.shape[0] * source.shape[1] * stored.itemsize:
-        raise ValueError(f"{path} is damaged: the size of tensor {tensor!r} is not that of its shape {shape}.")
-    return source
-
-
-def _safetensors_header(path):
-    """{name: (dtype, shape, start, stop)} and where the data begin.
-
-    Format: 8 bytes with the length of a JSON header, the header {name: {dtype, shape, data_offsets}}, the data.
-    """
-    size = os.path.getsize(path)
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= min(LONGEST_HEADER, size - 8):
-                raise ValueError(f"a header of {length} bytes in a file of {size}")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        tensors = {
-            name: (about["dtype"], tuple(map(int, about["shape"])), *map(int, about["data_offsets"]))
-            for name, about in header.items()
-        }
-        if any(len(about) != 4 for about in tensors.values()):
-            raise ValueError("data_offsets are not two numbers")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a safetensors file, or its header is damaged ({error}).") from error
-    return tensors, 8 + length
+    return Flat(path, header.offset + start, shape, stored, kind == "BF16", tensor, header.stamp)
 
 
 def write_tensors(path, arrays, about, brain=False):
@@ -170,23 +70,14 @@ def write_tensors(path, arrays, about, brain=False):
 
 def read_tensors(path):
     """({name: array}, {name: text}): the arrays of a .safetensors file, and its metadata."""
-    tensors, begin = _safetensors_header(path)
-    data = Path(path).read_bytes()
+    header = safetensors_header(path)
+    data = Path(path).read_bytes()[header.offset :]
     arrays = {}
-    for name, (kind, shape, start, stop) in tensors.items():
-        arrays[name] = np.frombuffer(data[begin + start : begin + stop], SAFETENSORS[kind]).reshape(shape)
-    return arrays, json.loads(data[8:begin]).get("__metadata__", {})
-
-
-def mapped_file(array):
-    """The source behind a memory-mapped array, or None where its rows are not in sequence in a file."""
-    root = array
-    while isinstance(root.base, np.memmap):
-        root = root.base
-    if array.filename is None or array.mode == "c" or not array.flags.c_contiguous or array.dtype.byteorder == ">":
-        return None
-    places = [part.__array_interface__["data"][0] for part in (array, root)]
-    return Flat(array.filename, root.offset + places[0] - places[1], array.shape, array.dtype)
+    for name, (kind, shape, start, stop) in header.tensors.items():
+        if kind not in SAFETENSORS:
+            raise ValueError(f"{path}: tensor {name!r} has dtype {kind}, which cannot be read.")
+        arrays[name] = np.frombuffer(data[start:stop], SAFETENSORS[kind]).reshape(shape)
+    return arrays, header.metadata
 
 
 def open_file(path, tensor=None):
@@ -200,13 +91,9 @@ def open_file(path, tensor=None):
     if kind == ".safetensors":
         return open_safetensors(path, tensor)
     if kind == ".zarr":
-        found = _needs("zarr", path).open(os.fspath(path), mode="r")
-        return Array(found[tensor] if tensor else found, str(path), slow=True)
+        return open_zarr(path, tensor)
     if kind in (".h5", ".hdf5"):
-        found = _needs("h5py", path).File(path, "r")
-        if tensor not in found:
-            raise ValueError(f"{path}: name one of {list(found)} with gpuica.shards(paths, tensor=...).")
-        return Array(found[tensor], f"{path} ({tensor})", slow=True)
+        return open_hdf5(path, tensor)
     raise ValueError(f"{path}: files of kind {kind or 'none'!r} cannot be read; .npy, .safetensors, .zarr and .h5 can.")
 
 
@@ -275,10 +162,3 @@ def _from_torch(tensor):
     """A NumPy array of a torch tensor; bfloat16 as float32."""
     tensor = tensor.detach()
     return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).cpu().numpy()
-
-
-def _needs(module, path):
-    try:
-        return __import__(module)
-    except ImportError as error:
-        raise ImportError(f"{path} needs {module}: pip install {module}.") from error

@@ -1,17 +1,16 @@
-"""What rows are read from when they are not one array in memory: files, tables, several arrays, or something that can
-only be gone through from its beginning.
+"""What rows are read from when they are not one array in memory: files, tables, several arrays, iterables.
 
 A source is read in blocks of rows, as they are stored; `decode` makes numbers of them where that is not the same.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 
 import numpy as np
 
 from ..device import to_host
-from .digest import COSTLY, SPREAD, SpreadSample, spread
+from .digest import COSTLY, SPREAD, spread
 
+WIDEST = 1 << 40  # features, beyond which not even an array without rows can be made
 RUN = 1 << 15  # bytes of neighbouring rows that are drawn together: a seek for each row would be waste,
 RUN_ROWS = 16  # and so many rows: neighbours are alike, so a sample of n rows is worth less than n
 
@@ -193,77 +192,6 @@ class Selection(Source):
         return self.source.where(int(self.indices[row]))
 
 
-class Chunks(Source):
-    """What gives 2-D arrays when iterated over, again from the beginning each time: a torch DataLoader, say.
-
-    Gone through once when it is opened, to count rows.  Later rounds must give the same number of rows.
-    """
-
-    in_any_order = False
-    slow = True
-
-    def __init__(self, iterable, as_array):
-        """as_array: what the iterable gives -> an array (n, n_features), rows as stored, and whether of bfloat16."""
-        if iter(iterable) is iterable:
-            raise TypeError(
-                "X is a generator: it can be gone through once, and a fit reads the data many times. Write it to files "
-                "first, X = gpuica.spool(X, directory), or call partial_fit for every chunk."
-            )
-        self.iterable, self.as_array = iterable, as_array
-        self.sample = SpreadSample()
-        n_rows, width = 0, None
-        for part, brain in map(as_array, iterable):
-            if width is None:
-                width, self.stored, self.brain = part.shape[1], check_dtype(part.dtype, "X"), brain
-            elif (part.shape[1], part.dtype, brain) != (width, self.stored, self.brain):
-                raise ValueError(
-                    f"X gave a chunk of {part.shape[1]} features of {part.dtype} after chunks of {width} of "
-                    f"{self.stored}: all chunks must be alike."
-                )
-            n_rows += len(part)
-            self.sample.add(part)
-        if width is None:
-            raise ValueError("X gave no chunk at all: there is nothing to fit.")
-        self.shape = n_rows, width
-        self._round: Iterator = iter(())
-        self._next, self._rest = n_rows, None
-
-    def read(self, start, stop, buffer=None):
-        """In the order of the rows; going back begins a new round."""
-        if start < self._next:
-            self._round, self._next, self._rest = iter(self.iterable), 0, None
-        out = np.empty((stop - start, self.shape[1]), self.stored) if buffer is None else buffer[: stop - start]
-        place = 0
-        while place < len(out):
-            part = self._rest if self._rest is not None else self._chunk()
-            skipped = min(max(start - self._next, 0), len(part))
-            wanted = part[skipped : skipped + len(out) - place]
-            out[place : place + len(wanted)] = to_host(
-                wanted
-            )  # at once: the next chunk may be given in the same memory
-            place += len(wanted)
-            done = skipped + len(wanted)
-            self._next += done
-            self._rest = part[done:] if done < len(part) else None
-        if stop == self.shape[0] and (self._rest is not None or any(len(self.as_array(c)[0]) for c in self._round)):
-            raise ValueError(self._changed("more"))
-        return out
-
-    def spread(self):
-        return self.sample.kept
-
-    def _chunk(self):
-        for chunk in self._round:
-            return self.as_array(chunk)[0]
-        raise ValueError(self._changed("fewer"))
-
-    def _changed(self, how):
-        return (
-            f"X gave {how} than the {self.shape[0]} rows it gave before: every round must give the same rows. A "
-            "generator that is used up gives none; write it to files first with gpuica.spool(X, directory)."
-        )
-
-
 def runs(indices):
     """Starts and stops of the runs of neighbours in ascending numbers (n,)."""
     indices = np.asarray(indices)
@@ -279,12 +207,16 @@ def from_brain(bits):
 
 
 def check_shape(shape, name):
-    """The shape, if it is that of a matrix, or a ValueError."""
+    """The shape, if it is that of a matrix, or a ValueError with what to do."""
     if len(shape) != 2 or shape[1] < 1:
-        raise ValueError(
-            f"{name or 'X'} has shape {tuple(shape)}, but rows (n_samples, n_features) are needed"
-            + (": reshape it to (-1, n_features)." if len(shape) > 2 else ".")
-        )
+        remedy = "."
+        if len(shape) > 2:
+            remedy = ": reshape it, X.reshape(-1, X.shape[-1])."
+        elif len(shape) == 1:
+            remedy = ": reshape it, X.reshape(-1, 1) if it is one feature, X.reshape(1, -1) if it is one row."
+        raise ValueError(f"{name or 'X'} has shape {tuple(shape)}, but rows (n_samples, n_features) are needed{remedy}")
+    if shape[1] > WIDEST:
+        raise ValueError(f"{name or 'X'} has shape {tuple(shape)}: more than {WIDEST} features cannot be worked on.")
     return int(shape[0]), int(shape[1])
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .sources import Source, check_dtype
+from .sources import Source, check_dtype, check_shape
 
 
 class Column(Source):
@@ -16,7 +16,8 @@ class Column(Source):
             raise ValueError(f"column {name!r} has no rows.")
         self.piece, self.name = piece, name
         first = self._matrix(0, 1)
-        self.shape, self.stored = (n_rows, first.shape[1]), check_dtype(first.dtype, f"column {name!r}")
+        self.shape = check_shape((n_rows, first.shape[1]), f"column {name!r}")
+        self.stored = check_dtype(first.dtype, f"column {name!r}")
 
     def read(self, start, stop, buffer=None):
         return self._matrix(start, stop) if stop > start else np.empty((0, self.shape[1]), self.stored)
@@ -25,12 +26,33 @@ class Column(Source):
         return f"row {row} of column {self.name!r}"
 
     def _matrix(self, start, stop):
-        found = self.piece(start, stop)
+        try:
+            found = self.piece(start, stop)
+        except NotAMatrixError as error:
+            row = "" if error.row is None else f" in row {start + error.row}"
+            raise ValueError(
+                f"column {self.name!r} must hold lists of the same number of numbers, but has {error.what}{row}."
+            ) from error
         if found.ndim != 2:
             raise ValueError(
-                f"column {self.name!r} must hold lists of the same number of numbers; rows {start} to {stop} do not."
+                f"column {self.name!r} must hold lists of the same number of numbers, but rows {start} to {stop} have "
+                f"the shape {found.shape}: flatten them to one list a row."
+            )
+        if hasattr(self, "stored") and (found.shape[1], found.dtype) != (self.shape[1], self.stored):
+            raise ValueError(
+                f"column {self.name!r} has lists of {found.shape[1]} {found.dtype} in rows {start} to {stop}, after "
+                f"lists of {self.shape[1]} {self.stored}: all rows must be alike."
             )
         return found
+
+
+class NotAMatrixError(ValueError):
+    """A column that does not hold lists of one length."""
+
+    def __init__(self, what, row=None):
+        """what: what it holds, in words.  row: of the piece, where it holds it."""
+        super().__init__(what)
+        self.what, self.row = what, row
 
 
 def open_table(table, column=None):
@@ -38,7 +60,14 @@ def open_table(table, column=None):
     if hasattr(table, "with_format"):  # datasets.Dataset
         column = _one_of(table.column_names, column)
         numbers = table.with_format("numpy", columns=[column])
-        return Column(lambda start, stop: np.asarray(numbers[start:stop][column]), len(table), column)
+
+        def piece(start, stop):
+            try:
+                return np.asarray(numbers[start:stop][column])
+            except ValueError as error:  # lists of several lengths
+                raise NotAMatrixError("lists of several lengths") from error
+
+        return Column(piece, len(table), column)
     if hasattr(table, "column_names"):
         column = _one_of(table.column_names, column)
         table = table.column(column)
@@ -54,10 +83,38 @@ def _one_of(names, column):
 
 
 def _lists(column):
-    """(n, n_features) of a pyarrow array of lists."""
+    """(n, n_features) of a pyarrow array of lists, which must all be of one length."""
     import pyarrow
 
     parts = column.chunks if isinstance(column, pyarrow.ChunkedArray) else [column]
-    flat = [part.flatten().to_numpy(zero_copy_only=False) for part in parts]
-    numbers = np.concatenate(flat) if len(flat) != 1 else flat[0]
-    return numbers.reshape(len(column), -1) if len(column) and len(numbers) % len(column) == 0 else numbers
+    before = 0
+    found: list[np.ndarray] = []
+    for part in (part for part in parts if len(part)):
+        found.append(_matrix(part, before, width=found[0].shape[1] if found else None))
+        before += len(part)
+    if not found:
+        return np.empty((0, 0))
+    return np.concatenate(found) if len(found) != 1 else found[0]
+
+
+def _matrix(part, before, width):
+    """(n, width) of one pyarrow array of lists.  before: rows of the piece before it.  width: None for the first's."""
+    import pyarrow
+    import pyarrow.compute
+
+    if not hasattr(part, "flatten") or not hasattr(part.type, "value_type") or pyarrow.types.is_dictionary(part.type):
+        raise NotAMatrixError(f"values of type {part.type}")
+    if part.null_count:
+        raise NotAMatrixError("no list (null)", before + int(np.argmax(part.is_null().to_numpy(zero_copy_only=False))))
+    sizes = pyarrow.compute.list_value_length(part).to_numpy(zero_copy_only=False)
+    width = int(sizes[0]) if width is None else width
+    unlike = np.flatnonzero(sizes != width)
+    if len(unlike):
+        raise NotAMatrixError(f"a list of {sizes[unlike[0]]} after lists of {width}", before + int(unlike[0]))
+    numbers = part.flatten()
+    if numbers.null_count:
+        place = int(np.argmax(numbers.is_null().to_numpy(zero_copy_only=False)))
+        raise NotAMatrixError("a missing number (null)", before + place // width)
+    if hasattr(numbers.type, "value_type"):
+        raise NotAMatrixError(f"lists of {numbers.type}")
+    return numbers.to_numpy(zero_copy_only=False).reshape(len(part), width)

@@ -60,8 +60,7 @@ def by_svd(oracle, *, eps):
         return _few_rows(oracle, eps)
     mean, covariance = oracle.moments()
     variance = xp.diagonal(covariance)
-    rms = xp.sqrt(mean**2 + variance)
-    varies = variance > (eps * rms) ** 2
+    varies = variance > eps**2 * (mean**2 + variance)
     scale = xp.sqrt(xp.where(varies, variance, 0))  # a constant feature counts for nothing
     unscale = xp.where(varies, 1 / (scale + ~varies), 0)
     eigenvalues, vectors = xp.linalg.eigh(covariance * unscale[:, None] * unscale)
@@ -75,7 +74,7 @@ def by_svd(oracle, *, eps):
     _, deviations, directions = xp.linalg.svd(factor)
     white = factor @ (directions.T / xp.maximum(deviations, DOUBLE**2 * deviations[0] + TINY))
     skewed = xp.abs(xp.tril(white.T @ white) - xp.eye(len(deviations))).max(axis=1)
-    return _spectrum(xp, mean, directions.T, deviations, rms, eps, resolved=skewed < RESOLVED)
+    return _spectrum(xp, mean, directions.T, deviations, variance, eps, resolved=skewed < RESOLVED)
 
 
 def by_eigh(oracle, *, eps):
@@ -89,9 +88,8 @@ def of_covariance(mean, covariance, *, eps, xp=np):
     """The spectrum of a mean (d,) and covariance (d, d), by one eigendecomposition."""
     eigenvalues, vectors = xp.linalg.eigh(covariance)
     deviations = xp.sqrt(xp.maximum(eigenvalues[::-1], 0))
-    rms = xp.sqrt(mean**2 + xp.diagonal(covariance))
     blind = float(deviations[0]) * (len(mean) * DOUBLE) ** 0.5
-    return _spectrum(xp, mean, vectors[:, ::-1], deviations, rms, eps, blind)
+    return _spectrum(xp, mean, vectors[:, ::-1], deviations, xp.diagonal(covariance), eps, blind)
 
 
 def _few_rows(oracle, eps):
@@ -99,22 +97,28 @@ def _few_rows(oracle, eps):
     xp = oracle.xp
     mean, centered = oracle.centered()
     _, deviations, directions = xp.linalg.svd(centered, full_matrices=False)
-    rms = xp.sqrt(mean**2 + (centered.astype(np.float64) ** 2).sum(axis=0) / oracle.weight)
+    variance = (centered.astype(np.float64) ** 2).sum(axis=0) / oracle.weight
     deviations = deviations.astype(np.float64) / oracle.weight**0.5
-    return _spectrum(xp, mean, directions.T.astype(np.float64), deviations, rms, eps)
+    return _spectrum(xp, mean, directions.T.astype(np.float64), deviations, variance, eps)
 
 
-def _spectrum(xp, mean, directions, deviations, rms, eps, blind=0.0, resolved=True):
-    """Fix signs and count the rank.
+def _spectrum(xp, mean, directions, deviations, variance, eps, blind=0.0, resolved=True):
+    """Fix signs and count the rank.  variance: (d,) of the features.
 
-    A direction exists if its deviation exceeds what rounding the data, or the products that made them, puts there:
-    feature j carries noise of about eps times its root mean square.  Features of very different scales keep their own,
-    as far as the decomposition resolved them: its error is relative to the largest deviation, so that a direction of
-    1e-17 of that need not whiten (trained LayerNorms have gains of 1e-33).
+    A direction exists if its deviation exceeds what rounding puts there.  The numbers of feature j are rounded once, as
+    large as they are, which is noise of at most eps / √12 times their root mean square (Bennett, Bell System Technical
+    Journal 27, 1948): allowed for is eps, the noise of a dozen such roundings.  The products that made the numbers, and
+    those of this package, round what varies, for which (10 + √d) eps of the feature's deviation is allowed.
+
+    Features of very different scales keep their own, as far as the decomposition resolved them: its error is relative
+    to the largest deviation, so that a direction of 1e-17 of that need not whiten (trained LayerNorms have gains of
+    1e-33).
     """
     directions = directions * xp.where(directions[0] < 0, -1.0, 1.0)
     d = len(directions)
-    noise = ((10 + d**0.5) * eps + d * DOUBLE) * xp.sqrt(((rms[:, None] * directions) ** 2).sum(axis=0))
+    of_products = (10 + d**0.5) * eps + d * DOUBLE
+    square = of_products**2 * variance + eps**2 * (mean**2 + variance)  # of each feature's noise
+    noise = xp.sqrt((square[:, None] * directions**2).sum(axis=0))
     exists = (deviations > xp.maximum(noise, blind)) & resolved
     rank = int(exists.sum())
     if rank < len(deviations):  # noise of a large feature comes last too

@@ -1,0 +1,207 @@
+"""Rows of iterables that give matrices when they are iterated over, again from the beginning each time."""
+
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..device import logger, to_host
+from .digest import SpreadSample
+from .sources import Source, check_dtype, check_shape
+
+LOOKED_AT = 1 << 14  # rows that are looked at at once for NaN
+PATIENCE = 10.0  # seconds of counting rows until the first message; twice as long until each later one
+
+
+class Chunks(Source):
+    """What gives 2-D arrays when iterated over, again from the beginning each time: a torch DataLoader, say.
+
+    Gone through once when it is opened, to count rows.  Every later pass must give as many rows, of the same width and
+    dtype.
+    """
+
+    in_any_order = False
+    slow = True
+
+    def __init__(self, iterable, as_array):
+        """as_array: what the iterable gives -> an array (n, n_features), rows as stored, and whether of bfloat16."""
+        if iter(iterable) is iterable:
+            raise TypeError(
+                "X is a generator: it can be gone through once, and a fit reads the data many times. Write it to files "
+                "first, X = gpuica.spool(X, directory), or call partial_fit for every chunk."
+            )
+        self.iterable, self.as_array = iterable, as_array
+        self.sample = SpreadSample()
+        self.shape = 0, 0
+        n_rows, began, patience = 0, time.monotonic(), PATIENCE
+        for chunk in iterable:
+            part = self._checked(chunk)
+            n_rows += len(part)
+            self.sample.add(part)
+            if (passed := time.monotonic() - began) >= patience:
+                patience = 2 * passed
+                logger.warning(
+                    "X: %d rows counted in %.0f s. An iterable is gone through once before a fit, to count its rows: "
+                    "if it does not end, pass gpuica.limited(X, n_rows).",
+                    *(n_rows, passed),
+                )
+        if not self.shape[1]:
+            raise ValueError("X gave no chunk at all: there is nothing to fit.")
+        self.shape = n_rows, self.shape[1]
+        self._round: Iterator = iter(())
+        self._next, self._rest = n_rows, None
+
+    def read(self, start, stop, buffer=None):
+        """In the order of the rows; going back begins a new pass."""
+        if start < self._next:
+            self._round, self._next, self._rest = iter(self.iterable), 0, None
+        out = np.empty((stop - start, self.shape[1]), self.stored) if buffer is None else buffer[: stop - start]
+        place = 0
+        while place < len(out):
+            part = self._rest if self._rest is not None else self._chunk()
+            skipped = min(max(start - self._next, 0), len(part))
+            wanted = part[skipped : skipped + len(out) - place]
+            # at once: the next chunk may be given in the same memory
+            out[place : place + len(wanted)] = to_host(wanted)
+            place += len(wanted)
+            done = skipped + len(wanted)
+            self._next += done
+            self._rest = part[done:] if done < len(part) else None
+        if stop == self.shape[0] and (self._rest is not None or any(len(self._checked(c)) for c in self._round)):
+            raise ValueError(self._changed("more"))
+        self._refuse_non_finite(out, start)
+        return out
+
+    def spread(self):
+        return self.sample.kept
+
+    def _refuse_non_finite(self, out, start):
+        """ValueError if rows from start on hold NaN or infinity: in a later pass they would look like a solver's own.
+
+        A sum finds them at the speed of the memory, or overflows, which the second look clears up.
+        """
+        if not self.brain and self.stored.kind != "f":
+            return
+        for first in range(0, len(out), LOOKED_AT):
+            part = out[first : first + LOOKED_AT]
+            if _sum_is_finite(part, self.brain):
+                continue
+            finite = np.isfinite(self.decode(part)).all(axis=1)
+            if not finite.all():
+                row = start + first + int(np.argmin(finite))
+                raise ValueError(f"Input X contains NaN or infinity, first in {self.where(row)}: clean it.")
+
+    def _checked(self, chunk):
+        """The array of a chunk, if it is like the first one in width and dtype."""
+        part, is_bfloat16 = self.as_array(chunk)
+        if not self.shape[1]:
+            self.shape = 0, check_shape(part.shape, "a chunk of X")[1]
+            self.stored, self.brain = check_dtype(part.dtype, "a chunk of X"), is_bfloat16
+        like, kind = (self.shape[1], _name(self.stored, self.brain)), (part.shape[1], _name(part.dtype, is_bfloat16))
+        if like != kind:
+            raise ValueError(
+                "X gave a chunk of {} features of {} after chunks of {} of {}: all chunks must be alike, in every "
+                "pass.".format(*kind, *like)
+            )
+        return part
+
+    def _chunk(self):
+        for chunk in self._round:
+            return self._checked(chunk)
+        raise ValueError(self._changed("fewer"))
+
+    def _changed(self, how):
+        return (
+            f"X gave {how} than the {self.shape[0]} rows it gave before: every pass must give the same rows. A "
+            "generator that is used up gives none; write it to files first with gpuica.spool(X, directory)."
+        )
+
+
+def _sum_is_finite(part, is_bfloat16):
+    """Whether the sum of the numbers is finite, or of half precision all exponents: sums of these overflow soon."""
+    if part.itemsize == 2:
+        bits = part.view(np.dtype(np.uint16).newbyteorder(part.dtype.byteorder))
+        exponent = 0x7F80 if is_bfloat16 else 0x7C00
+        return not ((bits & exponent) == exponent).any()
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(part.sum()))
+
+
+class Limited:
+    """The first n_rows rows of an iterable; see `limited`."""
+
+    def __init__(self, iterable, n_rows):
+        self.iterable, self.n_rows = iterable, n_rows
+
+    def __iter__(self):
+        return _first_rows(self.iterable, self.n_rows)
+
+
+def limited(iterable, n_rows):
+    """The first rows of an iterable that does not end, or that is longer than you want.
+
+    Parameters
+    ----------
+    iterable : iterable
+        Gives arrays (n, n_features) of NumPy, CuPy or torch, or tuples or dictionaries that begin with one.
+    n_rows : int
+        How many rows to take; fewer if the iterable ends before.
+
+    Returns
+    -------
+    iterable
+        Gives arrays with n_rows rows in all, from the beginning each time it is iterated over: an X for every
+        estimator. For a generator, which has one beginning only, a generator: an argument for `gpuica.spool`.
+
+    Examples
+    --------
+    >>> import itertools, numpy as np, gpuica
+    >>> class Endless:
+    ...     def __iter__(self):
+    ...         rng = np.random.default_rng(0)
+    ...         return (rng.laplace(size=(500, 4)) for _ in itertools.count())
+    >>> gpuica.FastICA(random_state=0).fit(gpuica.limited(Endless(), 2000)).components_.shape
+    (4, 4)
+    """
+    if isinstance(n_rows, bool) or not isinstance(n_rows, int | np.integer) or n_rows < 1:
+        raise ValueError(f"n_rows must be a whole number >= 1, got {n_rows!r}.")
+    if not hasattr(iterable, "__iter__"):
+        raise TypeError(f"limited() takes an iterable that gives arrays, got {type(iterable).__name__}.")
+    return _first_rows(iterable, n_rows) if iter(iterable) is iterable else Limited(iterable, n_rows)
+
+
+def _first_rows(iterable, n_rows):
+    left = n_rows
+    for chunk in iterable:
+        matrix = first_matrix(chunk)[:left]
+        left -= matrix.shape[0]
+        yield matrix
+        if not left:
+            return
+
+
+def first_matrix(chunk):
+    """The matrix that an iterable gave: the chunk, or the first item of a tuple or dict, as of rows and labels.
+
+    ValueError or TypeError in one sentence for anything else.
+    """
+    given, what = chunk, "gives"
+    if isinstance(chunk, dict):
+        given, what = next(iter(chunk.values()), None), "gives dictionaries whose first value is"
+    elif isinstance(chunk, tuple | list) and chunk and hasattr(chunk[0], "ndim"):
+        given = chunk[0]
+    if hasattr(given, "tocsr"):
+        raise TypeError("X gives sparse matrices when iterated over: give dense ones, chunk.toarray().")
+    ndim = getattr(given, "ndim", None)
+    if ndim is None:
+        raise ValueError(
+            f"X {what} something else than arrays (n, n_features) when iterated over: {type(given).__name__}. Pass an "
+            "array, files (gpuica.shards), or an iterable of 2-D arrays."
+        )
+    if ndim != 2:
+        check_shape(tuple(given.shape), "an array that X gave when iterated over")
+    return given
+
+
+def _name(dtype, is_bfloat16):
+    return "bfloat16" if is_bfloat16 else str(dtype)

@@ -1,0 +1,160 @@
+"""Matrices that lie in a file as numbers, row after row or column after column, read by positioned reads.
+
+Files are read into buffers, not mapped: memory that the reading takes is then bounded by the buffers, and an error of
+the disk or a file that shrinks is an exception, not a signal.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+
+from .headers import Stamp, regular_descriptor
+from .sources import Source, check_dtype, check_shape, runs
+
+READERS = 8  # threads that read short parts of a file: 64 MB in runs of 16 rows take 0.10 s instead of 0.24, uncached
+SLAB = 1 << 20  # bytes of a group of columns that are read at once
+GAP = 1 << 14  # bytes between rows of a column that are read along: a read costs about as much as these
+
+
+class Flat(Source):
+    """A matrix of rows in sequence somewhere in a file.
+
+    Each read compares the file's device, inode, size and time of change with those at the beginning, so that no pass
+    reads other data than the one before.
+    """
+
+    def __init__(self, path, offset, shape, stored, brain=False, tensor=None, stamp=None):
+        """offset: bytes before the first number.  stamp: of the file when its header was read; None: as it is now."""
+        self.path, self.offset, self.tensor = os.fspath(path), offset, tensor
+        self.shape, self.stored, self.brain = check_shape(shape, self._name), check_dtype(stored, self._name), brain
+        self._row = self.shape[1] * stored.itemsize
+        self.stamp = stamp or Stamp.of(os.stat(self.path))
+        self._check_size(self.stamp.size)
+
+    def read(self, start, stop, buffer=None):
+        out = np.empty((stop - start, self.shape[1]), self.stored) if buffer is None else buffer[: stop - start]
+        self._read([(start, out)])
+        return out
+
+    def at(self, indices):
+        out, place, parts = np.empty((len(indices), self.shape[1]), self.stored), 0, []
+        for start, stop in zip(*runs(indices), strict=True):
+            parts.append((int(start), out[place : place + stop - start]))
+            place += int(stop - start)
+        if len(parts) < READERS**2:
+            self._read(parts)
+        else:  # a disk that is asked for one short part at a time is idle most of the time
+            with ThreadPoolExecutor(READERS) as readers:
+                list(readers.map(self._read, (parts[i::READERS] for i in range(READERS))))
+        return out
+
+    def where(self, row):
+        return f"row {row} of {self._name}"
+
+    @property
+    def _name(self):
+        return f"{self.path} ({self.tensor})" if self.tensor else self.path
+
+    def _read(self, parts):
+        """Fill each (first row, array) from the file."""
+        with self._unchanged() as file:
+            for start, out in parts:
+                self._fill(file, self.offset + start * self._row, out)
+
+    @contextmanager
+    def _unchanged(self):
+        """The file's descriptor; ValueError afterwards if the file is not the one that was opened first."""
+        file = regular_descriptor(self.path)
+        try:
+            yield file
+            now = Stamp.of(os.fstat(file))
+        finally:
+            os.close(file)
+        if now != self.stamp:
+            self._check_size(now.size)
+            what = "replaced by another file" if now[:2] != self.stamp[:2] else "written to"
+            raise ValueError(
+                f"{self.path} was {what} while it was in use: every pass must read the same numbers. Fit again, and "
+                "leave the file as it is until the fit has ended."
+            )
+
+    def _fill(self, file, place, out):
+        """Fill a contiguous array with what lies at a place of the file."""
+        view = memoryview(out.reshape(-1).view(np.uint8))
+        while len(view):  # a read may give less than was asked for
+            done = os.preadv(file, [view], place)
+            if not done:
+                self._check_size(os.fstat(file).st_size)
+                raise OSError(f"{self.path} ended while it was read.")
+            view, place = view[done:], place + done
+
+    def _check_size(self, size):
+        needed = self.offset + self.shape[0] * self._row
+        if size < needed:
+            raise ValueError(
+                f"{self.path} is truncated: its header promises {self.shape[0]} rows of {self.shape[1]} {self.stored}, "
+                f"{needed} bytes, but it has {size}. Write or copy it again."
+            )
+
+
+class Columns(Flat):
+    """A matrix of columns in sequence somewhere in a file: a `.npy` file in Fortran's order.
+
+    Read by groups of columns.  Rows that are drawn at random cost a read for each column, so blocks are worth keeping.
+    """
+
+    slow = True
+
+    def read(self, start, stop, buffer=None):
+        out = np.empty((stop - start, self.shape[1]), self.stored) if buffer is None else buffer[: stop - start]
+        self._gather([(start, stop, slice(None), out)])
+        return out
+
+    def at(self, indices):
+        indices = np.asarray(indices)
+        out, parts = np.empty((len(indices), self.shape[1]), self.stored), []
+        for first, last in self._spans(indices):
+            start = int(indices[first])
+            pick = indices[first:last] - start
+            parts.append((start, start + int(pick[-1]) + 1, pick, out[first:last]))
+        self._gather(parts)
+        return out
+
+    def _spans(self, indices):
+        """(first, last) in ascending indices of what is read at once of a column."""
+        if not len(indices):
+            return []
+        gap, most = max(1, GAP // self.stored.itemsize), max(1, SLAB // self.stored.itemsize)
+        far = np.diff(indices) > gap
+        full = np.diff((indices - indices[0]) // most) > 0
+        cuts = np.r_[0, np.flatnonzero(far | full) + 1, len(indices)]
+        return list(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True))
+
+    def _gather(self, parts):
+        """Fill each out of (start, stop, pick, out) with the picked rows of start to stop."""
+        n_rows, n_columns = self.shape
+        with self._unchanged() as file:
+            for start, stop, pick, out in parts:
+                width = max(1, min(n_columns, SLAB // max(1, (stop - start) * self.stored.itemsize)))
+                slab = np.empty((width, stop - start), self.stored)
+                for left in range(0, n_columns, width):
+                    some = slab[: min(width, n_columns - left)]
+                    for j, column in enumerate(some, left):
+                        self._fill(file, self.offset + (j * n_rows + start) * self.stored.itemsize, column)
+                    out[:, left : left + len(some)] = some[:, pick].T
+
+
+def mapped_file(array):
+    """The source behind a memory-mapped array, or None where its numbers are not in sequence in a file."""
+    root = array
+    while isinstance(root.base, np.memmap):
+        root = root.base
+    if array.filename is None or array.mode == "c" or array.dtype.byteorder == ">":
+        return None
+    if not (array.flags.c_contiguous or array.flags.f_contiguous) or not os.path.isfile(array.filename):
+        return None
+    places = [part.__array_interface__["data"][0] for part in (array, root)]
+    kind = Flat if array.flags.c_contiguous else Columns
+    return kind(array.filename, root.offset + places[0] - places[1], array.shape, array.dtype)

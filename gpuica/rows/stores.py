@@ -1,0 +1,234 @@
+"""Arrays in zarr directories and HDF5 files, of which only those are opened that hold plain numbers.
+
+The libraries follow what a file says: zarr unpickles where the metadata name a pickle codec, HDF5 reads whatever other
+file a link or an external storage names.  Both are refused before the library sees the array.
+"""
+
+import json
+import os
+import re
+from math import prod
+from pathlib import Path
+
+import numpy as np
+
+from ..device import CPU
+from .headers import chosen, open_regular
+from .sources import Array, check_dtype
+
+METADATA = 1 << 20  # bytes of a zarr array's metadata
+VISITED = 1000  # directories or groups that are looked through for arrays
+LINKS = 16  # soft links of an HDF5 file that lead on to each other
+# codecs of numcodecs and of zarr's format 3 that give bytes and numbers, never Python objects
+CODECS = {
+    *("adler32", "astype", "bitround", "blosc", "bz2", "crc32", "crc32c", "delta", "fixedscaleoffset", "fletcher32"),
+    *("gzip", "jenkins_lookup3", "lz4", "lzma", "packbits", "pcodec", "quantize", "shuffle", "zfpy", "zlib", "zstd"),
+    *("bytes", "endian", "transpose", "sharding_indexed"),
+}
+DTYPES = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)")  # format 3's names of real numbers
+
+
+def open_zarr(path, tensor=None):
+    """The array of a zarr directory, or of this name in it.
+
+    Only the array's own metadata are opened, not those that a group repeats: these are what was checked.
+    """
+    zarr = _needs("zarr", path)
+    path = Path(path)
+    if not path.is_dir():
+        raise ValueError(f"{path} is not a zarr directory.")
+    name = Path(tensor or "")
+    found = path / name
+    if ".." in name.parts or name.is_absolute() or _metadata(found) is None:
+        arrays = _arrays(path)
+        found = path / chosen(path, {name: about.get("shape", ()) for name, about in arrays.items()}, tensor)
+    about = _metadata(found)
+    _check_metadata(found, about)
+    newer = int(zarr.__version__.partition(".")[0]) >= 3
+    if about["zarr_format"] == 3 and not newer:
+        raise ValueError(f"{found} is of zarr's format 3, which zarr {zarr.__version__} cannot read: install zarr>=3.")
+    options = {"zarr_format": about["zarr_format"]} if newer else {}
+    try:
+        array = zarr.open_array(os.fspath(found), mode="r", **options)
+    except Exception as error:  # whatever the library's parts raise about metadata that make no sense
+        raise ValueError(f"{found} cannot be opened by zarr ({error}): write or copy it again.") from error
+    refuse_pickled(array, str(found))
+    return Stored(array, str(found), slow=True)
+
+
+class Stored(Array):
+    """An array in a store, whose library decodes chunks: its errors get the name of the store."""
+
+    def read(self, start, stop, buffer=None):
+        try:
+            return super().read(start, stop, buffer)
+        except Exception as error:  # whatever the parts of a library raise about a damaged chunk
+            raise OSError(
+                f"{self.name}: rows {start} to {stop} cannot be read ({type(error).__name__}: {error}). Write or copy "
+                "it again."
+            ) from error
+
+
+def refuse_pickled(array, name):
+    """ValueError for an open zarr array whose chunks would be unpickled."""
+    about = getattr(array, "metadata", array)  # of zarr 3; the array itself of zarr 2
+    codecs = [getattr(about, "compressor", None), *(getattr(about, "filters", None) or ())]
+    if any(getattr(codec, "codec_id", "") == "pickle" for codec in codecs):
+        raise ValueError(_refused(name, "pickle"))
+
+
+def _refused(name, codec):
+    return (
+        f"{name} is stored with the codec {codec!r:.80}, which is not known to give numbers only: pickled data can run "
+        "any code. Store it with a codec for numbers, Blosc or Zstd say."
+    )
+
+
+def _metadata(path):
+    """The metadata of the zarr array at a path, or None where there is none."""
+    for name in ("zarr.json", ".zarray"):
+        file = path / name
+        if file.exists():
+            break
+    else:
+        return None
+    try:
+        with open_regular(file) as opened:
+            about = json.loads(opened.read(METADATA))
+        if not isinstance(about, dict):
+            raise ValueError("no JSON object")
+        if about.get("zarr_format") != (2 if name == ".zarray" else 3):
+            raise ValueError("it has another zarr_format than its name says")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is damaged ({str(error)[:200]}): write or copy it again.") from error
+    return None if about.get("node_type") == "group" else about
+
+
+def _arrays(path):
+    """{name: metadata} of the arrays in a zarr group."""
+    found = {}
+    for visited, (folder, folders, _) in enumerate(os.walk(path)):
+        if visited >= VISITED:
+            break
+        if (about := _metadata(Path(folder))) is not None:
+            found[os.path.relpath(folder, path)] = about
+            folders.clear()  # of its chunks
+        folders.sort()
+    return found
+
+
+def _check_metadata(path, about):
+    """ValueError for metadata of an array that is not plain numbers in chunks that the memory holds."""
+    if about["zarr_format"] == 2:
+        filters = about.get("filters") or []
+        codecs = [about.get("compressor"), *(filters if isinstance(filters, list) else [filters])]
+        codecs, chunks = [codec for codec in codecs if codec is not None], about.get("chunks")
+        dtype = about.get("dtype")
+        dtype = _dtype(dtype) if isinstance(dtype, str) else None
+    else:
+        codecs, grid, dtype = about.get("codecs"), about.get("chunk_grid"), about.get("data_type")
+        chunks = grid.get("configuration", {}).get("chunk_shape") if isinstance(grid, dict) else None
+        dtype = _dtype(dtype) if isinstance(dtype, str) and DTYPES.fullmatch(dtype) else None
+        if about.get("storage_transformers"):
+            raise ValueError(f"{path} has storage transformers, which are not supported: store it without.")
+    if dtype is None:
+        what = about.get("dtype", about.get("data_type"))
+        raise ValueError(f"{path} must hold real numbers, got dtype {what!r:.80}.")
+    check_dtype(dtype, str(path))
+    _check_codecs(path, codecs)
+    if not all(isinstance(sizes, list) and all(type(n) is int and n >= 0 for n in sizes)
+               for sizes in (about.get("shape"), chunks)):  # fmt: skip
+        raise ValueError(f"{path} is damaged: its shape or that of its chunks does not consist of numbers >= 0.")
+    if len(chunks) != len(about["shape"]):
+        raise ValueError(f"{path} is damaged: its shape and that of its chunks differ in length.")
+    if prod(chunks[:64]) * dtype.itemsize > CPU.budget():
+        raise ValueError(
+            f"{path} has chunks of {chunks} {dtype}, more than half of the free memory: store smaller ones."
+        )
+
+
+def _check_codecs(path, codecs):
+    """ValueError for codecs that are not known to give numbers, also those within codecs."""
+    if not isinstance(codecs, list):
+        raise ValueError(f"{path} is damaged: its codecs are not a list.")
+    for codec in codecs:
+        about = {"name": codec} if isinstance(codec, str) else codec if isinstance(codec, dict) else {}
+        name = about.get("id", about.get("name"))
+        if not isinstance(name, str) or name.removeprefix("numcodecs.") not in CODECS:
+            raise ValueError(_refused(path, name))
+        settings = about.get("configuration", about)
+        settings = settings if isinstance(settings, dict) else {}
+        for key in ("dtype", "astype", "encode_dtype", "decode_dtype"):
+            if key in settings and _dtype(settings[key]) is None:
+                raise ValueError(f"{path} has the codec {name!r} with {key} {settings[key]!r:.80}, no real numbers.")
+        for key in ("codecs", "index_codecs"):
+            if key in settings:
+                _check_codecs(path, settings[key])
+
+
+def _dtype(text):
+    """The dtype that a text names, if it is one of real numbers, else None."""
+    try:
+        dtype = np.dtype(text) if isinstance(text, str) else None
+    except (TypeError, ValueError, SyntaxError):
+        return None
+    return dtype if dtype is not None and dtype.kind in "iufb" else None
+
+
+def open_hdf5(path, tensor=None):
+    """The array of this name in an HDF5 file, or the only matrix that there is."""
+    h5py = _needs("h5py", path)
+    open_regular(path).close()
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path} is not an HDF5 file, or damaged ({error}): write or copy it again.") from error
+    found = _linked(h5py, path, file, tensor) if tensor else None
+    if not isinstance(found, h5py.Dataset):
+        shapes: dict = {}
+
+        def note(name, item):
+            if isinstance(item, h5py.Dataset) and item.shape is not None:
+                shapes[name] = item.shape
+            return True if len(shapes) >= VISITED else None
+
+        file.visititems(note)  # does not follow soft and external links
+        tensor = chosen(path, shapes, tensor)
+        found = file[tensor]
+    if found.is_virtual or found.external:
+        raise ValueError(
+            f"{path}: {tensor!r} lies in other files (a virtual dataset or external storage), which are not read: name "
+            "those files, or copy the numbers into this one."
+        )
+    return Stored(found, f"{path} ({tensor})", slow=True)
+
+
+def _linked(h5py, path, file, name):
+    """What a name leads to within the file, or None; ValueError for a link to another file, which is not opened."""
+    found, steps, followed = file, [part for part in name.split("/") if part], 0
+    while steps:
+        step, *steps = steps
+        links = found.id.links if isinstance(found, h5py.Group) else None
+        if links is None or step == ".." or not links.exists(step.encode()):
+            return None
+        kind = links.get_info(step.encode()).type
+        if kind == h5py.h5l.TYPE_HARD:
+            found = found[step]
+        elif kind == h5py.h5l.TYPE_SOFT and followed < LINKS:
+            followed += 1
+            target = links.get_val(step.encode()).decode()
+            found = file if target.startswith("/") else found
+            steps = [part for part in target.split("/") if part not in ("", ".")] + steps
+        else:
+            raise ValueError(
+                f"{path}: {name!r} is a link to another file, which is not read: name that file, or copy the numbers "
+                "into this one."
+            )
+    return found
+
+
+def _needs(module, path):
+    try:
+        return __import__(module)
+    except ImportError as error:
+        raise ImportError(f"{path} needs {module}: pip install {module}.") from error
