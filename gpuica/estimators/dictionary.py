@@ -14,7 +14,7 @@ from sklearn.utils.extmath import svd_flip
 from ..device import to_host
 from ..solvers.dictionary import Learned, alternate
 from ._learner import ADDED, Learner
-from ._resume import observer
+from ._resume import for_callback
 from ._shell import locating_nan
 from .coding import encode, warn_of_unfinished
 
@@ -194,8 +194,8 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
                     flush=True,
                 )
             if self.callback is not None and n_iter % 5 == 1:
-                seen = observer(self, ii=n_iter - 1, dictionary=D, errors=costs, current_cost=costs[-1])
-                self.callback(seen)
+                state = for_callback(self, ii=n_iter - 1, dictionary=D, errors=costs, current_cost=costs[-1])
+                self.callback(state)
 
         return report
 

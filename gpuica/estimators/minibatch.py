@@ -13,7 +13,7 @@ from ..device import to_host
 from ..oracle import CodeOracle
 from ..solvers.dictionary import Learned, NoProgress, Statistics, one_batch, online
 from ._learner import ADDED, Learner
-from ._resume import observer
+from ._resume import for_callback
 from ._shell import locating_nan
 from ._spread import draw_from
 from .coding import open_for_coding, warn_of_unfinished
@@ -217,7 +217,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
     def _report(self, snapshots, stop, learned):
         snapshots.keep(learned, self._statistics, stop)
         if self.callback is not None and not learned.converged:
-            last = observer(self, i=learned.n_iter - 1, dictionary=learned.D, batch_cost=learned.costs[-1])
+            last = for_callback(self, i=learned.n_iter - 1, dictionary=learned.D, batch_cost=learned.costs[-1])
             self.callback({**last, "self": self})
 
 
