@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gpuica import DictionaryLearning, Exp, FastICA, LogCosh, MiniBatchDictionaryLearning, Picard, fit_on_devices
-from gpuica.rows.checkpoint import Checkpoint, CheckpointError
+from gpuica.rows.checkpoint import Checkpoint, CheckpointError, _checksum, set_draws, together
 from gpuica.rows.memory import MemoryRows
 
 from .conftest import Again
@@ -291,11 +291,23 @@ def test_the_first_token_of_every_sequence_is_the_same(tmp_path):
     X[::64] = 1.0
     other = X + 1
     other[::64] = 1.0
+    other[-1] = X[-1]  # a sample of multiples of 64, and the last row
     for form in ("array", "iterable"):
         arguments = {**ICA, "checkpoint": tmp_path / form}
         fitted(FastICA, arguments, given_as(form, X, tmp_path / f"{form}-a"))
         with pytest.raises(CheckpointError, match="sample of the rows"):
             fitted(FastICA, arguments, given_as(form, other, tmp_path / f"{form}-b"))
+
+
+def test_mini_batches_of_files_are_drawn_within_memory(X, tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    arguments = {**LEARNING, "batch_size": 50, "checkpoint": tmp_path / "c"}
+    fitted(MiniBatchDictionaryLearning, arguments, tmp_path / "x.npy")
+    fitted(MiniBatchDictionaryLearning, {**arguments, "memory_limit": "1GB"}, tmp_path / "x.npy")
+    with pytest.raises(
+        CheckpointError, match=r"its window that .* \(of memory_limit\) was 67108864 bytes, now 5000 byt"
+    ):
+        fitted(MiniBatchDictionaryLearning, {**arguments, "memory_limit": 10_000}, tmp_path / "x.npy")
 
 
 def test_an_iterable_is_not_gone_through_for_the_sample(X, tmp_path):
@@ -342,6 +354,17 @@ def test_what_was_begun_but_has_no_answer_does_not_hold(X, tmp_path):
     same(fitted(FastICA, {**ICA, "checkpoint": tmp_path}, X), fitted(FastICA, ICA, X))
 
 
+@pytest.mark.parametrize(("kind", "arguments"), ESTIMATORS.values(), ids=ESTIMATORS)
+def test_on_a_device(kind, arguments, X, tmp_path, cupy):
+    arguments = {**arguments, "device": "cuda", "checkpoint": tmp_path}
+    first = fitted(kind, arguments, X)
+    same(fitted(kind, arguments, cupy.asarray(X)), first)
+    with pytest.raises(CheckpointError, match="its device was cuda, now cpu"):
+        fitted(kind, {**arguments, "device": "cpu"}, X)
+    with pytest.raises(CheckpointError, match="its sample of the rows"):
+        fitted(kind, arguments, cupy.asarray(X + 1))
+
+
 # ---- fit_runs, devices -----------------------------------------------------------------------------------------------
 def test_runs_from_a_checkpoint(X, tmp_path, monkeypatch):
     plain = Picard(**ICA)
@@ -371,6 +394,44 @@ def test_ranks_refuse_together(X, tmp_path):
         same(first, fit_on_devices(FastICA(**arguments), X, ["cpu", "cpu"]))
         with pytest.raises(CheckpointError, match="its random_state was 0, now 1"):
             fit_on_devices(FastICA(**{**arguments, "random_state": 1}), X, ["cpu", "cpu"])
+
+
+def test_ranks_that_ended_before_all_had_kept_their_draws(X, tmp_path):
+    arguments = {**ICA, "random_state": None, "checkpoint": str(tmp_path / "c")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit_on_devices(FastICA(**arguments), X, ["cpu", "cpu"])
+        edit_about(tmp_path / "c-1", lambda about: about.pop("draws"))
+        found = fit_on_devices(FastICA(**arguments), X, ["cpu", "cpu"])
+        begun = np.random.RandomState()
+        set_draws(begun, json.loads((tmp_path / "c" / "about.json").read_text())["draws"], "")
+        plain = FastICA(**{**ICA, "random_state": begun})
+        same(found, fit_on_devices(plain, X, ["cpu", "cpu"]))
+
+
+def test_the_error_of_a_rank_comes_before_that_of_the_others():
+    """They may have left when it says that it has failed."""
+
+    said = []
+
+    def others_have_left(fact):
+        said.append(fact)
+        raise RuntimeError("waited in vain")
+
+    def fails():
+        raise CheckpointError("damaged")
+
+    with pytest.raises(CheckpointError, match="damaged"):
+        together(others_have_left, fails)
+    assert said == [False]
+
+
+def edit_about(folder, edit):
+    """With a checksum that is right."""
+    about = json.loads((folder / "about.json").read_text())
+    about.pop("sha256")
+    edit(about)
+    (folder / "about.json").write_text(json.dumps({**about, "sha256": _checksum(about)}))
 
 
 # ---- damage ----------------------------------------------------------------------------------------------------------
@@ -439,16 +500,25 @@ DRAWS = {
 @each_estimator
 def test_an_edited_state_of_the_draws(kind, arguments, edit, sealed, X, tmp_path):
     """sealed: with a checksum that is right, so that the state itself must be looked at; NumPy would read anywhere."""
-    from gpuica.rows.checkpoint import _checksum
+    fitted(kind, {**arguments, "checkpoint": tmp_path}, X)
+    if sealed:
+        edit_about(tmp_path, lambda about: about.update(draws=edit(about["draws"])))
+    else:
+        about = json.loads((tmp_path / "about.json").read_text())
+        (tmp_path / "about.json").write_text(json.dumps({**about, "draws": edit(about["draws"])}))
+    with pytest.raises(CheckpointError, match=r"about\.json .*damaged.*: remove the directory\."):
+        fitted(kind, {**arguments, "checkpoint": tmp_path}, X)
 
+
+@each_estimator
+def test_an_edited_state_of_the_draws_that_is_another(kind, arguments, X, tmp_path):
     fitted(kind, {**arguments, "checkpoint": tmp_path}, X)
     about = json.loads((tmp_path / "about.json").read_text())
-    about["draws"] = edit(about["draws"])
-    if sealed:
-        about.pop("sha256")
-        about["sha256"] = _checksum(about)
+    about["draws"][1][7] ^= 1
     (tmp_path / "about.json").write_text(json.dumps(about))
-    with pytest.raises(CheckpointError, match=r"about\.json .*damaged.*: remove the directory\."):
+    with pytest.raises(
+        CheckpointError, match=r"about\.json .*its checksum is not that of its content.*: remove the dir"
+    ):
         fitted(kind, {**arguments, "checkpoint": tmp_path}, X)
 
 
@@ -538,7 +608,7 @@ def test_two_threads_with_one_directory(kind, arguments, X, tmp_path, monkeypatc
 
     def slowly(checkpoint, *arguments):
         inside.set()
-        leave.wait(30)
+        leave.wait(5)
         original(checkpoint, *arguments)
 
     monkeypatch.setattr(Checkpoint, "keep", slowly)

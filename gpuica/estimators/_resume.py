@@ -33,6 +33,8 @@ def open_checkpoint(estimator, rows, device):
         "sample of the rows of X": f"sha256:{digest(rows.spread())[:32]}",
         "sample_weight": "None" if rows.weights is None else label(to_host(rows.weights)),
     }
+    if hasattr(estimator, "batch_size") and rows.batch_window is not None:
+        fit["window that mini-batches are shuffled in (of memory_limit)"] = f"{rows.batch_window} bytes"
 
     def begin():
         for name, value in estimator.get_params(deep=False).items():
@@ -54,14 +56,14 @@ def _label(name, value):
         ) from error
 
 
-def observer(estimator, **told):
-    """What a callback is called with: the same, but read-only where there is a checkpoint.
+def for_callback(estimator, **state):
+    """What a callback is called with: the state, but read-only where there is a checkpoint.
 
     The answer then does not depend on the callback, which may be another when the fit goes on.
     """
     if estimator.checkpoint is None:
-        return told
-    return {name: _read_only(value) for name, value in told.items()}
+        return state
+    return {name: _read_only(value) for name, value in state.items()}
 
 
 def _read_only(value):
@@ -89,7 +91,7 @@ class Snapshots:
             )
         self.checkpoint = open_checkpoint(estimator, rows, device)
         try:
-            self.rng = self.checkpoint.same_draws(rng, afresh=estimator.random_state is None)
+            self.rng = self.checkpoint.same_draws(rng, rows.everywhere, afresh=estimator.random_state is None)
         except BaseException:
             self.close()
             raise

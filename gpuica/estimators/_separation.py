@@ -176,7 +176,7 @@ class Separation(Unmixing):
         """The oracle on the whitened rows, n_starts starting points, and the RandomState that drew them."""
         rng = draw_from(self.random_state, given)
         if self.checkpoint is not None:
-            rng = white.checkpoint.same_draws(rng, afresh=self.random_state is None)
+            rng = white.checkpoint.same_draws(rng, white.everywhere, afresh=self.random_state is None)
         starts = [device.put(self._start(white.n_features, white.dtype, rng)) for _ in range(n_starts)]
         of_samples = self.precision if self.precision in ROUNDED else "float32"
         oracle = ContrastOracle(white, self._contrast(), white=bool(self.whiten), of_samples=of_samples)

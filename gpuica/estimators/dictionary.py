@@ -16,7 +16,7 @@ from ..solvers.dictionary import Learned, alternate
 from ._learner import ADDED, Learner
 from ._parameters import real_matrix
 from ._progress import print_line, say_resumed
-from ._resume import observer
+from ._resume import for_callback
 from ._shell import locating_nan
 from .coding import encode, warn_of_unfinished
 
@@ -201,8 +201,8 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
                 seconds = time.perf_counter() - began
                 print_line(self, f"iteration {n_iter}, {seconds:.1f} s, current cost {costs[-1]:.4g}")
             if self.callback is not None and n_iter % 5 == 1:
-                seen = observer(self, ii=n_iter - 1, dictionary=D, errors=costs, current_cost=costs[-1])
-                self.callback(seen)
+                state = for_callback(self, ii=n_iter - 1, dictionary=D, errors=costs, current_cost=costs[-1])
+                self.callback(state)
 
         return report
 

@@ -15,7 +15,7 @@ from ..solvers.dictionary import Learned, NoProgress, Statistics, one_batch, onl
 from ._learner import ADDED, Learner
 from ._parameters import checks_parameters, refuse_overflow
 from ._progress import Pace, print_line, say_resumed
-from ._resume import observer
+from ._resume import for_callback
 from ._shell import locating_nan
 from ._spread import draw_from
 from .coding import open_for_coding, warn_of_unfinished
@@ -230,7 +230,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
     def _report(self, snapshots, stop, learned):
         snapshots.keep(learned, self._statistics, stop)
         if self.callback is not None and not learned.converged:
-            last = observer(self, i=learned.n_iter - 1, dictionary=learned.D, batch_cost=learned.costs[-1])
+            last = for_callback(self, i=learned.n_iter - 1, dictionary=learned.D, batch_cost=learned.costs[-1])
             self.callback({**last, "self": self})
 
 

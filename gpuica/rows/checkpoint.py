@@ -71,13 +71,14 @@ class Checkpoint:
         """Let others work in the directory."""
         self.lock.release()
 
-    def same_draws(self, rng, afresh=False):
+    def same_draws(self, rng, everywhere, afresh=False):
         """A RandomState that draws what rng drew when the checkpoint was begun; from now on what rng would draw.
 
         It is a copy, so that a fit that is run again finds rng as it was.  afresh: rng is nobody's in particular, as
-        for random_state=None: the first fit draws from it.
+        for random_state=None: the first fit draws from it.  everywhere: as `Rows.everywhere`: where the fit ended
+        before every rank had kept the draws, all begin with those of rng.
         """
-        if "draws" not in self.about:
+        if not everywhere("draws" in self.about):
             self.about["draws"] = draws_of(rng)
             self._write_about()
             if afresh:

@@ -8,11 +8,12 @@ import dis
 import enum
 import functools
 import hashlib
+import os
+import sys
 import sysconfig
 import types
 from collections.abc import Mapping
 from numbers import Integral, Real
-from os import PathLike, fspath
 
 import numpy as np
 from scipy import special
@@ -24,7 +25,7 @@ COSTLY = 16  # rows of it where each may cost as much as a block of rows
 PLAIN = (bool, int, float, str, tuple, list, dict, np.ndarray)  # attributes of a class that are part of its description
 GOLDEN = 0.6180339887498949  # fractional parts of its multiples are spread evenly, and near no period of the data
 GOLDEN_64 = np.uint64(0x9E3779B97F4A7C15)  # the same, of 2**64
-LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 BYTES = 16  # hexadecimal digits of a digest in a message
 
 
@@ -75,8 +76,8 @@ def _described(value, above):
     above = {**above, id(value): value}
     if isinstance(value, enum.Enum):
         return f"{_name(type(value))}.{value.name}"
-    if isinstance(value, PathLike):
-        return repr(fspath(value))
+    if isinstance(value, os.PathLike):
+        return repr(os.fspath(value))
     for kinds, description in _KINDS:
         if isinstance(value, kinds):
             return description(value, above)
@@ -248,8 +249,6 @@ def _of_library(value, filename):
     if module.partition(".")[0] in (__name__.partition(".")[0], "builtins"):
         return True
     if filename is None:
-        import sys
-
         filename = getattr(sys.modules.get(module), "__file__", None)
         if filename is None:
             return module in sys.builtin_module_names
