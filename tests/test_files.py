@@ -395,13 +395,14 @@ def zarray(path, version=2, **changes):
         ({"filters": [{"id": "vlen-utf8"}]}, "codec 'vlen-utf8'"),
         ({"filters": [{"id": "msgpack2"}]}, "codec 'msgpack2'"),
         ({"filters": [{"id": "astype", "encode_dtype": "O", "decode_dtype": "<f4"}]}, "encode_dtype 'O'"),
+        ({"compressor": {"id": "pickle", "name": "zlib"}}, "codec 'pickle'"),
         ({"compressor": "zlib2"}, "codec 'zlib2'"),
         ({"compressor": 7}, "codec None"),
         ({"dtype": [["a", "<f2"]]}, "must hold real numbers"),
         ({"dtype": "<c8"}, "must hold real numbers"),
-        ({"shape": [10, -2]}, "its shape or that of its chunks"),
-        ({"shape": [10.0, 2]}, "its shape or that of its chunks"),
-        ({"chunks": [5]}, "differ in length"),
+        ({"shape": [10, -2]}, "its shape and that of its chunks"),
+        ({"shape": [10.0, 2]}, "its shape and that of its chunks"),
+        ({"chunks": [5]}, "its shape and that of its chunks"),
         ({"chunks": [1 << 40, 1 << 40]}, "more than half of the free memory"),
         ({"shape": [10, 2, 2], "chunks": [5, 2, 2]}, r"has shape \(10, 2, 2\).*reshape it"),
         ({"zarr_format": 3}, "another zarr_format"),
@@ -419,12 +420,15 @@ def test_zarr_metadata_of_format_2(changes, sentence, tmp_path):
         ({"codecs": [{"name": "vlen-bytes"}]}, "codec 'vlen-bytes'"),
         ({"codecs": ["numcodecs.pickle"]}, r"codec 'numcodecs\.pickle'"),
         ({"codecs": [{"name": "sharding_indexed", "configuration": {"codecs": [{"name": "pickle"}]}}]}, "'pickle'"),
+        ({"codecs": [{"name": "pickle", "id": "zlib"}]}, "codec 'pickle'"),
+        ({"codecs": [{"name": "bytes", "configuration": 7}, {"name": "x", "configuration": 7}]}, "codec 'x'"),
         ({"codecs": None}, "codecs are not a list"),
+        ({"chunk_grid": {"name": "regular", "configuration": 7}}, "its shape and that of its chunks"),
         ({"data_type": "string"}, "must hold real numbers, got dtype 'string'"),
         ({"data_type": {"name": "struct"}}, "must hold real numbers"),
         ({"storage_transformers": [{"name": "x"}]}, "storage transformers"),
         ({"zarr_format": 2}, "another zarr_format"),
-        ({"chunk_grid": "regular"}, "its shape or that of its chunks"),
+        ({"chunk_grid": "regular"}, "its shape and that of its chunks"),
     ],
 )
 def test_zarr_metadata_of_format_3(changes, sentence, tmp_path):
@@ -531,9 +535,11 @@ def test_hdf5_files_that_are_damaged_or_hold_one_matrix(X, tmp_path):
     refuse(tmp_path / "noise.h5", "is not an HDF5 file, or damaged")
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["acts"], file["cube"] = X, np.zeros((2, 3, 4))
-        file["text"] = "some"
+        file["text"], file["empty"] = "some", h5py.Empty("f4")
     np.testing.assert_array_equal(shards(tmp_path / "x.h5")[:], X)
     refuse(tmp_path / "x.h5", r"has shape \(2, 3, 4\).*reshape it", tensor="cube")
+    refuse(tmp_path / "x.h5", "must hold real numbers|has shape", tensor="text")
+    refuse(tmp_path / "x.h5", "has no tensor", tensor="empty")
 
 
 # ---- Arrow -----------------------------------------------------------------------------------------------------------
