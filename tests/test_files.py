@@ -79,7 +79,7 @@ def test_npy_files_of_other_things_than_real_numbers(dtype, sentence, tmp_path):
         ("-" * 9000 + "1", "damaged"),
         ("{'descr': '<f4', 'fortran_order': False, 'shape': (10**30, 4)}", "damaged"),
         (f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**30}, 4)}}", "truncated"),
-        (f"{{'descr': '<f4', 'fortran_order': False, 'shape': (30, {10**30})}}", "truncated"),
+        (f"{{'descr': '<f4', 'fortran_order': False, 'shape': (30, {10**30})}}", "features cannot be worked on"),
     ],
 )
 def test_npy_headers_that_make_no_sense(header, sentence, tmp_path):
@@ -149,6 +149,23 @@ def test_files_by_columns_are_read_within_the_memory(tmp_path, monkeypatch):
         assert tracemalloc.get_traced_memory()[1] < 2 * SLAB + 2 * 3000 * 48 + 5000 * 48
     finally:
         tracemalloc.stop()
+
+
+def test_rows_far_apart_of_files_by_columns_do_not_cost_what_lies_between(tmp_path, monkeypatch):
+    X = np.asfortranarray(np.arange(1_000_000.0).reshape(-1, 2))
+    np.save(tmp_path / "x.npy", X)
+    source, read = shards(tmp_path / "x.npy"), []
+    original = Columns._fill
+    monkeypatch.setattr(
+        Columns, "_fill", lambda self, file, place, out: (read.append(out.nbytes), original(self, file, place, out))
+    )
+    runs = np.arange(0, 500_000, 50_000)[:, None] + np.arange(16)
+    np.testing.assert_array_equal(source.at(runs.ravel()), X[runs.ravel()])
+    assert sum(read) == 2 * runs.size * 8
+    read.clear()
+    np.testing.assert_array_equal(source.at(np.arange(0, 500_000, 1000)), X[::1000])  # gaps of 8 KB are read along
+    assert len(read) <= 2 * (4_000_000 // SLAB + 1)
+    assert max(read) <= SLAB
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2", "i1", "?"])
@@ -276,12 +293,14 @@ def test_tensors_that_are_no_matrices_are_listed_with_the_remedy(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kind", ["array", "bfloat16", "iterable", "list", pytest.param("torch", marks=pytest.mark.torch)]
+    "kind", ["array", "bfloat16", "iterable", "list", "dask", pytest.param("torch", marks=pytest.mark.torch)]
 )
 def test_arrays_of_three_dimensions_get_the_remedy(kind):
     X = np.zeros((2, 3, 4), np.float32)
     if kind == "bfloat16":
         X = X.astype(pytest.importorskip("ml_dtypes").bfloat16)
+    elif kind == "dask":
+        X = pytest.importorskip("dask.array").from_array(X)
     elif kind == "torch":
         X = pytest.importorskip("torch").zeros((2, 3, 4))
     else:
@@ -376,13 +395,14 @@ def zarray(path, version=2, **changes):
         ({"filters": [{"id": "vlen-utf8"}]}, "codec 'vlen-utf8'"),
         ({"filters": [{"id": "msgpack2"}]}, "codec 'msgpack2'"),
         ({"filters": [{"id": "astype", "encode_dtype": "O", "decode_dtype": "<f4"}]}, "encode_dtype 'O'"),
+        ({"compressor": {"id": "pickle", "name": "zlib"}}, "codec 'pickle'"),
         ({"compressor": "zlib2"}, "codec 'zlib2'"),
         ({"compressor": 7}, "codec None"),
         ({"dtype": [["a", "<f2"]]}, "must hold real numbers"),
         ({"dtype": "<c8"}, "must hold real numbers"),
-        ({"shape": [10, -2]}, "its shape or that of its chunks"),
-        ({"shape": [10.0, 2]}, "its shape or that of its chunks"),
-        ({"chunks": [5]}, "differ in length"),
+        ({"shape": [10, -2]}, "its shape and that of its chunks"),
+        ({"shape": [10.0, 2]}, "its shape and that of its chunks"),
+        ({"chunks": [5]}, "its shape and that of its chunks"),
         ({"chunks": [1 << 40, 1 << 40]}, "more than half of the free memory"),
         ({"shape": [10, 2, 2], "chunks": [5, 2, 2]}, r"has shape \(10, 2, 2\).*reshape it"),
         ({"zarr_format": 3}, "another zarr_format"),
@@ -400,12 +420,15 @@ def test_zarr_metadata_of_format_2(changes, sentence, tmp_path):
         ({"codecs": [{"name": "vlen-bytes"}]}, "codec 'vlen-bytes'"),
         ({"codecs": ["numcodecs.pickle"]}, r"codec 'numcodecs\.pickle'"),
         ({"codecs": [{"name": "sharding_indexed", "configuration": {"codecs": [{"name": "pickle"}]}}]}, "'pickle'"),
+        ({"codecs": [{"name": "pickle", "id": "zlib"}]}, "codec 'pickle'"),
+        ({"codecs": [{"name": "bytes", "configuration": 7}, {"name": "x", "configuration": 7}]}, "codec 'x'"),
         ({"codecs": None}, "codecs are not a list"),
+        ({"chunk_grid": {"name": "regular", "configuration": 7}}, "its shape and that of its chunks"),
         ({"data_type": "string"}, "must hold real numbers, got dtype 'string'"),
         ({"data_type": {"name": "struct"}}, "must hold real numbers"),
         ({"storage_transformers": [{"name": "x"}]}, "storage transformers"),
         ({"zarr_format": 2}, "another zarr_format"),
-        ({"chunk_grid": "regular"}, "its shape or that of its chunks"),
+        ({"chunk_grid": "regular"}, "its shape and that of its chunks"),
     ],
 )
 def test_zarr_metadata_of_format_3(changes, sentence, tmp_path):
@@ -426,7 +449,7 @@ def test_zarr_arrays_with_the_usual_codecs(X, tmp_path):
         array = zarr.open(str(tmp_path / f"{i}.zarr"), mode="w", shape=X.shape, dtype="f4", compressor=codec, **options)
         array[:] = X
         np.testing.assert_array_equal(shards(tmp_path / f"{i}.zarr")[:], X)
-    if new:
+    if zarr.__version__ >= "3.1":  # 3.0 may not read the checksums that it wrote
         zarr.create_array(tmp_path / "s.zarr", data=X, chunks=(100, 4), shards=(1000, 4))
         np.testing.assert_array_equal(shards(tmp_path / "s.zarr")[:], X)
 
@@ -512,9 +535,11 @@ def test_hdf5_files_that_are_damaged_or_hold_one_matrix(X, tmp_path):
     refuse(tmp_path / "noise.h5", "is not an HDF5 file, or damaged")
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["acts"], file["cube"] = X, np.zeros((2, 3, 4))
-        file["text"] = "some"
+        file["text"], file["empty"] = "some", h5py.Empty("f4")
     np.testing.assert_array_equal(shards(tmp_path / "x.h5")[:], X)
     refuse(tmp_path / "x.h5", r"has shape \(2, 3, 4\).*reshape it", tensor="cube")
+    refuse(tmp_path / "x.h5", "must hold real numbers|has shape", tensor="text")
+    refuse(tmp_path / "x.h5", "has no tensor", tensor="empty")
 
 
 # ---- Arrow -----------------------------------------------------------------------------------------------------------
@@ -647,11 +672,18 @@ def test_every_pass_of_an_iterable_is_checked(change, sentence, first, X):
         learner.fit(Later(X, change, first))
 
 
-def test_bits_of_bfloat16_that_are_not_finite_in_a_later_pass(X):
-    ml_dtypes = pytest.importorskip("ml_dtypes")
-    data = Later(X.astype(ml_dtypes.bfloat16), with_nan, 4)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", ">f2", ">f8"])
+def test_half_precision_and_other_byte_orders_that_are_not_finite_in_a_later_pass(dtype, value, X):
+    X = X.astype(pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype)
+
+    def spoil(part):
+        part = part.copy()
+        part[5, 1] = value
+        return part
+
     with pytest.raises(ValueError, match="NaN or infinity, first in row 1805"):
-        FastICA(random_state=0, memory_limit=1000).fit(data)
+        FastICA(random_state=0, memory_limit=1000).fit(Later(X, spoil, 4))
 
 
 def test_large_numbers_of_an_iterable_are_no_nan(X):

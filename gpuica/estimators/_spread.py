@@ -8,7 +8,7 @@ from sklearn.utils.validation import validate_data
 
 from ..device import CPU, choose_device, memory_size
 from ..rows.shared import Shared, agree, gather
-from ._shell import Given, host_weights, is_dask, take, work_dtype
+from ._shell import Given, host_weights, is_dask, refuse_deep, take, work_dtype
 
 
 def take_dask(estimator, X, *, reset, min_rows, finite):
@@ -19,6 +19,7 @@ def take_dask(estimator, X, *, reset, min_rows, finite):
     from ..rows.dask import settled
 
     array = settled(X)
+    refuse_deep(array)
     if array.ndim != 2:
         raise ValueError(f"Expected 2D array, got {array.ndim}D array instead: X must be (n_samples, n_features).")
     if array.dtype.kind not in "iufb":

@@ -85,7 +85,7 @@ def npy_header(path):
             raise ValueError(f"shape {shape} does not consist of numbers >= 0")
     except Exception as error:  # NumPy's parser raises what its parts raise: TokenError, RecursionError, KeyError, ...
         raise ValueError(
-            f"{path} is not a .npy file, or its header is damaged ({_short(error)}): write or copy it again."
+            f"{path} is not a .npy file, or its header is damaged ({shortened(error)}): write or copy it again."
         ) from error
     offset = head.tell()
     text = head.getvalue()[10 if version == (1, 0) else 12 : offset]
@@ -147,7 +147,8 @@ def safetensors_header(path):
             _check_offsets(tensors)
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"{path} is not a safetensors file, or its header is damaged ({_short(error)}): write or copy it again."
+                f"{path} is not a safetensors file, or its header is damaged ({shortened(error)}): write or copy it "
+                "again."
             ) from error
     needed = 8 + length + max((tensor.stop for tensor in tensors.values()), default=0)
     if needed != stamp.size:
@@ -202,7 +203,7 @@ def _tensor(name, about):
         if (bits := bits * n) >= 1 << 64:
             raise ValueError(f"the shape of tensor {quoted} overflows")
     if bits != 8 * (offsets[1] - offsets[0]):
-        raise ValueError(f"the size of tensor {quoted} is not that of its shape {_short(shape)}")
+        raise ValueError(f"the size of tensor {quoted} is not that of its shape {shortened(shape)}")
     return Tensor(dtype, tuple(shape), *offsets)
 
 
@@ -222,7 +223,9 @@ def chosen(path, shapes, name):
         return matrices[0]
     if name in shapes:
         return name
-    listed = ", ".join(f"{found[:LONGEST]!r} {_short(tuple(shape))}" for found, shape in list(shapes.items())[:LISTED])
+    listed = ", ".join(
+        f"{found[:LONGEST]!r} {shortened(tuple(shape))}" for found, shape in list(shapes.items())[:LISTED]
+    )
     listed += ", ..." if len(shapes) > LISTED else ""
     if not shapes:
         raise ValueError(f"{path} holds no array of numbers at all.")
@@ -237,7 +240,7 @@ def chosen(path, shapes, name):
     )
 
 
-def _short(what):
+def shortened(what):
     """A text of what is quoted in a message, on one line and of a bounded length."""
     named = isinstance(what, Exception) and not isinstance(what, ValueError)
     text = " ".join((f"{type(what).__name__}: {what}" if named else str(what)).split())

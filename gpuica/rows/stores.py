@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..device import CPU
-from .headers import chosen, open_regular
+from .headers import chosen, open_regular, shortened
 from .sources import Array, check_dtype
 
 METADATA = 1 << 20  # bytes of a zarr array's metadata
@@ -41,7 +41,7 @@ def open_zarr(path, tensor=None):
     found = path / name
     if ".." in name.parts or name.is_absolute() or _metadata(found) is None:
         arrays = _arrays(path)
-        found = path / chosen(path, {name: about.get("shape", ()) for name, about in arrays.items()}, tensor)
+        found = path / chosen(path, {name: _sizes(about.get("shape")) or () for name, about in arrays.items()}, tensor)
     about = _metadata(found)
     _check_metadata(found, about)
     newer = int(zarr.__version__.partition(".")[0]) >= 3
@@ -51,7 +51,7 @@ def open_zarr(path, tensor=None):
     try:
         array = zarr.open_array(os.fspath(found), mode="r", **options)
     except Exception as error:  # whatever the library's parts raise about metadata that make no sense
-        raise ValueError(f"{found} cannot be opened by zarr ({error}): write or copy it again.") from error
+        raise ValueError(f"{found} cannot be opened by zarr ({shortened(error)}): write or copy it again.") from error
     refuse_pickled(array, str(found))
     return Stored(array, str(found), slow=True)
 
@@ -64,8 +64,7 @@ class Stored(Array):
             return super().read(start, stop, buffer)
         except Exception as error:  # whatever the parts of a library raise about a damaged chunk
             raise OSError(
-                f"{self.name}: rows {start} to {stop} cannot be read ({type(error).__name__}: {error}). Write or copy "
-                "it again."
+                f"{self.name}: rows {start} to {stop} cannot be read ({shortened(error)}): write or copy it again."
             ) from error
 
 
@@ -100,7 +99,7 @@ def _metadata(path):
         if about.get("zarr_format") != (2 if name == ".zarray" else 3):
             raise ValueError("it has another zarr_format than its name says")
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged ({str(error)[:200]}): write or copy it again.") from error
+        raise ValueError(f"{file} is damaged ({shortened(error)}): write or copy it again.") from error
     return None if about.get("node_type") == "group" else about
 
 
@@ -126,8 +125,8 @@ def _check_metadata(path, about):
         dtype = about.get("dtype")
         dtype = _dtype(dtype) if isinstance(dtype, str) else None
     else:
-        codecs, grid, dtype = about.get("codecs"), about.get("chunk_grid"), about.get("data_type")
-        chunks = grid.get("configuration", {}).get("chunk_shape") if isinstance(grid, dict) else None
+        codecs, dtype = about.get("codecs"), about.get("data_type")
+        chunks = _object(_object(about.get("chunk_grid")).get("configuration")).get("chunk_shape")
         dtype = _dtype(dtype) if isinstance(dtype, str) and DTYPES.fullmatch(dtype) else None
         if about.get("storage_transformers"):
             raise ValueError(f"{path} has storage transformers, which are not supported: store it without.")
@@ -135,35 +134,43 @@ def _check_metadata(path, about):
         what = about.get("dtype", about.get("data_type"))
         raise ValueError(f"{path} must hold real numbers, got dtype {what!r:.80}.")
     check_dtype(dtype, str(path))
-    _check_codecs(path, codecs)
-    if not all(isinstance(sizes, list) and all(type(n) is int and n >= 0 for n in sizes)
-               for sizes in (about.get("shape"), chunks)):  # fmt: skip
-        raise ValueError(f"{path} is damaged: its shape or that of its chunks does not consist of numbers >= 0.")
-    if len(chunks) != len(about["shape"]):
-        raise ValueError(f"{path} is damaged: its shape and that of its chunks differ in length.")
+    _check_codecs(path, codecs, "id" if about["zarr_format"] == 2 else "name")
+    shape, chunks = _sizes(about.get("shape")), _sizes(chunks)
+    if shape is None or chunks is None or len(shape) != len(chunks):
+        raise ValueError(f"{path} is damaged: its shape and that of its chunks are not as many numbers >= 0.")
     if prod(chunks[:64]) * dtype.itemsize > CPU.budget():
         raise ValueError(
-            f"{path} has chunks of {chunks} {dtype}, more than half of the free memory: store smaller ones."
+            f"{path} has chunks of {shortened(chunks)} {dtype}, more than half of the free memory: store smaller ones."
         )
 
 
-def _check_codecs(path, codecs):
-    """ValueError for codecs that are not known to give numbers, also those within codecs."""
+def _sizes(numbers):
+    """A list of whole numbers >= 0, or None for anything else."""
+    natural = isinstance(numbers, list) and all(type(n) is int and n >= 0 for n in numbers)
+    return numbers if natural else None
+
+
+def _object(found):
+    """A JSON object; an empty one for anything else."""
+    return found if isinstance(found, dict) else {}
+
+
+def _check_codecs(path, codecs, key):
+    """ValueError for codecs that are not known to give numbers, also those within codecs.  key: that of their names."""
     if not isinstance(codecs, list):
         raise ValueError(f"{path} is damaged: its codecs are not a list.")
     for codec in codecs:
-        about = {"name": codec} if isinstance(codec, str) else codec if isinstance(codec, dict) else {}
-        name = about.get("id", about.get("name"))
+        about = {key: codec} if isinstance(codec, str) else _object(codec)
+        name = about.get(key)
         if not isinstance(name, str) or name.removeprefix("numcodecs.") not in CODECS:
             raise ValueError(_refused(path, name))
-        settings = about.get("configuration", about)
-        settings = settings if isinstance(settings, dict) else {}
-        for key in ("dtype", "astype", "encode_dtype", "decode_dtype"):
-            if key in settings and _dtype(settings[key]) is None:
-                raise ValueError(f"{path} has the codec {name!r} with {key} {settings[key]!r:.80}, no real numbers.")
-        for key in ("codecs", "index_codecs"):
-            if key in settings:
-                _check_codecs(path, settings[key])
+        settings = about if key == "id" else _object(about.get("configuration"))
+        for what in ("dtype", "astype", "encode_dtype", "decode_dtype"):
+            if what in settings and _dtype(settings[what]) is None:
+                raise ValueError(f"{path} has the codec {name!r} with {what} {settings[what]!r:.80}, no real numbers.")
+        for what in ("codecs", "index_codecs"):
+            if what in settings:
+                _check_codecs(path, settings[what], key)
 
 
 def _dtype(text):
@@ -184,7 +191,7 @@ def open_hdf5(path, tensor=None):
     except OSError as error:
         raise ValueError(f"{path} is not an HDF5 file, or damaged ({error}): write or copy it again.") from error
     found = _linked(h5py, path, file, tensor) if tensor else None
-    if not isinstance(found, h5py.Dataset):
+    if not isinstance(found, h5py.Dataset) or found.shape is None:
         shapes: dict = {}
 
         def note(name, item):

@@ -203,7 +203,14 @@ def attack_zarr_metadata(rng):
                 codec = codecs[rng.integers(len(codecs))]
                 about |= {"compressor": {"id": codec}, "codecs": [{"name": codec}, *about.get("codecs", [])]}
             elif kind == 1:
-                about[rng.choice(list(about))] = values[rng.integers(len(values))]
+                part = about
+                while True:  # somewhere in the tree
+                    key = rng.choice(list(part)) if isinstance(part, dict) else int(rng.integers(len(part)))
+                    if isinstance(part[key], dict | list) and part[key] and rng.random() < 0.7:
+                        part = part[key]
+                        continue
+                    part[key] = values[rng.integers(len(values))]
+                    break
             text = json.dumps(about).encode()
             file.write_bytes(mutated(rng, text) if kind == 2 else text)
             source, _ = opened(path, shards)
