@@ -14,20 +14,33 @@ MODULES = sorted(path.relative_to(ROOT).with_suffix("") for path in ROOT.rglob("
 
 # a module (or every module of a folder) -> what of the package it may import; ARCHITECTURE.md has the reasons
 ALLOWED = {
-    "estimators": {"estimators", "rows", "oracle", "solvers", "contrasts", "coders", "comm", "products", "device"},
+    "estimators": {
+        "estimators",
+        "rows",
+        "oracle",
+        "solvers",
+        "contrasts",
+        "coders",
+        "comm",
+        "products",
+        "device",
+        "interrupts",
+    },
     "stability": set(),
     "metrics": {"rows", "oracle", "solvers", "contrasts", "device"},
     "oracle": {"sums", "traffic", "products", "device"},
-    "traffic": {"device"},
+    "traffic": {"device", "threads"},
     "sums": {"kernels", "products", "device"},
     "products": {"device"},
-    "kernels": {"kernels", "device", "contrasts"},
-    "rows": {"rows", "device", "traffic"},
+    "kernels": {"kernels", "device", "contrasts", "interrupts"},
+    "rows": {"rows", "device", "traffic", "threads", "interrupts"},
     "solvers": {"solvers", "kernels"},
     "contrasts": set(),
     "comm": set(),
     "coders": {"coders"},
-    "device": set(),
+    "device": {"threads", "interrupts"},
+    "threads": {"interrupts"},
+    "interrupts": set(),
     "_version": set(),
 }
 HEAVY = {"cupy", "dask", "distributed", "matplotlib", "mpi4py", "numba", "torch"}  # not loaded by `import gpuica`

@@ -14,6 +14,7 @@ from ..rows.shared import Shared
 from ..solvers.atoms import UPDATES
 from ..solvers.dictionary import DEAD_ATOMS
 from ._shell import is_dask, locating_nan, take
+from ._whole import warn_of_interrupt
 from .coding import FOLLOWS_ALPHA, SparseCoding, device_for_coding, open_for_coding, warn_of_unfinished
 
 SMALL = 1 << 24  # numbers of X up to which initial atoms come from scikit-learn's own decomposition of X
@@ -88,12 +89,14 @@ class Learner(SparseCoding):
         return D
 
     def _learn(self, given, learned, solve):
-        """solve(), and the learned atoms stored; those of the last whole iteration when it is interrupted."""
+        """solve(), and the learned atoms stored; those of the last whole iteration, if any, when it is interrupted."""
         try:
             with locating_nan(self, given):
                 solve()
         except KeyboardInterrupt:
-            self._store(learned)
+            if learned.n_iter:
+                self._store(learned)
+                warn_of_interrupt("The fit was interrupted: atoms are unfinished.", stacklevel=6)
             raise
         self._store(learned)
 
@@ -101,6 +104,9 @@ class Learner(SparseCoding):
         self.components_ = to_host(learned.D)
         self.converged_ = learned.converged
         self.n_replaced_ = learned.n_replaced
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "components_")  # a fit that failed may have left other attributes
 
     def score(self, X, y=None):
         """Minus the mean cost of a row, ½‖x - c D‖² + alpha ‖c‖₁ (the last term not for pursuits), coded as in the fit.

@@ -12,12 +12,14 @@ from sklearn.utils._param_validation import StrOptions, validate_params
 from sklearn.utils.extmath import svd_flip
 
 from ..device import to_host
+from ..interrupts import at_once
 from ..oracle import CodeOracle
 from ..solvers.dictionary import Learned, alternate
 from ._learner import ADDED, Learner
 from ._resume import Snapshots
 from ._shell import locating_nan
 from ._spread import draw_from
+from ._whole import whole_fit
 from .coding import encode, open_for_coding, warn_of_unfinished
 
 
@@ -127,7 +129,8 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
         """Learn the atoms from X, array of shape (n_samples, n_features) of any kind.  y is ignored."""
-        self._fit(X)
+        with whole_fit(self):
+            self._fit(X)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -137,8 +140,9 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
         As in scikit-learn these are the codes of the last iteration, by fit_algorithm, against the atoms before their
         last update.  One more pass over X.
         """
-        given, coder, learned = self._fit(X)
-        C = encode(self, given, to_host(learned.coded_with), coder)
+        with whole_fit(self):
+            given, coder, learned = self._fit(X)
+            C = encode(self, given, to_host(learned.coded_with), coder)
         return C if self.sparse_output else given.back(C)
 
     def _fit(self, X):
@@ -197,7 +201,8 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
                     flush=True,
                 )
             if self.callback is not None and n_iter % 5 == 1:
-                self.callback({"ii": n_iter - 1, "dictionary": D, "errors": costs, "current_cost": costs[-1]})
+                with at_once():
+                    self.callback({"ii": n_iter - 1, "dictionary": D, "errors": costs, "current_cost": costs[-1]})
 
         return report
 
