@@ -39,7 +39,7 @@ def in_main_thread():
 
 
 class deferred:  # noqa: N801  # a context manager, named like contextlib's
-    """In the `with` block Ctrl-C is raised by `check` alone, and at the end if it was not.  About a microsecond."""
+    """In the `with` block Ctrl-C is raised by `check` alone, and at the end if it was not."""
 
     __slots__ = ("at_once", "counted")
 

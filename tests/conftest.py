@@ -2,6 +2,9 @@
 
 import importlib.util
 import shutil
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -27,6 +30,21 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason="needs Dask: pip install 'dask[array,distributed]'"))
         if item.get_closest_marker("mpi") and not (importlib.util.find_spec("mpi4py") and shutil.which("mpirun")):
             item.add_marker(pytest.mark.skip(reason="needs MPI and mpi4py"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_thread_is_left():
+    """Threads end with the work that they were started for; Dask's own pools, which it keeps, are closed here."""
+    before = set(threading.enumerate())
+    yield
+    pools = [("dask.threaded", "default_pool"), ("distributed.utils", "_offload_executor")]
+    for module, name in pools:
+        if (pool := getattr(sys.modules.get(module), name, None)) is not None:
+            pool.shutdown()
+    end = time.monotonic() + 10
+    while (left := set(threading.enumerate()) - before) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not left, f"threads that no test has ended: {left}"
 
 
 @pytest.fixture

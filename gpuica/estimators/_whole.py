@@ -1,4 +1,4 @@
-"""A fit that does not come to its end leaves an estimator that is whole: as it was, or with what the solver had found."""
+"""A fit that does not come to its end leaves an estimator as it was, or with all that the solver had found."""
 
 import warnings
 from contextlib import contextmanager, suppress

@@ -9,7 +9,7 @@ import time
 from functools import cache
 from importlib import import_module
 
-from ..device import logger
+from ..device import logger, say_once
 from ..interrupts import held
 
 PATIENCE = 1.0  # seconds of compilation that pass without a word
@@ -38,7 +38,7 @@ def compiled(name):
 def _announce(event):
     """Watch the compilations of an `event` module of Numba's, from now on."""
 
-    class Watch(event.Listener):  # type: ignore[name-defined, misc]
+    class Watch(event.Listener):  # type: ignore[name-defined]
         def on_start(self, what):
             _compilation.begin(what.data)
 
@@ -87,4 +87,4 @@ def _described(about):
 
 
 def _warn(what):
-    logger.warning("Compiling the %s. It is done once on each machine, and can take half a minute.", what)
+    say_once(f"Compiling the {what}. It is done once on each machine, and can take half a minute.")

@@ -240,12 +240,16 @@ def in_turns(n, work, wait_for_room=None):
             take_turns()
 
     others = [threading.Thread(target=help_out, daemon=True) for _ in range(min(host_threads(), n) - 1)]
-    with one_blas_thread():
-        for thread in others:
-            thread.start()
-        take_turns()
-        for thread in others:
-            thread.join()
+    try:
+        with one_blas_thread():
+            for thread in others:
+                thread.start()
+            take_turns()
+            for thread in others:
+                thread.join()
+    except BaseException as error:  # a second Ctrl-C, which does not wait for the others
+        failures.append(error)
+        raise
     if failures:
         raise failures[0]
     check()

@@ -15,7 +15,7 @@ import warnings
 
 import numpy as np
 
-INTERRUPTS = 8  # in a process
+INTERRUPTS = 5  # in a process
 INFOMAX = {"ortho": False, "extended": False, "whiten": "arbitrary-variance"}
 
 
@@ -33,6 +33,9 @@ def attack_compilation(rng):
     """As `attack_first_import`, with an empty cache of compiled code."""
     with tempfile.TemporaryDirectory() as cache:
         _in_a_process("compilation", rng, NUMBA_CACHE_DIR=cache)
+
+
+attack_compilation.long = True
 
 
 def _in_a_process(what, rng, **environment):
@@ -155,7 +158,7 @@ def fits(rng):
 def first(rng, slack=0.0):
     import gpuica
 
-    X = rng.laplace(size=(60_000, 5)).astype(np.float32)
+    X = rng.laplace(size=(60_000, 8)).astype(np.float32)
     kinds = [
         lambda: gpuica.FastICA(random_state=0, max_iter=5, tol=0.0),
         lambda: gpuica.DictionaryLearning(9, max_iter=2, random_state=0, fit_algorithm="cd"),
@@ -185,7 +188,7 @@ _ALONE = """
 import sys, warnings, numpy as np, gpuica
 warnings.simplefilter("ignore")
 sent = sys.stdin.buffer.read()
-X = np.frombuffer(sent[1:], np.float32).reshape(-1, 5)
+X = np.frombuffer(sent[1:], np.float32).reshape(-1, 8)
 kind = [
     lambda: gpuica.FastICA(random_state=0, max_iter=5, tol=0.0),
     lambda: gpuica.DictionaryLearning(9, max_iter=2, random_state=0, fit_algorithm="cd"),
