@@ -215,7 +215,8 @@ def why_no_kernels():
     if importlib.util.find_spec("numba_cuda") is None:
         return "numba-cuda is not installed: pip install 'gpuica[cu13]' (or 'gpuica[cu12]' for a CUDA 12 driver)."
     try:
-        from numba import cuda
+        with held():
+            from numba import cuda
 
         return "" if cuda.is_available() else "numba-cuda finds no GPU or no driver that it can use."
     except Exception as error:  # whatever a broken installation raises

@@ -378,6 +378,14 @@ def test_a_fit_that_fails_at_once_leaves_the_fit_before(kind, error, monkeypatch
         first.transform(X)
 
 
+@pytest.mark.parametrize("kind", [FastICA, Picard, DictionaryLearning, MiniBatchDictionaryLearning])
+def test_fitted_means_to_have_components(kind):
+    estimator = kind()
+    estimator.n_features_in_ = 3
+    with pytest.raises(NotFittedError):
+        estimator.transform(np.zeros((5, 3)))
+
+
 def test_a_warning_that_is_an_error_does_not_take_the_place_of_the_interrupt(interrupt_at):
     interrupt_at(3, "fixed_point")
     ica = FastICA(random_state=0)

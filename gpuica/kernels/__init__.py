@@ -44,9 +44,7 @@ def encode(X, D, gram, coder):
     if coder.kernel is not None and array_device(X) == CPU:
         return compiled("coding").encode(X, D, gram, coder)
     if coder.kernel is not None and on_cuda(X):
-        from .cuda import coding as there
-
-        return there.encode(X, D, gram, coder)
+        return compiled("cuda.coding").encode(X, D, gram, coder)
     return coder.encode(X, D, array_device(X).xp)
 
 
@@ -55,9 +53,7 @@ def gram(D, coder):
     if array_device(D) == CPU:
         pays = gram_pays(len(D), D.shape[1], D.dtype.itemsize, coder)
     elif pays := coder.kernel is not None and on_cuda(D):
-        from .cuda import coding as there
-
-        pays = there.gram_pays(len(D), D.dtype.itemsize, coder, array_device(D).budget())
+        pays = compiled("cuda.coding").gram_pays(len(D), D.dtype.itemsize, coder, array_device(D).budget())
     return D @ D.T if pays else None
 
 
@@ -93,9 +89,7 @@ def _of_codes(array):
     """The module that works on compressed codes where an array is."""
     if array_device(array) == CPU:
         return compiled("coding")
-    from .cuda import codes
-
-    return codes
+    return compiled("cuda.codes")
 
 
 def constrained(U, D, positive, unit):
@@ -122,9 +116,7 @@ def descend(D, U, L, used, positive, unit):
         compiled("cpu").descend(D, U, L, used, positive, unit)
         return
     if on_cuda(U):
-        from .cuda import atoms
-
-        atoms.descend(D, U, L, used, positive, unit)
+        compiled("cuda.atoms").descend(D, U, L, used, positive, unit)
         return
     steps = array_device(U).xp.zeros(U.shape, dtype=U.dtype)
     for j in [j for j, is_used in enumerate(used.tolist()) if is_used]:
@@ -149,9 +141,7 @@ def _sweeps(Y, contrast):
         return compiled("cpu")
     if not on_cuda(Y) or not Y.flags.c_contiguous:
         return None
-    from .cuda import contrast as sweeps
-
-    return sweeps
+    return compiled("cuda.contrast")
 
 
 def on_cuda(array):

@@ -6,6 +6,7 @@ where an interrupt is printed and lost.  Compiled code is kept on disk, so most 
 
 import threading
 import time
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 
@@ -15,11 +16,13 @@ from ..interrupts import held
 PATIENCE = 1.0  # seconds of compilation that pass without a word
 KINDS = {
     "cpu": "contrast",
+    "cuda.contrast": "contrast",
     "lasso": "lasso",
     "lasso_products": "lasso",
     "orthogonal": "OMP",
     "pursuit": "pursuit",
     "coding": "sparse code",
+    "cuda.codes": "sparse code",
 }
 
 
@@ -55,36 +58,48 @@ class _Compilation(threading.local):
 
     def begin(self, about):
         self.depth += 1
-        if self.depth > 1:
-            return
-        self.held, self.began, self.of = held(), time.perf_counter(), _described(about)
-        self.held.__enter__()
-        self.warning = threading.Timer(PATIENCE, _warn, [self.of])
-        self.warning.daemon = True
-        if self.of is not None:
-            self.warning.start()
+        if self.depth == 1:
+            self.block = announced(about["dispatcher"].py_func, about["args"])
+            self.block.__enter__()
 
     def end(self):
         self.depth -= 1
-        if self.depth:
-            return
-        self.warning.cancel()
-        if self.of is not None:
-            logger.info("Compiled the %s in %.1f s.", self.of, time.perf_counter() - self.began)
-        self.held.__exit__(None, None, None)
+        if not self.depth:
+            self.block.__exit__(None, None, None)
 
 
 _compilation = _Compilation()
 
 
-def _described(about):
-    """The kernel of an event's data in words; None for what is not this package's."""
-    _, _, module = about["dispatcher"].py_func.__module__.partition(f"{__package__}.")
+@contextmanager
+def announced(function, arguments, once="on each machine"):
+    """A kernel is compiled in the `with` block, which no interrupt cuts; that is logged once it takes long.
+
+    function: the kernel in Python.  arguments: Numba's types of its arguments, or arrays.  once: how often that is.
+    """
+    kernel, began = _described(function, arguments), time.perf_counter()
+    warning = threading.Timer(PATIENCE, _warn, [kernel, once])
+    warning.daemon = True
+    with held():
+        if kernel:
+            warning.start()
+        try:
+            yield
+        finally:
+            warning.cancel()
+            if kernel:
+                logger.info("Compiled the %s in %.1f s.", kernel, time.perf_counter() - began)
+
+
+def _described(function, arguments):
+    """The kernel in words; "" for what is not this package's."""
+    _, _, module = function.__module__.partition(f"{__package__}.")
     if not module:
-        return None
-    dtypes = [str(kind.dtype) for kind in about["args"] if hasattr(kind, "dtype")]
-    return f"{KINDS.get(module, module.replace('_', ' '))} kernel" + (f" for {dtypes[0]}" if dtypes else "")
+        return ""
+    dtypes = [str(argument.dtype) for argument in arguments if hasattr(argument, "dtype")]
+    kind = KINDS.get(module, module.rpartition(".")[2].replace("_", " "))
+    return f"{kind} kernel" + (f" for {dtypes[0]}" if dtypes else "")
 
 
-def _warn(what):
-    say_once(f"Compiling the {what}. It is done once on each machine, and can take half a minute.")
+def _warn(kernel, once):
+    say_once(f"Compiling the {kernel}. It is done once {once}, and can take half a minute.")

@@ -208,7 +208,8 @@ class ReadAhead:
         with self.turn:
             self.stopped = True
             self.turn.notify_all()
-        self.thread.join()
+        # what is read may be something of the user's that hangs
+        self.thread.join(1.0 if isinstance(failed[1], KeyboardInterrupt) else None)
 
     @contextmanager
     def block(self, block):

@@ -14,8 +14,10 @@ import numpy as np
 from numba import cuda
 
 from ...device import current_stream
+from ..compiling import announced
 
 BLOCK = 256  # threads of a block: eight blocks fill a multiprocessor
+_compiled: set = set()  # (kernel, dtype of its first array) that was launched before
 
 
 class Build(NamedTuple):
@@ -42,7 +44,12 @@ def launch(kernel, grid, block, *args, shared=0):
         kernel[grid, block, 0, shared](*args)
     else:
         configured = _configured(kernel, grid, block, current_stream(on_device), on_device.device.id, shared)
-        configured(*(_lent(arg) for arg in args))
+        if (key := (kernel, on_device.dtype)) in _compiled:
+            configured(*(_lent(arg) for arg in args))
+            return
+        with announced(kernel.py_func, [on_device], once="in each process"):
+            configured(*(_lent(arg) for arg in args))
+        _compiled.add(key)
 
 
 def _lent(arg):
