@@ -1,4 +1,4 @@
-"""The one door between host and device: which array library, which device, how much memory, how many threads.
+"""The one door between host and device: which array library, which device, how much memory.
 
 Nothing else in the package imports cupy or copies between host and device (the CUDA kernels aside).
 """
@@ -10,14 +10,15 @@ import math
 import os
 import re
 import sys
-import threading
 import warnings
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
 
 import numpy as np
+
+from .interrupts import deferred, held
+from .threads import one_blas_thread
 
 logger = logging.getLogger("gpuica")
 
@@ -56,7 +57,7 @@ class Device:
 
     @contextmanager
     def active(self):
-        """Work on this device in the `with` block.
+        """Work on this device in the `with` block; Ctrl-C is `deferred`.
 
         On the CPU that means one BLAS thread, also between passes: the threads of a many-thread BLAS spin on for
         milliseconds after each small product or decomposition, on the cores that the next pass needs.
@@ -66,7 +67,7 @@ class Device:
                 yield
         else:
             try:
-                with self.xp.cuda.Device(self.index):
+                with deferred(), self.xp.cuda.Device(self.index):
                     yield
             except self.xp.cuda.runtime.CUDARuntimeError as error:
                 raise RuntimeError(
@@ -256,7 +257,7 @@ def numba_cuda():
     its first kernel; that module is imported here with the name defined.  Importing numba.cuda warns under NumPy 2.5,
     which must not fail where warnings are errors.
     """
-    with warnings.catch_warnings():
+    with held(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from numba import config, cuda
 
@@ -278,9 +279,9 @@ def say_once(message):
 
 def _cupy():
     if "cupy" not in sys.modules:
-        with warnings.catch_warnings():
+        with held(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # where warnings are errors, one at import would mean "no GPU"
-            import cupy  # noqa: F401
+            importlib.import_module("cupy")
     return sys.modules["cupy"]
 
 
@@ -291,53 +292,3 @@ def _free_host_memory():
         return int(free["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):  # not Linux
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2 if hasattr(os, "sysconf") else 4 << 30
-
-
-# ---- threads ---------------------------------------------------------------------------------------------------------
-# Chunks are shared out to threads, and each thread calls a one-thread BLAS.  That beats a many-thread BLAS on the small
-# products of one chunk, keeps a chunk in its core's cache, and makes results independent of the number of threads.
-
-_blas_lock = threading.Lock()
-_blas_users = 0
-_blas_limit: Any = None
-_blas_threads = 1  # what BLAS was allowed before the limit
-
-
-@cache
-def _blas():
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController().select(user_api="blas")
-
-
-def host_threads():
-    """How many threads to use: what NUMBA_NUM_THREADS and threadpoolctl's limit on BLAS both allow."""
-    allowed = int(os.environ.get("NUMBA_NUM_THREADS") or _usable_cores())
-    with _blas_lock:
-        return max(1, min(allowed, _blas_threads if _blas_users else _allowed_blas_threads()))
-
-
-@contextmanager
-def one_blas_thread():
-    """BLAS uses one thread inside the `with` block.  Nested and concurrent uses share one limit."""
-    global _blas_users, _blas_limit, _blas_threads
-    with _blas_lock:
-        if _blas_users == 0:
-            _blas_threads = _allowed_blas_threads()
-            _blas_limit = _blas().limit(limits=1)
-        _blas_users += 1
-    try:
-        yield
-    finally:
-        with _blas_lock:
-            _blas_users -= 1
-            if _blas_users == 0:
-                _blas_limit.restore_original_limits()
-
-
-def _allowed_blas_threads():
-    return min((library.num_threads for library in _blas().lib_controllers), default=_usable_cores())
-
-
-def _usable_cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

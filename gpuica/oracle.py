@@ -112,22 +112,31 @@ class Likelihood(NamedTuple):
     square: Any
 
 
+class Accepted:
+    """What a solver has come to, on all rows or a sample, for a fit that is interrupted.
+
+    iterate: (W, how many were accepted until then), None and 0 at first; of several starts, the first one's.
+    """
+
+    iterate: tuple[Any, int] = (None, 0)
+
+
 class ContrastOracle:
     """Answers what ICA asks about whitened rows z and a contrast G, at an unmixing matrix W (k, d).
 
     n_rows is what a pass reads, n_effective what a standard error divides by, n_kish how many rows of equal weight
     would tell as much: they differ where rows have weights.
-    latest: a list of the one W that was asked about last, by whatever sample; of several, the first.
+    accepted: the `Accepted` of the solver.
     """
 
-    def __init__(self, rows, contrast, *, white=True, latest=None, precision="float32", of_samples="float32"):
-        """white: whether the rows' second moments E z zᵀ are 1.  latest: the list to keep W in.
+    def __init__(self, rows, contrast, *, white=True, accepted=None, precision="float32", of_samples="float32"):
+        """white: whether the rows' second moments E z zᵀ are 1.  accepted: that of the oracle that this is a sample of.
 
         precision: of the products of float32 rows, see `products.products`.  of_samples: that of samples' products.
         """
         self.rows, self.contrast, self.white = rows, contrast, white
         self.precision, self.of_samples = precision, of_samples
-        self.latest = [None] if latest is None else latest
+        self.accepted = Accepted() if accepted is None else accepted
         self._covariance = rows.xp.eye(rows.n_features) if white else None
         self._lock = threading.Lock()  # solvers in step ask from threads of their own
         self.xp, self.n_rows, self.weight = rows.xp, rows.n_rows, rows.weight
@@ -137,6 +146,10 @@ class ContrastOracle:
         self.rounding = 32 * coarsest  # relative error of a mean loss, generously
 
     news = staticmethod(traffic.news)  # small arrays on their way to the host, see there
+
+    def accept(self, W):
+        """Note that a solver goes on from W (k, k), or that it has found the components W (m, k), m < k."""
+        self.accepted.iterate = W, self.accepted.iterate[1] + 1
 
     def place(self):
         """A function that gives a context manager, in which another thread works where this one does."""
@@ -167,7 +180,6 @@ class ContrastOracle:
         """[curvature(W) for W in Ws].  A pass for each."""
         tiny = float(np.finfo(np.float64).tiny)
         means = [self._mean(sums.curvature, W) for W in Ws]
-        self.latest[0] = Ws[0]
         return [curvature / self.xp.maximum(power, tiny) for curvature, power in means]
 
     def fixed_point_of_all(self, Ws):
@@ -183,7 +195,6 @@ class ContrastOracle:
         ends = list(itertools.accumulate(map(len, Ws), initial=0))
         W = self.xp.concatenate(Ws).astype(self.rows.dtype)
         means = [total / self.weight for total in self._sum(sums.stacked, W, contribution, self.contrast)]
-        self.latest[0] = Ws[0]
         return [tuple(mean[a:b] for mean in means) for a, b in itertools.pairwise(ends)]
 
     def gaussian_loss(self):
@@ -229,7 +240,7 @@ class ContrastOracle:
         return self.rows.remembered(name, make, *asked)
 
     def _about(self, rows):
-        return ContrastOracle(rows, self.contrast, white=False, latest=self.latest, precision=self.of_samples)
+        return ContrastOracle(rows, self.contrast, white=False, accepted=self.accepted, precision=self.of_samples)
 
     def _sum(self, contribution, *params):
         if self.precision == "float32":  # a context costs 2 µs, a pass over little data 30
@@ -239,7 +250,6 @@ class ContrastOracle:
 
     def _mean(self, contribution, W):
         means = self._sum(contribution, self.xp.asarray(W, dtype=self.rows.dtype), self.contrast)
-        self.latest[0] = W
         return tuple(total / self.weight for total in means)
 
 

@@ -6,12 +6,13 @@ Nobody waits for the device as a whole: an event says when one copy is done.
 import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
-from .device import CPU, array_device, host_threads
+from .device import CPU, array_device
+from .threads import host_threads, one_blas_thread
 
 SLOTS = 3  # chunks on their way in: one that is worked on, one that is sent, one that the host copies
 COPIERS = 4  # threads that copy a chunk to where it can be sent from; one reaches half of what the bus takes
@@ -79,9 +80,12 @@ def news(*arrays):
 
 
 def place(xp):
-    """A function that gives a context manager for other threads: the device and the stream that are current here."""
+    """A function that gives a context manager for other threads: the device and the stream that are current here.
+
+    On the host one BLAS thread, which some libraries count for each thread.
+    """
     if xp is np:
-        return nullcontext
+        return one_blas_thread
     index, stream = xp.cuda.runtime.getDevice(), xp.cuda.get_current_stream()
 
     @contextmanager

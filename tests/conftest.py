@@ -4,6 +4,9 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import sys
+import threading
+import time
 import warnings
 
 import numpy as np
@@ -64,6 +67,21 @@ def healthy_gpu(request):
             if "PYTEST_XDIST_WORKER" in os.environ:
                 os._exit(70)
             pytest.exit(f"{request.node.nodeid} left the GPU unusable: {error}", returncode=70)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_thread_is_left():
+    """Threads end with the work that they were started for; Dask's own pools, which it keeps, are closed here."""
+    before = set(threading.enumerate())
+    yield
+    pools = [("dask.threaded", "default_pool"), ("distributed.utils", "_offload_executor")]
+    for module, name in pools:
+        if (pool := getattr(sys.modules.get(module), name, None)) is not None:
+            pool.shutdown()
+    end = time.monotonic() + 10
+    while (left := set(threading.enumerate()) - before) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not left, f"threads that no test has ended: {left}"
 
 
 @pytest.fixture

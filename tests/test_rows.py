@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from gpuica import device, sums
 from gpuica.contrasts import LogCosh
-from gpuica.device import CPU, host_threads
+from gpuica.device import CPU
 from gpuica.rows import ProjectedRows, memory, open_rows
 from gpuica.rows.memory import InOrder, MemoryRows, Totals, in_turns
 from gpuica.rows.shared import SharedRows
 from gpuica.rows.stream import StreamRows
+from gpuica.threads import host_threads
 
 
 def column_sum(chunk):

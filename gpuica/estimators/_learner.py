@@ -19,6 +19,7 @@ from ._parameters import checks_parameters, real_matrix, refuse_overflow
 from ._resume import Snapshots
 from ._shell import is_dask, locating_nan, take
 from ._spread import draw_from
+from ._whole import warn_of_interrupt
 from .coding import FOLLOWS_ALPHA, MOST_ROUNDS, SparseCoding, device_for_coding, open_for_coding, warn_of_unfinished
 
 SMALL = 1 << 24  # numbers of X up to which initial atoms come from scikit-learn's own decomposition of X
@@ -112,12 +113,14 @@ class Learner(SparseCoding):
         return D
 
     def _learn(self, given, learned, solve):
-        """solve(), and the learned atoms stored; those of the last whole iteration when it is interrupted."""
+        """solve(), and the learned atoms stored; those of the last whole iteration, if any, when it is interrupted."""
         try:
             with locating_nan(self, given):
                 solve()
         except KeyboardInterrupt:
-            self._store(learned)
+            if learned.n_iter:
+                self._store(learned)
+                warn_of_interrupt("The fit was interrupted: atoms are unfinished.")
             raise
         self._store(learned)
 
@@ -127,6 +130,9 @@ class Learner(SparseCoding):
         self.components_ = D
         self.converged_ = learned.converged
         self.n_replaced_ = learned.n_replaced
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "components_")  # a fit that failed may have left other attributes
 
     @checks_parameters
     def score(self, X, y=None):

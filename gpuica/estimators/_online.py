@@ -16,6 +16,7 @@ from ..solvers.online import Seen, follow
 from ._parameters import checks_parameters
 from ._separation import Separation
 from ._shell import locating_nan, take
+from ._whole import whole_fit
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ class Online(Separation):
 
         Raises ValueError without whitening and for center='median'.  Picard(ortho=False) does not have it.
         """
+        with whole_fit(self):
+            self._partial_fit(X, sample_weight)
+        return self
+
+    def _partial_fit(self, X, sample_weight):
         self._check_online()
         if not hasattr(self, "_past"):
             self.fit(X, sample_weight=sample_weight)
@@ -85,7 +91,6 @@ class Online(Separation):
                 self._past, self.n_steps_ = Past(seen, W, None, rows.n_effective).to(to_host), 1
         self.n_samples_seen_ = self._past.seen.weight
         self.device_ = str(device)
-        return self
 
     def _step(self, rows, mean, covariance, weight, device):
         """Take the batch `rows`, of this weight and these moments, into the past and the fitted attributes."""

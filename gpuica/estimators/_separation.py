@@ -1,6 +1,7 @@
 """What FastICA and Picard share: open X, whiten it, solve, store the answer."""
 
 from contextlib import contextmanager
+from copy import copy
 from functools import cache
 from typing import Any
 
@@ -24,6 +25,7 @@ from ._resume import open_checkpoint
 from ._shell import locating_nan, take
 from ._spread import draw_from
 from ._unmixing import Unmixing
+from ._whole import warn_of_interrupt, whole_fit
 
 # (E r)² / E r² of the norms r, below which rows are called uneven: 0.98 for digits, 0.4 for image patches, 0.37 for
 # log-normal norms of sigma 1, 0.11 where one row in a thousand is 100 times as long as the rest
@@ -83,14 +85,19 @@ class Separation(Unmixing):
             growing samples and the warning of few rows always do.
 
         Raises ValueError for weights that are negative, not finite, all zero, or not as many as rows.
+
+        Ctrl-C (KeyboardInterrupt) leaves the components that the solver came to last, with a ConvergenceWarning; before
+        its first iteration has ended, the estimator as it was.  algorithm='deflation' leaves the finished components.
         """
-        self._fit_transform(X, sample_weight)
+        with whole_fit(self):
+            self._fit_transform(X, sample_weight)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit_transform(self, X, y=None, sample_weight=None):
         """`fit` the model to X (n_samples, n_features); return the sources of all rows, (n_samples, n_components)."""
-        return self._fit_transform(X, sample_weight, compute_sources=True)
+        with whole_fit(self):
+            return self._fit_transform(X, sample_weight, compute_sources=True)
 
     def fit_runs(self, X, n_runs, sample_weight=None):
         """The components of n_runs fits from different starts, (n_runs, k, n_features), and the covariance of X.
@@ -98,6 +105,7 @@ class Separation(Unmixing):
         sample_weight: as for `fit`.  The runs share every pass over X; none is kept in the estimator.  For
         `gpuica.stability.stability`.
         """
+        self = copy(self)  # what is learned of X here is not kept either
         check_parameters(self)
         given, device = self._taken(X, sample_weight)
         with device.active(), locating_nan(self, given), self._opened(given, device) as rows:
@@ -119,13 +127,16 @@ class Separation(Unmixing):
             try:
                 report = Progress(self, given.shape[0], white.n_features) if self.verbose else None
                 solution = self._solve(oracle, starts, rng, report)
+                oracle.accept(solution.W)
+                self._refuse_useless(to_host(solution.W), to_host(solution.gradient), rows.dtype)
+                if self.sort is not None:
+                    solution = self._sorted(solution, oracle, spectrum)
             except KeyboardInterrupt:
                 self._store_interrupted(oracle, spectrum, rows, given.weight)
                 raise
-            self._refuse_useless(to_host(solution.W), to_host(solution.gradient), rows.dtype)
-            if self.sort is not None:
-                solution = self._sorted(solution, oracle, spectrum)
             to_sources = self._store(solution, spectrum, rows, given.weight).astype(given.dtype)
+            self.n_passes_ = white.n_passes + solution.sampled if solution.sampled else white.n_passes
+            counted = white.n_passes
             if not solution.converged:
                 warn(self._what_is_left(solution), ConvergenceWarning)
             sources = None
@@ -133,7 +144,7 @@ class Separation(Unmixing):
                 sources = given.back(white.map(rotate, to_sources, out=white.scratch))
             elif compute_sources:
                 sources = hand_out(self, given, device, white, rotate, (to_sources,), len(to_sources))
-        self.n_passes_ = white.n_passes + solution.sampled if solution.sampled else white.n_passes
+            self.n_passes_ += white.n_passes - counted
         del rows, white, oracle, spectrum, starts, solution, to_sources  # before their memory can be given back
         device.share()
         return sources
@@ -264,15 +275,18 @@ class Separation(Unmixing):
             raise ValueError(f"The iterations ended at a singular unmixing matrix: {remedy}.")
 
     def _store_interrupted(self, oracle, spectrum, rows, n_samples):
-        """Set the fitted attributes from what the solver asked about last, if that was a whole unmixing matrix."""
-        W = oracle.latest[0]
-        if W is None or len(W) != oracle.n_features:
+        """Set the fitted attributes from what the solver accepted last, if there is anything."""
+        W, n_iter = oracle.accepted.iterate
+        if W is None:
             return
         unknown = np.full(len(W), np.nan)
-        solution = Solution(W, oracle.n_passes, unknown, False, np.zeros(len(W), bool), unknown)
+        solution = Solution(W, n_iter, unknown, False, np.zeros(len(W), bool), unknown)
         self._store(solution, spectrum, rows, n_samples)
         self.n_passes_ = oracle.n_passes
-        warn("The fit was interrupted: components are unfinished.", ConvergenceWarning)
+        left = "components are unfinished."
+        if len(W) < oracle.n_features:
+            left = f"only the {len(W)} finished of {oracle.n_features} components are kept."
+        warn_of_interrupt(f"The fit was interrupted: {left}")
 
     def _store(self, solution, spectrum, rows, n_samples):
         """Set the fitted attributes; return the matrix (k, k) that takes whitened rows to sources.
@@ -280,6 +294,7 @@ class Separation(Unmixing):
         n_samples: as many rows as X stands for, Σ of its weights.
         """
         dtype, n_features, W = rows.dtype, rows.n_features, solution.W
+        fitted: dict[str, Any] = {}  # set at once: an estimator is never of two fits
         if spectrum is None:
             for name in ("mean_", "whitening_"):  # of a fit before
                 self.__dict__.pop(name, None)
@@ -295,19 +310,20 @@ class Separation(Unmixing):
                 W = W / rows.xp.sqrt(spectrum.variances(rounded))[:, None]
                 components = W @ K
             to_sources = W * shrink
-            self.mean_ = to_host(spectrum.mean).astype(dtype)
-            self.whitening_ = to_host(K).astype(dtype)
+            fitted["mean_"] = to_host(spectrum.mean).astype(dtype)
+            fitted["whitening_"] = to_host(K).astype(dtype)
             mixing = to_host(spectrum.unwhitening) @ inverse(to_host(to_sources))
-        self.components_ = to_host(components).astype(dtype)
-        self.mixing_ = mixing.astype(dtype)
-        self._unmixing = to_host(W).astype(dtype)
-        self.n_iter_ = max(solution.n_iter, 1)  # to find the start at rest is an iteration too
-        self.movement_ = to_host(solution.movement)
-        self.at_rest_ = to_host(solution.at_rest)
-        self.gradient_norm_ = float(solution.gradient.max())
-        self.losses_ = np.array(solution.losses)
-        self.rank_ = n_features if spectrum is None else spectrum.rank
-        self.converged_ = solution.converged
+        fitted["components_"] = to_host(components).astype(dtype)
+        fitted["mixing_"] = mixing.astype(dtype)
+        fitted["_unmixing"] = to_host(W).astype(dtype)
+        fitted["n_iter_"] = max(solution.n_iter, 1)  # to find the start at rest is an iteration too
+        fitted["movement_"] = to_host(solution.movement)
+        fitted["at_rest_"] = to_host(solution.at_rest)
+        fitted["gradient_norm_"] = float(solution.gradient.max())
+        fitted["losses_"] = np.array(solution.losses)
+        fitted["rank_"] = n_features if spectrum is None else spectrum.rank
+        fitted["converged_"] = solution.converged
+        self.__dict__.update(fitted)
         return to_sources
 
     @classmethod
@@ -323,7 +339,9 @@ def rotate(Z, W):
 
 
 def inverse(W):
-    """W^-1 of a square matrix, or its pseudo-inverse where it has none."""
+    """W^-1 of a square matrix, or its pseudo-inverse where it has none: (k, m) of a matrix (m, k) too."""
+    if len(W) < W.shape[1]:
+        return np.linalg.pinv(W)
     try:
         return np.linalg.inv(W)
     except np.linalg.LinAlgError:

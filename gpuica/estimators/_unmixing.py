@@ -68,6 +68,9 @@ class Unmixing(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
             ready = tuple(device.put(np.asarray(part, dtype=dtype)) for part in (before, matrix, -after))
             return hand_out(self, given, device, rows, project, (ready,), len(matrix), out)
 
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "components_")  # a fit that failed may have left other attributes
+
     @property
     def _n_features_out(self):
         return self.components_.shape[0]

@@ -11,6 +11,7 @@ from sklearn.utils._param_validation import StrOptions, validate_params
 from sklearn.utils.extmath import svd_flip
 
 from ..device import to_host
+from ..interrupts import at_once
 from ..messages import warn
 from ..solvers.dictionary import Learned, alternate
 from ._learner import ADDED, Learner
@@ -18,6 +19,7 @@ from ._parameters import real_matrix
 from ._progress import print_line, say_resumed
 from ._resume import for_callback
 from ._shell import locating_nan
+from ._whole import whole_fit
 from .coding import encode, warn_of_unfinished
 
 
@@ -128,7 +130,8 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
         """Learn the atoms from X, array of shape (n_samples, n_features) of any kind.  y is ignored."""
-        self._fit(X)
+        with whole_fit(self):
+            self._fit(X)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -138,8 +141,9 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
         As in scikit-learn these are the codes of the last iteration, by fit_algorithm, against the atoms before their
         last update.  One more pass over X.
         """
-        given, coder, learned = self._fit(X)
-        C = encode(self, given, to_host(learned.coded_with), coder)
+        with whole_fit(self):
+            given, coder, learned = self._fit(X)
+            C = encode(self, given, to_host(learned.coded_with), coder)
         return C if self.sparse_output else given.back(C)
 
     def _fit(self, X):
@@ -202,7 +206,8 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
                 print_line(self, f"iteration {n_iter}, {seconds:.1f} s, current cost {costs[-1]:.4g}")
             if self.callback is not None and n_iter % 5 == 1:
                 state = for_callback(self, ii=n_iter - 1, dictionary=D, errors=costs, current_cost=costs[-1])
-                self.callback(state)
+                with at_once():
+                    self.callback(state)
 
         return report
 

@@ -10,6 +10,7 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 from sklearn.utils.extmath import randomized_svd
 
 from ..device import to_host
+from ..interrupts import at_once
 from ..oracle import CodeOracle, finite_cost
 from ..solvers.dictionary import Learned, NoProgress, Statistics, one_batch, online
 from ._learner import ADDED, Learner
@@ -18,6 +19,7 @@ from ._progress import Pace, print_line, say_resumed
 from ._resume import for_callback
 from ._shell import locating_nan
 from ._spread import draw_from
+from ._whole import whole_fit
 from .coding import open_for_coding, warn_of_unfinished
 
 
@@ -111,6 +113,11 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
         """Learn the atoms from X, array of shape (n_samples, n_features) of any kind.  y is ignored."""
+        with whole_fit(self):
+            self._fit(X)
+        return self
+
+    def _fit(self, X):
         given, shape, coder, device = self._taken(X)
         n_rows = given.shape[0]
         self.device_ = str(device)
@@ -134,17 +141,25 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
                 report=partial(self._report, snapshots, stop),
                 **self._policies(rng, oracle.xp),
             )
-            self._learn(given, learned, solve)
+            try:
+                self._learn(given, learned, solve)
+            except KeyboardInterrupt:
+                self._statistics.to(to_host)
+                raise
             snapshots.keep(learned, self._statistics, stop, at_once=True)
             self._statistics.to(to_host)  # a pickle loads without a GPU
         device.share()
         warn_of_unfinished(learned.n_unfinished, batch_size)
-        return self
 
     @checks_parameters  # the next does so before the first call only
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None):
         """Update the atoms with X (n_samples, n_features) as one mini-batch.  y is ignored."""
+        with whole_fit(self):
+            self._partial_fit(X)
+        return self
+
+    def _partial_fit(self, X):
         first = not hasattr(self, "components_")
         given, shape, coder, device = self._taken(X, reset=first)
         with device.active():
@@ -156,10 +171,12 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
             else:
                 D = device.put(self.components_.astype(given.dtype, copy=False))
                 self._statistics.to(device.put)
-            D, cost, replaced, n_unfinished = one_batch(
-                oracle, D, self._statistics, self.n_steps_, **self._policies(self._random_state, oracle.xp)
-            )
-            self._statistics.to(to_host)  # a pickle loads without a GPU
+            try:
+                D, cost, replaced, n_unfinished = one_batch(
+                    oracle, D, self._statistics, self.n_steps_, **self._policies(self._random_state, oracle.xp)
+                )
+            finally:
+                self._statistics.to(to_host)  # a pickle loads without a GPU
             finite_cost(cost)
         D = to_host(D)
         refuse_overflow(D.dtype, D)
@@ -168,7 +185,6 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         self.n_replaced_ += replaced
         self.device_ = str(device)
         warn_of_unfinished(n_unfinished, given.shape[0])
-        return self
 
     def _begin(self, given, oracle, shape):
         """The first atoms, on the host; statistics of nothing."""
@@ -231,7 +247,8 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         snapshots.keep(learned, self._statistics, stop)
         if self.callback is not None and not learned.converged:
             last = for_callback(self, i=learned.n_iter - 1, dictionary=learned.D, batch_cost=learned.costs[-1])
-            self.callback({**last, "self": self})
+            with at_once():
+                self.callback({**last, "self": self})
 
 
 @validate_params(

@@ -4,6 +4,7 @@ The same function names for every device; the array code of the contrast itself 
 """
 
 from ..device import CPU, array_device, say_once, why_no_kernels
+from .compiling import compiled
 
 # Below this many numbers NumPy is as fast as the compiled loop, and a small fit then never loads Numba (0.4 s).
 WORTH_COMPILING = 50_000
@@ -41,13 +42,9 @@ def score_and_loss(Y, contrast, weights=None):
 def encode(X, D, gram, coder):
     """Codes (n, K) of the rows X (n, d) by a coder, and how many rows were not finished.  gram: D Dᵀ, or None."""
     if coder.kernel is not None and array_device(X) == CPU:
-        from . import coding
-
-        return coding.encode(X, D, gram, coder)
+        return compiled("coding").encode(X, D, gram, coder)
     if coder.kernel is not None and on_cuda(X):
-        from .cuda import coding as there
-
-        return there.encode(X, D, gram, coder)
+        return compiled("cuda.coding").encode(X, D, gram, coder)
     return coder.encode(X, D, array_device(X).xp)
 
 
@@ -56,9 +53,7 @@ def gram(D, coder):
     if array_device(D) == CPU:
         pays = gram_pays(len(D), D.shape[1], D.dtype.itemsize, coder)
     elif pays := coder.kernel is not None and on_cuda(D):
-        from .cuda import coding as there
-
-        pays = there.gram_pays(len(D), D.dtype.itemsize, coder, array_device(D).budget())
+        pays = compiled("cuda.coding").gram_pays(len(D), D.dtype.itemsize, coder, array_device(D).budget())
     return D @ D.T if pays else None
 
 
@@ -93,12 +88,8 @@ def add_code_moments(X, D, counts, indices, values, A, B):
 def _of_codes(array):
     """The module that works on compressed codes where an array is."""
     if array_device(array) == CPU:
-        from . import coding
-
-        return coding
-    from .cuda import codes
-
-    return codes
+        return compiled("coding")
+    return compiled("cuda.codes")
 
 
 def constrained(U, D, positive, unit):
@@ -122,14 +113,10 @@ def descend(D, U, L, used, positive, unit):
     U: (b, d), overwritten; where each atom would go if the others of the block stayed.  L: (b, b).
     """
     if U.size >= ATOMS_WORTH_COMPILING and array_device(U) == CPU:
-        from . import cpu
-
-        cpu.descend(D, U, L, used, positive, unit)
+        compiled("cpu").descend(D, U, L, used, positive, unit)
         return
     if on_cuda(U):
-        from .cuda import atoms
-
-        atoms.descend(D, U, L, used, positive, unit)
+        compiled("cuda.atoms").descend(D, U, L, used, positive, unit)
         return
     steps = array_device(U).xp.zeros(U.shape, dtype=U.dtype)
     for j in [j for j, is_used in enumerate(used.tolist()) if is_used]:
@@ -151,14 +138,10 @@ def _sweeps(Y, contrast):
     if array_device(Y) == CPU:
         if Y.size < WORTH_COMPILING:
             return None
-        from . import cpu
-
-        return cpu
+        return compiled("cpu")
     if not on_cuda(Y) or not Y.flags.c_contiguous:
         return None
-    from .cuda import contrast as sweeps
-
-    return sweeps
+    return compiled("cuda.contrast")
 
 
 def on_cuda(array):

@@ -14,6 +14,7 @@ import dask.array as da
 import numpy as np
 
 from ..device import CPU, to_host
+from ..interrupts import at_once
 from . import Rows, memory, project
 from .tasks import Held, Work, added_up, do, folded, listed, mapped, merged, summed, taken
 
@@ -51,13 +52,13 @@ class DaskRows(Rows):
     def sum(self, contribution, *params):
         self.n_passes += 1
         root = _tree(self._tasks(summed, contribution, *params), dask.delayed(added_up, pure=False))
-        return tuple(map(_writable, dask.compute(root)[0]))
+        return tuple(map(_writable, _computed(root)[0]))
 
     def each(self, consume, function, *params):
         self.n_passes += 1
         tasks = self._tasks(listed, function, *params)
         for i in range(0, len(tasks), WINDOW):
-            for results in dask.compute(*tasks[i : i + WINDOW]):
+            for results in _computed(*tasks[i : i + WINDOW]):
                 for result in results:
                     consume(result)
 
@@ -65,7 +66,7 @@ class DaskRows(Rows):
         self.n_passes += 1
         tasks = self._tasks(folded, kind, start, function, *params)
         merge = self._sent(merged, kind, start)
-        added, kept = dask.compute(_tree(tasks, lambda parts: merge(None, None, parts)))[0]
+        added, kept = _computed(_tree(tasks, lambda parts: merge(None, None, parts)))[0]
         total = kind(*start)
         total.merge(added, kept)
         return total
@@ -88,7 +89,7 @@ class DaskRows(Rows):
         indices = np.asarray(indices)
         rows = np.empty((len(indices), self.n_features), self.dtype)
         places, tasks = self._tasks_at(indices)
-        for place, found in zip(places, dask.compute(*tasks), strict=True):
+        for place, found in zip(places, _computed(*tasks), strict=True):
             rows[place] = found
         return rows
 
@@ -216,6 +217,12 @@ def settled(array):
         array = da.Array(array.dask, array.name, array.chunks, meta=array._meta)  # the caller's stays as it is
         array.compute_chunk_sizes()
     return array
+
+
+def _computed(*tasks):
+    """The results of tasks.  Ctrl-C ends the wait for them, and is Dask's to pass on to the workers."""
+    with at_once():
+        return dask.compute(*tasks)
 
 
 class _Placed:

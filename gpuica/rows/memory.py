@@ -5,7 +5,9 @@ import threading
 
 import numpy as np
 
-from ..device import CPU, array_device, host_threads, one_blas_thread, say_once
+from ..device import CPU, array_device, say_once
+from ..interrupts import check, watch
+from ..threads import host_threads, one_blas_thread
 from ..traffic import sent
 from . import Rows, project
 
@@ -46,6 +48,7 @@ class MemoryRows(Rows):
 
     def sum(self, contribution, *params):
         self.n_passes += 1
+        check()
         if self.n_rows <= self.chunk_rows and self.device == CPU:
             parts = contribution(self._chunk(0), *params, **self._weights(0))
             return tuple(part.astype(np.float64, copy=False) for part in parts)
@@ -185,9 +188,11 @@ class MemoryRows(Rows):
         if self.device != CPU and n_chunks > 1 and isinstance(self.array, np.ndarray):
             parts = (self.array[i * self.chunk_rows : (i + 1) * self.chunk_rows] for i in range(n_chunks))
             for i, part in enumerate(sent(parts, self.device)):
+                check()
                 work(i, self._prepared(part))
         elif self.device != CPU or n_chunks == 1 or self.n_rows * self.work < WORTH_THREADS:
             for i in range(n_chunks):
+                check()
                 work(i, self._chunk(i))
         else:
             in_turns(n_chunks, lambda i: work(i, self._chunk(i)), wait_for_room)
@@ -214,29 +219,40 @@ def default_chunk_rows(n_features, device=CPU, work=None):
 def in_turns(n, work, wait_for_room=None):
     """Call work(i) for i in range(n) from several threads, each with a one-thread BLAS.
 
-    The first error, or an interrupt, stops all threads and is raised.  wait_for_room: called with (i, failures) before
+    The first error, or an interrupt, stops all threads and is raised; Ctrl-C does once each has done its chunk.
+    wait_for_room: called with (i, failures) before
     work(i), to hold a thread back; returns False when the work has failed meanwhile.
     """
     turns = itertools.count()
     failures: list[BaseException] = []
+    interrupted = watch()
 
     def take_turns():
         try:
-            while not failures and (i := next(turns)) < n:
+            while not failures and not interrupted() and (i := next(turns)) < n:
                 if wait_for_room is None or wait_for_room(i, failures):
                     work(i)
         except BaseException as error:  # an interrupt too: the other threads must stop
             failures.append(error)
 
-    others = [threading.Thread(target=take_turns, daemon=True) for _ in range(min(host_threads(), n) - 1)]
-    with one_blas_thread():
-        for thread in others:
-            thread.start()
-        take_turns()
-        for thread in others:
-            thread.join()
+    def help_out():
+        with one_blas_thread():
+            take_turns()
+
+    others = [threading.Thread(target=help_out, daemon=True) for _ in range(min(host_threads(), n) - 1)]
+    try:
+        with one_blas_thread():
+            for thread in others:
+                thread.start()
+            take_turns()
+            for thread in others:
+                thread.join()
+    except BaseException as error:  # a second Ctrl-C, which does not wait for the others
+        failures.append(error)
+        raise
     if failures:
         raise failures[0]
+    check()
 
 
 class InOrder:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 
 from ..device import CPU, to_host
+from ..interrupts import check
 from ..traffic import place, sent
 from . import ProjectedRows
 from .memory import MemoryRows, in_turns
@@ -160,6 +161,7 @@ class StreamRows(MemoryRows):
                 if block not in self.kept and rows.nbytes <= self.room:
                     self._keep(block, rows := rows.copy())
                 for place in range(0, len(rows), self.chunk_rows):
+                    check()
                     work(i, self._prepared(rows[place : place + self.chunk_rows]))
                     i += 1
             next(uploads, None)  # gives its buffers back
@@ -213,7 +215,8 @@ class ReadAhead:
         with self.turn:
             self.stopped = True
             self.turn.notify_all()
-        self.thread.join()
+        # what is read may be something of the user's that hangs
+        self.thread.join(1.0 if isinstance(failed[1], KeyboardInterrupt) else None)
 
     @contextmanager
     def block(self, block):

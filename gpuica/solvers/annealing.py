@@ -79,6 +79,7 @@ def annealed(oracle, starts, *, rng, extended=True, rounds=ROUNDS, report=None):
         for walk, at, curvature in zip(walks, answers, looks, strict=False):
             walk.see(at, curvature)
             gradient, sign = walk.step(at, RATE * (1 - step / n_steps))
+        oracle.accept(walks[0].W)
         passes += batch.n_passes * size / oracle.n_rows
         if report and step % 50 == 0:
             error = rotation_error(at.cross, at.square, xp.ones(k), sign, batch.n_effective, xp)

@@ -80,6 +80,7 @@ def parallel(oracle, W, *, max_iter, tol, share=1.0, report=None):
             if fell_short:  # once more from this step's W; what was asked for since is forgotten
                 break
             last, W, n_iter = step, step.new, step.n_iter
+            oracle.accept(W)
             if report:
                 report(n_iter, movement, at_rest, oracle.n_rows)
             converged = float(at_rest.mean()) >= share
@@ -153,6 +154,7 @@ def deflation(oracle, W, *, max_iter, tol, report=None):
             if movement[j] < tol:
                 break
         found[j], most = w, max(most, n_iter)
+        oracle.accept(found[: j + 1])
     at_rest = movement < tol
     cross, slope, _ = oracle.fixed_point(found)  # one pass more, to say how good the answer is
     gradient = rotation_gradient(cross @ found.T, slope, xp=xp)

@@ -163,6 +163,7 @@ def picard(
         new, at, step, new_gradient, new_sign, curvature, flips = found
         movement = 1 - xp.abs((new * W).sum(axis=1)) / xp.sqrt((new * new).sum(axis=1) * (W * W).sum(axis=1))
         W = new
+        oracle.accept(W)
         if flips:
             pairs.clear()
             sign = new_sign

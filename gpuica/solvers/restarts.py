@@ -124,6 +124,11 @@ class _Seat:
     def __getattr__(self, name):
         return getattr(self._meeting.oracle, name)
 
+    def accept(self, W):
+        """Of several starts the first one's iterates are kept."""
+        if self._seat == 0:
+            self._meeting.oracle.accept(W)
+
     def fixed_point(self, W):
         return self._meeting.ask(self._seat, "fixed_point", W)
 

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...device import current_stream, numba_cuda
+from ..compiling import announced
 
 cuda = numba_cuda()  # before the modules of this package import numba.cuda by themselves
 
 BLOCK = 256  # threads of a block: eight blocks fill a multiprocessor
+_compiled: set = set()  # (kernel, dtype of its first array) that was launched before
 
 
 class Build(NamedTuple):
@@ -43,7 +45,12 @@ def launch(kernel, grid, block, *args, shared=0):
         kernel[grid, block, 0, shared](*args)
     else:
         configured = _configured(kernel, grid, block, current_stream(on_device), on_device.device.id, shared)
-        configured(*(_lent(arg) for arg in args))
+        if (key := (kernel, on_device.dtype)) in _compiled:
+            configured(*(_lent(arg) for arg in args))
+            return
+        with announced(kernel.py_func, [on_device], once="in each process"):
+            configured(*(_lent(arg) for arg in args))
+        _compiled.add(key)
 
 
 def _lent(arg):

@@ -1,0 +1,527 @@
+"""Ctrl-C: where it is raised, and what it leaves of an estimator."""
+
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+
+from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, interrupts
+from gpuica.oracle import ContrastOracle
+from gpuica.rows import memory
+from gpuica.rows.memory import MemoryRows, in_turns
+from gpuica.solvers.annealing import annealed
+
+from .problems import mixture, white
+
+
+@pytest.fixture(autouse=True)
+def pythons_handler():
+    """Python's own handler, which a shell may have had replaced by none."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert interrupts._State.depth == interrupts._State.at_once == 0
+    signal.signal(signal.SIGINT, before)
+
+
+def press():
+    signal.raise_signal(signal.SIGINT)
+
+
+# ---- where it is raised ----------------------------------------------------------------------------------------------
+def test_it_is_raised_by_check_and_at_the_end_of_the_block():
+    done = []
+    with pytest.raises(KeyboardInterrupt), interrupts.deferred():  # noqa: PT012
+        with interrupts.deferred():
+            press()
+            done.append("inner")
+        done.append("outer")
+        interrupts.check()
+        done.append("never")
+    with pytest.raises(KeyboardInterrupt), interrupts.deferred():  # noqa: PT012
+        press()
+        done.append("end")
+    assert done == ["inner", "outer", "end"]
+    interrupts.check()  # nothing is left of it
+
+
+def test_another_error_does_not_take_its_place():
+    with pytest.raises(KeyboardInterrupt) as raised, interrupts.deferred():  # noqa: PT012
+        press()
+        raise ValueError("something else")
+    assert isinstance(raised.value.__context__, ValueError)
+
+
+def test_a_second_one_is_raised_at_once():
+    done = []
+    with pytest.raises(KeyboardInterrupt), interrupts.deferred():  # noqa: PT012
+        press()
+        done.append("first")
+        press()
+        done.append("second")
+    assert done == ["first"]
+
+
+def test_the_handler_of_an_application_stays():
+    calls = []
+    signal.signal(signal.SIGINT, lambda *_: calls.append("its own"))
+    with interrupts.deferred():
+        press()
+        interrupts.check()
+        assert calls == ["its own"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_code_of_the_user_is_interrupted_at_once():
+    done = []
+    with pytest.raises(KeyboardInterrupt), interrupts.deferred():  # noqa: PT012
+        with interrupts.at_once():
+            with pytest.raises(KeyboardInterrupt):
+                press()
+            with pytest.raises(KeyboardInterrupt), interrupts.deferred():  # noqa: PT012  # it fits something itself
+                press()
+                done.append("deferred again")
+            done.append("after it")
+        interrupts.check()
+        press()
+        with interrupts.at_once():
+            done.append("never")
+    assert done == ["deferred again", "after it"]
+
+
+@pytest.mark.parametrize("around", [interrupts.deferred, interrupts.held])
+def test_what_must_not_be_cut_is_not(around):
+    done = []
+    with pytest.raises(KeyboardInterrupt), around(), interrupts.held():  # noqa: PT012
+        press()
+        press()
+        done.append("whole")
+    assert done == ["whole"]
+    signal.signal(signal.SIGINT, lambda *_: done.append("its own"))
+    with interrupts.held():
+        press()
+        done.append("whole")
+    assert done == ["whole", "whole", "its own"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_other_threads_are_left_alone():
+    found = []
+
+    def other():
+        with interrupts.deferred():
+            watched = interrupts.watch()
+            press_main.set()
+            pressed.wait(20)
+            interrupts.check()
+            found.append(watched())
+
+    press_main, pressed = threading.Event(), threading.Event()
+    thread = threading.Thread(target=other)
+    with pytest.raises(KeyboardInterrupt), interrupts.deferred():  # noqa: PT012
+        thread.start()
+        press_main.wait(20)
+        press()
+        pressed.set()
+        thread.join()
+    assert found == [False]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_begins_outside():
+    with interrupts.deferred():
+        child = os.fork()
+        if not child:
+            try:
+                press()
+                os._exit(1)
+            except KeyboardInterrupt:
+                os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("n_threads", [1, 4])
+def test_threads_finish_their_chunks(n_threads, monkeypatch):
+    monkeypatch.setattr(memory, "host_threads", lambda: n_threads)
+    begun, done = [], []
+
+    def work(i):
+        begun.append(i)
+        if i == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.001)
+        done.append(i)
+
+    with pytest.raises(KeyboardInterrupt), interrupts.deferred():
+        in_turns(10_000, work)
+    assert sorted(begun) == sorted(done)
+    assert 20 < len(done) < 1000
+
+
+def test_a_second_one_does_not_wait_for_a_chunk_that_hangs(monkeypatch):
+    monkeypatch.setattr(memory, "host_threads", lambda: 2)
+    begun, go_on, main = [], threading.Event(), threading.current_thread()
+
+    def work(i):
+        begun.append(i)
+        if threading.current_thread() is main:
+            while len(begun) < 2:
+                time.sleep(0.001)
+            return
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+        go_on.wait(20)
+
+    with pytest.raises(KeyboardInterrupt), interrupts.deferred():
+        in_turns(10_000, work)
+    go_on.set()
+    time.sleep(0.1)
+    n_begun = len(begun)
+    time.sleep(0.1)
+    assert len(begun) == n_begun < 10_000  # it is not worked on behind the caller's back
+
+
+# ---- what it leaves --------------------------------------------------------------------------------------------------
+@pytest.fixture
+def interrupt_at(monkeypatch):
+    """A function (n, question): the n-th time that an oracle is asked this, from now on, is an interrupt."""
+
+    def at(n, question, of=ContrastOracle):
+        original, asked = getattr(of, question), []
+
+        def answer(self, *arguments, **keywords):
+            asked.append(question)
+            if len(asked) == n:
+                raise KeyboardInterrupt
+            return original(self, *arguments, **keywords)
+
+        monkeypatch.setattr(of, question, answer)
+        return asked
+
+    yield at
+    monkeypatch.undo()
+
+
+def interrupted(estimator, X):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(KeyboardInterrupt):
+            estimator.fit(X)
+    return estimator
+
+
+def infomax_loss(W, Z):
+    Y = Z @ W.T
+    return (np.logaddexp(Y, -Y) - np.log(2)).mean(axis=0).sum() - np.linalg.slogdet(W)[1]
+
+
+def test_picard_keeps_the_last_accepted_iterate(interrupt_at, monkeypatch):
+    X = np.random.default_rng(0).laplace(size=(500, 4))
+    whole = {"ortho": False, "extended": False, "tol": 1e-6, "whiten": "arbitrary-variance", "growth": None}
+    whole |= {"w_init": np.random.default_rng(0).normal(size=(4, 4))}
+    asked = interrupt_at(0, "likelihood")
+    reference = Picard(**whole).fit(X)
+    n_asked, losses = len(asked), []
+    assert n_asked > reference.n_iter_ + 1  # the line search has rejected something
+    for n in range(1, n_asked + 1):
+        monkeypatch.undo()
+        interrupt_at(n, "likelihood")
+        stopped = interrupted(Picard(**whole), X)
+        if n < 3:  # the start, and the first step
+            with pytest.raises(NotFittedError):
+                stopped.transform(X)
+            continue
+        if not hasattr(stopped, "components_"):  # the first step was halved
+            continue
+        Z = (X - stopped.mean_) @ stopped.whitening_.T * len(X) ** 0.5
+        losses.append(infomax_loss(stopped._unmixing, Z))
+        assert losses[-1] == pytest.approx(reference.losses_[stopped.n_iter_], rel=1e-9)
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0]
+
+
+def test_fastica_keeps_the_last_iterate(interrupt_at, monkeypatch):
+    X = mixture(2000, 4)[0]
+    for n in (1, 2, 5):
+        interrupt_at(n, "fixed_point")
+        stopped = interrupted(FastICA(random_state=0, tol=0.0), X)
+        monkeypatch.undo()
+        if n == 1:
+            with pytest.raises(NotFittedError):
+                stopped.transform(X)
+            continue
+        with pytest.warns(ConvergenceWarning):
+            expected = FastICA(random_state=0, tol=0.0, max_iter=n - 1).fit(X)
+        np.testing.assert_array_equal(stopped.components_, expected.components_)
+        assert stopped.n_iter_ == n - 1
+        assert not stopped.converged_
+
+
+@pytest.mark.parametrize("whiten", ["unit-variance", "arbitrary-variance", False])
+def test_deflation_keeps_the_finished_components(whiten, interrupt_at, monkeypatch):
+    X = mixture(2000, 4)[0] if whiten else white(2000, 4)
+    arguments = {"random_state": 0, "algorithm": "deflation", "whiten": whiten}
+    asked = interrupt_at(0, "fixed_point")
+    whole = FastICA(**arguments).fit(X)
+    found = set()
+    for n in range(1, len(asked) + 1):
+        monkeypatch.undo()
+        interrupt_at(n, "fixed_point")
+        stopped = FastICA(**arguments)
+        with warnings.catch_warnings(record=True) as said, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            warnings.simplefilter("always")
+            stopped.fit(X)
+        if not hasattr(stopped, "components_"):
+            assert not said
+            continue
+        m = len(stopped.components_)
+        found.add(m)
+        np.testing.assert_allclose(stopped.components_, whole.components_[:m], rtol=1e-10)
+        S = stopped.transform(X)
+        assert S.shape == (2000, m)
+        assert len(stopped.get_feature_names_out()) == m
+        back = stopped.inverse_transform(S)
+        assert back.shape == X.shape
+        np.testing.assert_allclose(stopped.transform(back), S, atol=1e-8)  # sources of their own mixture
+        if m < 4:
+            assert f"only the {m} finished of 4 components are kept" in str(said[0].message)
+    assert found == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda: FastICA(random_state=0, n_init=3, tol=0.0, max_iter=20),
+        lambda: FastICA(random_state=0, tol=0.0, max_iter=20, growth=1.5),
+        lambda: FastICA(random_state=0, sort="objective"),
+        lambda: Picard(random_state=0, n_init=3, growth=1.5),
+        lambda: Picard(random_state=0, fastica_it=3, growth=1.5),
+        lambda: Picard(random_state=0, growth=1.5, tol=1e-12, max_iter=30),
+    ],
+)
+def test_whatever_pass_is_interrupted_the_estimator_works_or_is_not_fitted(kind, interrupt_at, monkeypatch):
+    X = mixture(16_000, 3)[0]
+    asked = interrupt_at(0, "sum", MemoryRows)
+    whole = kind()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        whole.fit(X)
+    worked = 0
+    for n in np.unique(np.linspace(1, len(asked), 12).astype(int)):
+        monkeypatch.undo()
+        interrupt_at(n, "sum", MemoryRows)
+        stopped = interrupted(kind(), X)
+        if not hasattr(stopped, "components_"):
+            with pytest.raises(NotFittedError):
+                stopped.transform(X)
+            continue
+        worked += 1
+        np.testing.assert_allclose(np.cov(stopped.transform(X).T), np.eye(3), atol=1e-2)
+        assert vars(stopped).keys() == vars(whole).keys()
+    assert worked > 2
+    if whole.sort:  # its pass is the last one
+        np.testing.assert_allclose(sorted(stopped.components_.tolist()), sorted(whole.components_.tolist()))
+
+
+def test_annealing_notes_every_step():
+    oracle = ContrastOracle(MemoryRows(white(4000, 3)), Picard()._contrast())
+    start = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
+    Ws, _, _ = annealed(oracle, [start, np.eye(3)], rng=np.random.RandomState(0), rounds=3)
+    W, n_steps = oracle.accepted.iterate
+    np.testing.assert_array_equal(W, Ws[0])
+    assert n_steps > 3
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda: FastICA(random_state=0),
+        lambda: Picard(random_state=0),
+        lambda: DictionaryLearning(3, random_state=0, max_iter=5, tol=0, fit_algorithm="threshold", alpha=0.1),
+        lambda: MiniBatchDictionaryLearning(3, random_state=0, max_iter=2, fit_algorithm="threshold", alpha=0.1),
+    ],
+)
+def test_a_fit_that_fails_at_once_leaves_the_fit_before(kind, error, monkeypatch):
+    X = mixture(2000, 4)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        estimator = kind().fit(X)
+    state = pickle.dumps({name: vars(estimator)[name] for name in sorted(vars(estimator))})
+    sources = estimator.transform(X)
+
+    def broken(*arguments, **keywords):
+        raise error("now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryRows, "sum", broken)
+        patch.setattr(MemoryRows, "fold", broken)
+        with pytest.raises(error, match="now"):
+            estimator.fit(X[:, :3])
+        first = kind()
+        with pytest.raises(error, match="now"):
+            first.fit(X)
+    assert pickle.dumps({name: vars(estimator)[name] for name in sorted(vars(estimator))}) == state
+    np.testing.assert_array_equal(estimator.transform(X), sources)
+    with pytest.raises(NotFittedError):
+        first.transform(X)
+
+
+@pytest.mark.parametrize("kind", [FastICA, Picard, DictionaryLearning, MiniBatchDictionaryLearning])
+def test_fitted_means_to_have_components(kind):
+    estimator = kind()
+    estimator.n_features_in_ = 3
+    with pytest.raises(NotFittedError):
+        estimator.transform(np.zeros((5, 3)))
+
+
+def test_a_warning_that_is_an_error_does_not_take_the_place_of_the_interrupt(interrupt_at):
+    interrupt_at(3, "fixed_point")
+    ica = FastICA(random_state=0)
+    with warnings.catch_warnings(), pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        warnings.simplefilter("error")
+        ica.fit(mixture(1000, 3)[0])
+    assert ica.n_iter_ == 2
+
+
+def test_fit_runs_keeps_nothing_of_its_rows():
+    X = mixture(500, 4)[0]
+    ica = FastICA(random_state=0).fit(X)
+    before = dict(vars(ica))
+    ica.fit_runs(X[:, :3], 2)
+    assert vars(ica) == before
+
+
+def test_dictionary_learning_keeps_the_last_whole_iteration(interrupt_at, monkeypatch):
+    X = mixture(2000, 4)[0]
+    arguments = {"random_state": 0, "tol": 0, "fit_algorithm": "threshold", "alpha": 0.1}
+    for n in (1, 3):
+        interrupt_at(n, "fold", MemoryRows)
+        stopped = interrupted(DictionaryLearning(6, max_iter=5, **arguments), X)
+        monkeypatch.undo()
+        if n == 1:
+            with pytest.raises(NotFittedError):
+                stopped.transform(X)
+            continue
+        with pytest.warns(ConvergenceWarning):
+            expected = DictionaryLearning(6, max_iter=n - 1, **arguments).fit(X)
+        np.testing.assert_array_equal(stopped.components_, expected.components_)
+        assert stopped.n_iter_ == len(stopped.error_) == n - 1
+
+
+def test_an_interrupted_partial_fit_was_not_there(interrupt_at, monkeypatch):
+    X = mixture(900, 4)[0]
+    arguments = {"random_state": 0, "fit_algorithm": "threshold", "alpha": 0.1}
+    stopped, whole = (MiniBatchDictionaryLearning(6, **arguments) for _ in range(2))
+    for part in np.split(X, 3):
+        interrupt_at(1, "fold", MemoryRows)
+        with pytest.raises(KeyboardInterrupt):
+            stopped.partial_fit(part)
+        monkeypatch.undo()
+        stopped.partial_fit(part)
+        whole.partial_fit(part)
+    np.testing.assert_array_equal(stopped.components_, whole.components_)
+    assert stopped.n_steps_ == whole.n_steps_ == 3
+    stopped, whole = Picard(random_state=0), Picard(random_state=0)
+    for part in np.split(X, 3):
+        interrupt_at(1, "sum", MemoryRows)
+        with pytest.raises(KeyboardInterrupt):
+            stopped.partial_fit(part)
+        monkeypatch.undo()
+        stopped.partial_fit(part)
+        whole.partial_fit(part)
+    np.testing.assert_array_equal(stopped.components_, whole.components_)
+    assert stopped.n_samples_seen_ == whole.n_samples_seen_ == 900
+
+
+def test_a_callback_may_handle_it_itself():
+    calls = []
+
+    def callback(about):
+        try:
+            press()
+        except KeyboardInterrupt:
+            calls.append(about["ii"])
+
+    learner = DictionaryLearning(
+        3, random_state=0, max_iter=6, tol=0, fit_algorithm="threshold", alpha=0.1, callback=callback
+    )
+    with pytest.warns(ConvergenceWarning):
+        learner.fit(mixture(500, 4)[0])
+    assert calls == [0, 5]
+    assert learner.n_iter_ == 6
+
+
+# ---- Numba -----------------------------------------------------------------------------------------------------------
+def test_the_import_of_numba_is_not_cut():
+    script = """
+import importlib.abc, os, signal, sys
+import numpy as np
+import gpuica
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+class Interrupts(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == "numba.core.dispatcher":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupts())
+X = np.random.default_rng(0).laplace(size=(60_000, 8))
+ica = gpuica.FastICA(random_state=0)
+try:
+    ica.fit(X)
+except KeyboardInterrupt:
+    assert "numba" in sys.modules
+else:
+    raise AssertionError("swallowed")
+print(*ica.fit(X).components_.ravel().tolist())
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    expected = FastICA(random_state=0).fit(np.random.default_rng(0).laplace(size=(60_000, 8))).components_
+    np.testing.assert_array_equal(np.array(done.stdout.split(), float), expected.ravel())
+    assert "Exception ignored" not in done.stderr
+
+
+def test_a_compilation_is_announced_and_not_cut(caplog, monkeypatch):
+    from numba.core import event
+
+    from gpuica import device
+    from gpuica.kernels import compiling
+
+    device.say_once.cache_clear()
+    compiling.compiled("lasso")
+    array, number = SimpleNamespace(dtype="float32"), SimpleNamespace()
+
+    def compile_for(seconds, module):
+        about = {"dispatcher": SimpleNamespace(py_func=SimpleNamespace(__module__=module)), "args": (array, number)}
+        with event.trigger_event("numba:compile", data=about):
+            with event.trigger_event("numba:compile", data=about):  # of a function that it calls
+                press()
+            time.sleep(seconds)
+            done.append(module)
+
+    done: list = []
+    with caplog.at_level(logging.WARNING, logger="gpuica"):
+        for patience, module in [
+            (60, "gpuica.kernels.pursuit"),
+            (0.01, "somebody.else"),
+            (0.01, "gpuica.kernels.lasso"),
+        ]:
+            monkeypatch.setattr(compiling, "PATIENCE", patience)
+            with pytest.raises(KeyboardInterrupt):
+                compile_for(0.2, module)
+    assert [record.getMessage()[:41] for record in caplog.records] == ["Compiling the lasso kernel for float32. I"]
+    assert len(done) == 3
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer) and thread.is_alive()]

@@ -1,0 +1,256 @@
+"""BLAS's number of threads: one while work lasts, the user's before and after, whoever else sets it."""
+
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from gpuica import FastICA, threads
+from gpuica.rows.memory import in_turns
+from gpuica.threads import host_threads, one_blas_thread
+
+
+def counts():
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+
+@pytest.fixture(autouse=True)
+def limit_of_three():
+    with threadpool_limits(3, user_api="blas"):
+        yield
+        assert counts() == {3}
+    assert threads._users == 0
+
+
+def elsewhere(function, *arguments):
+    """Call it in another thread; raise what it raises."""
+    failures = []
+
+    def call():
+        try:
+            function(*arguments)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+
+
+class Elsewhere:
+    """Another thread that enters and leaves a context manager when it is asked to."""
+
+    def __init__(self, context):
+        self.steps, self.done = threading.Semaphore(0), threading.Semaphore(0)
+
+        def run():
+            self.steps.acquire()
+            with context():
+                self.done.release()
+                self.steps.acquire()
+            self.done.release()
+
+        threading.Thread(target=run, daemon=True).start()
+
+    def step(self):
+        self.steps.release()
+        assert self.done.acquire(timeout=20)
+
+
+@pytest.mark.parametrize("first", ["main", "other"])
+@pytest.mark.parametrize("last", ["main", "other"])
+def test_uses_that_overlap_share_one_limit(first, last):
+    other, block = Elsewhere(one_blas_thread), one_blas_thread()
+    if first == "other":
+        other.step()
+    with block:
+        if first == "main":
+            other.step()
+        assert counts() == {1}
+        if last == "main":
+            other.step()
+        assert counts() == {1}
+    if last == "other":
+        assert counts() == {1}
+        other.step()
+    assert counts() == {3}
+
+
+def test_uses_nest_and_survive_errors():
+    with pytest.raises(ValueError, match="within"), one_blas_thread():  # noqa: PT012
+        with one_blas_thread():
+            assert counts() == {1}
+        assert counts() == {1}
+        raise ValueError("within")
+    assert counts() == {3}
+
+
+def test_the_number_of_threads_is_the_users_also_while_work_lasts(monkeypatch):
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "8")
+    assert host_threads() == 3
+    with one_blas_thread():
+        assert host_threads() == 3
+        elsewhere(lambda: np.testing.assert_equal(host_threads(), 3))
+    with threadpool_limits(2, user_api="blas"), one_blas_thread():
+        assert host_threads() == 2
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "2")
+    assert host_threads() == 2
+
+
+def test_a_limit_that_ends_while_work_lasts_is_not_kept():
+    limit = threadpool_limits(2, user_api="blas")
+    with one_blas_thread():
+        limit.restore_original_limits()
+    assert counts() == {3}
+    limit = threadpool_limits(2, user_api="blas")
+    with one_blas_thread():
+        limit.restore_original_limits()
+        with one_blas_thread():
+            assert counts() == {1}  # the next pass has one thread again
+    assert counts() == {3}
+
+
+def test_a_limit_that_begins_while_work_lasts_is_not_overwritten():
+    with one_blas_thread():
+        limit = threadpool_limits(2, user_api="blas")
+    assert counts() == {2}
+    limit.restore_original_limits()
+    assert counts() == {1}  # threadpoolctl restores what it found
+    with threadpool_limits(3, user_api="blas"):
+        pass
+    for library in threads._libraries()[0]:
+        library.set(3)
+
+
+def test_a_limit_that_begins_and_ends_while_work_lasts_changes_nothing():
+    with one_blas_thread():
+        with threadpool_limits(2, user_api="blas"), one_blas_thread():
+            assert counts() == {1}
+        with one_blas_thread():
+            assert counts() == {1}
+
+
+def test_after_a_fit_limits_of_other_threads_work():
+    """threadpoolctl 3.8 lets one thread set limits, the first, until its `with` block ends."""
+    script = """
+import threading
+import numpy as np
+from threadpoolctl import threadpool_info, threadpool_limits
+import gpuica
+
+def counts():
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+before = counts()
+X = np.random.default_rng(0).laplace(size=(300, 40)) @ np.random.default_rng(1).normal(size=(40, 40))
+fit = lambda: gpuica.FastICA(random_state=0, max_iter=3, tol=0.0).fit(X).components_
+found = [fit()]
+
+def limited():
+    with threadpool_limits(3, user_api="blas"):
+        found.append(counts())
+        found.append(fit())
+        found.append(counts())
+
+thread = threading.Thread(target=limited)
+thread.start()
+thread.join()
+assert found[1] == found[3] == {3}, found
+np.testing.assert_array_equal(found[0], found[2])
+assert counts() == before
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True)
+
+
+def test_fits_obey_while_another_thread_holds_threadpoolctls_limit():
+    """A limit of the main thread, which threadpoolctl 3.8 takes no other's for, does not keep a fit from its own."""
+    seen = []
+
+    def fun(x):
+        seen.append(counts())
+        return x**3, (3 * x**2).mean(axis=-1)
+
+    X = np.random.default_rng(0).laplace(size=(300, 3))
+    elsewhere(FastICA(fun=fun, random_state=0, tol=1).fit, X)
+    assert set(map(frozenset, seen)) == {frozenset({1})}
+
+
+class PerThread:
+    """A BLAS with a number for each thread, as MKL and OpenBLAS on OpenMP have."""
+
+    internal_api, threading_layer = "mkl", "intel"
+
+    def __init__(self):
+        self.mine = threading.local()
+
+    @property
+    def num_threads(self):
+        return getattr(self.mine, "n", 8)
+
+    def set_num_threads(self, n):
+        self.mine.n = n
+
+
+@pytest.fixture
+def per_thread(monkeypatch):
+    library = PerThread()
+    monkeypatch.setattr(threads, "_libraries", lambda: ([], [threads._Library(library)]))
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "5")
+    return library
+
+
+def test_each_thread_of_a_pass_limits_a_library_with_a_number_for_each(per_thread):
+    seen = {}
+
+    def work(i):
+        seen.setdefault(threading.current_thread(), set()).add(per_thread.num_threads)
+        threading.Event().wait(0.002)
+
+    in_turns(50, work)
+    assert len(seen) == 5
+    assert set.union(*seen.values()) == {1}
+    assert per_thread.num_threads == 8
+
+
+def test_threads_of_such_a_library_do_not_share_a_limit(per_thread):
+    per_thread.set_num_threads(4)
+    other = Elsewhere(one_blas_thread)
+    other.step()
+    assert per_thread.num_threads == 4
+    with one_blas_thread():
+        assert per_thread.num_threads == 1
+        other.step()
+        assert per_thread.num_threads == 1
+        assert host_threads() == 4
+    assert per_thread.num_threads == 4
+
+
+def test_openblas_on_openmp_counts_as_one_of_these():
+    kinds = [("openblas", "pthreads", True), ("openblas", "openmp", False), ("mkl", "intel", False)]
+    for kind, layer, expected in kinds:
+        controller = SimpleNamespace(
+            internal_api=kind, threading_layer=layer, num_threads=2, dynlib=SimpleNamespace(), set_num_threads=None
+        )
+        assert threads._Library(controller).of_process == expected
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_that_is_forked_in_a_fit_has_the_users_limit():
+    """Of the threads that work only the one that forks goes on in the child."""
+    import os
+
+    other = Elsewhere(one_blas_thread)
+    other.step()
+    child = os.fork()
+    if not child:
+        works = threads._users == 0 and counts() == {3} and host_threads() >= 1
+        os._exit(0 if works else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert counts() == {1}
+    other.step()
