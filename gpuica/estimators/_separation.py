@@ -271,6 +271,7 @@ class Separation(Unmixing):
         self.movement_ = to_host(solution.movement)
         self.at_rest_ = to_host(solution.at_rest)
         self.gradient_norm_ = float(solution.gradient.max())
+        self.gradient_z_ = np.full(len(W), np.nan) if solution.z is None else to_host(solution.z)
         self.losses_ = np.array(solution.losses)
         self.rank_ = n_features if spectrum is None else spectrum.rank
         self.converged_ = solution.converged
