@@ -12,8 +12,9 @@ sklearn      scikit-learn's FastICA on the same float32 rows, at most 200 iterat
 sklearn-64   the same on the rows in float64.
 
 Each fit has a process of its own (`measure.measured`); the referee judges it in float64: gradient, the largest entry
-of the relative gradient; unrest, the same in standard errors, which tol="auto" wants below 0.5; loss.  scikit-learn
-takes minutes a layer, so results are appended to --out one by one, and what is there already is not measured again.
+of the relative gradient; unrest and farthest, the same in standard errors, in root mean square and its largest entry,
+which tol="auto" wants below 0.5 and about 5; loss.  scikit-learn takes minutes a layer, so results are appended to
+--out one by one, and what is there already is not measured again.
 """
 
 import argparse
@@ -114,13 +115,13 @@ def _finite(result):
 
 def table(results):
     """A Markdown table, a line for each result."""
-    head = ["layer", "contestant", "converged", "passes", "iterations", "s", "rank", "gradient", "unrest", "loss"]
+    head = ["layer", "contestant", "converged", "passes", "iterations", "s", "rank", *QUALITY]
     lines = [head, ["---"] * len(head)]
     for r in sorted(results, key=lambda r: (_place(r["problem"]), list(CONTESTANTS).index(r["contestant"]))):
         if r["error"]:
-            lines.append([r["problem"], r["contestant"], r["error"].replace("|", "/"), *[""] * 7])
+            lines.append([r["problem"], r["contestant"], r["error"].replace("|", "/"), *[""] * 8])
             continue
-        quality = ["-" if r[key] is None else f"{r[key]:{form}}" for key, form in QUALITY.items()]
+        quality = ["-" if r.get(key) is None else f"{r[key]:{form}}" for key, form in QUALITY.items()]
         passes = "-" if r["n_passes"] is None else f"{r['n_passes']:.1f}"
         converged = ("yes" if r["converged"] else "**no**") + ("" if r["finite"] else ", NaN")
         counts = [converged, passes, f"{r['n_iter']}", f"{r['seconds']:.0f}", f"{r['rank']}"]
@@ -128,7 +129,7 @@ def table(results):
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-QUALITY = {"gradient": ".1e", "unrest": ".2f", "loss": ".3f"}
+QUALITY = {"gradient": ".1e", "unrest": ".2f", "farthest": ".1f", "loss": ".3f"}
 
 
 def _place(layer):

@@ -37,7 +37,7 @@ MB = 1e6
 KEYS = (
     *("problem", "contestant", "dtype", "n_samples", "n_features", "n_components", "tol", "max_iter", "seed"),
     *("seconds", "seconds_min", "repeats", "others", "n_iter", "n_passes", "converged"),
-    *("amari", "gradient", "unrest", "whiteness", "loss", "peak_mb", "device_peak_mb", "input_mb", "error"),
+    *("amari", "gradient", "unrest", "farthest", "whiteness", "loss", "peak_mb", "device_peak_mb", "input_mb", "error"),
 )
 
 

@@ -12,21 +12,24 @@ CHUNK = 1 << 22  # numbers in a chunk
 
 
 def judge(X, components, mean, A=None):
-    """Every measure of one answer, a dict of floats: amari, gradient, unrest, whiteness, loss.
+    """Every measure of one answer, a dict of floats: amari, gradient, unrest, farthest, whiteness, loss.
 
     X: (n, d).  components: (k, d).  mean: (d,).  A: (d, k), the mixing matrix, or None; amari is then None.
-    gradient, unrest and loss are None where the sources are linearly dependent, that is, where the answer is no answer.
+    gradient, unrest, farthest and loss are None where the sources are linearly dependent, that is, where the answer is
+    no answer.
     """
     components, mean = np.asarray(components, np.float64), np.asarray(mean, np.float64)
     scale, offset, whiteness = white(X, components, mean)
-    gradient, unrest, loss = None, None, None
+    gradient, unrest, farthest, loss = None, None, None, None
     if scale is not None:
-        gradient, unrest, loss = gradient_and_loss(X, scale @ components, scale @ components @ mean + offset)
+        offset = scale @ components @ mean + offset
+        gradient, unrest, farthest, loss = gradient_and_loss(X, scale @ components, offset)
     known = A is not None and len(components) == A.shape[1]
     return {
         "amari": amari(components, A) if known else None,
         "gradient": gradient,
         "unrest": unrest,
+        "farthest": farthest,
         "whiteness": whiteness,
         "loss": loss,
     }
@@ -68,30 +71,35 @@ def white(X, components, mean):
 
 
 def gradient_and_loss(X, W, offset):
-    """Relative gradient, unrest and loss at white sources u = W x - offset.  X: (n, d), W: (k, d), offset: (k,).
+    """Relative gradient, unrest, farthest and loss at white sources u = W x - offset.
 
-    With g = tanh, s_i = sign(E g'(u_i) - E g(u_i) u_i) and M_ij = s_i E g(u_i) u_j, the gradient is max |M - Mᵀ| / 2,
-    which is 0 at every fixed point of FastICA and Picard-O.  unrest: the same in standard errors, as tol="auto" judges:
-    each component's entries over sqrt(Var / n) in root mean square, the largest of all components; Var of one row's
-    (s_i g(u_i) u_j - s_j g(u_j) u_i) / 2 for independent u.  loss = -Σ_i |E log cosh(u_i) - Gaussian's|, lower is
-    better.
+    X: (n, d), W: (k, d), offset: (k,).  With g = tanh, s_i = sign(E g'(u_i) - E g(u_i) u_i) and
+    M_ij = s_i E g(u_i) u_j, the gradient is max |M - Mᵀ| / 2, which is 0 at every fixed point of FastICA and Picard-O.
+    unrest: the same in standard errors sqrt(Var / n), in root mean square over the entries of a component, the largest
+    of all components; Var is that of one row's (s_i g(u_i) u_j - s_j g(u_j) u_i) / 2.  farthest: the entry of the most
+    standard errors.  tol="auto" wants them below 0.5 and sqrt(2 log k²).  loss = -Σ_i |E log cosh(u_i) - Gaussian's|,
+    lower is better.
     """
     k, n = len(W), len(X)
     cross, square, logcosh = np.zeros((k, k)), np.zeros(k), np.zeros(k)
+    products, middles = np.zeros((k, k)), np.zeros((k, k))
     for U in _sources(X, W, offset):
         size = np.abs(U)
         logcosh += (size + np.log1p(np.exp(-2 * size)) - np.log(2)).sum(axis=0)
         g = np.tanh(U)
+        middle = g * U
         square += (g * g).sum(axis=0)
         cross += g.T @ U
-    cross, square, logcosh = cross / n, square / n, logcosh / n
-    slope = 1 - square
-    sign = np.sign(slope - np.diag(cross))
+        products += (g * g).T @ (U * U)
+        middles += middle.T @ middle
+    cross, square, logcosh, products, middles = (part / n for part in (cross, square, logcosh, products, middles))
+    sign = np.sign(1 - square - np.diag(cross))
     M = sign[:, None] * cross
     gradient = (M - M.T) / 2
-    variance = (square[:, None] + square) / 4 - np.outer(np.diag(M), np.diag(M)) / 2
-    unrest = np.sqrt((gradient**2 / np.maximum(variance / n, np.finfo(float).tiny)).mean(axis=1)).max()
-    return float(np.abs(gradient).max()), float(unrest), float(-np.abs(logcosh - GAUSSIAN).sum())
+    variance = (products + products.T) / 4 - np.outer(sign, sign) * middles / 2 - gradient**2
+    errors = np.abs(gradient) / np.sqrt(np.maximum(variance / n, np.finfo(float).tiny))
+    unrest, farthest = np.sqrt((errors**2).mean(axis=1)).max(), errors.max()
+    return float(np.abs(gradient).max()), float(unrest), float(farthest), float(-np.abs(logcosh - GAUSSIAN).sum())
 
 
 def _sources(X, W, offset):

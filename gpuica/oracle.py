@@ -104,12 +104,16 @@ class MomentOracle:
 
 
 class Likelihood(NamedTuple):
-    """Means over the rows at one W: E G(y) (k,), E g(y) yᵀ (k, k), E g'(y) (k,), E g(y)² (k,)."""
+    """Means over the rows at one W: E G(y) (k,), E g(y) yᵀ (k, k), E g'(y) (k,), E g(y)² (k,).
+
+    squares: those of `sums.squares`, where they were asked for.
+    """
 
     loss: Any
     cross: Any
     slope: Any
     square: Any
+    squares: tuple = ()
 
 
 class Accepted:
@@ -160,14 +164,25 @@ class ContrastOracle:
         """How many steps a solver should ask for before it reads the news of a step, where reading means to wait."""
         return 1 if 4 * self.n_rows * self.rows.n_features**2 < SHORT_PASS else 0
 
-    def fixed_point(self, W):
-        """E g(y) zᵀ (k, d), E g'(y) (k,) and E g(y)² (k,), with y = W z.  One pass."""
-        return self._mean(sums.fixed_point, W)
+    def fixed_point(self, W, squares=None):
+        """E g(y) zᵀ (k, d), E g'(y) (k,) and E g(y)² (k,), with y = W z.  One pass.
 
-    def likelihood(self, W):
-        """E G(y) (k,), E g(y) yᵀ (k, k), E g'(y) (k,) and E g(y)² (k,), with y = W z.  One pass."""
-        loss, cross, slope, square = self._mean(sums.likelihood, W)
-        return Likelihood(loss, cross @ W.T, slope, square)
+        squares: None, or a kind of `sums.squares`, whose means are then a fourth part, a tuple.
+        """
+        if squares is None:
+            return self._mean(sums.fixed_point, W)
+        return _with_squares(self._mean(sums.fixed_point_and_squares, W, squares), 3)
+
+    def likelihood(self, W, squares=None):
+        """E G(y) (k,), E g(y) yᵀ (k, k), E g'(y) (k,) and E g(y)² (k,), with y = W z.  One pass.
+
+        squares: None, or a kind of `sums.squares`, whose means are to be there too.
+        """
+        if squares is None:
+            loss, cross, *rest = self._mean(sums.likelihood, W)
+        else:
+            loss, cross, *rest = _with_squares(self._mean(sums.likelihood_and_squares, W, squares), 4)
+        return Likelihood(loss, cross @ W.T, *rest)
 
     def curvature(self, W):
         """E g'(y_i) y_j² / E y_j² (k, k), with y = W z.  One pass.
@@ -182,20 +197,28 @@ class ContrastOracle:
         means = [self._mean(sums.curvature, W) for W in Ws]
         return [curvature / self.xp.maximum(power, tiny) for curvature, power in means]
 
-    def fixed_point_of_all(self, Ws):
-        """[fixed_point(W) for W in Ws], in one pass."""
-        return self._of_all(sums.fixed_point, Ws)
+    def fixed_point_of_all(self, Ws, squares=None):
+        """[fixed_point(W) for W in Ws], in one pass.  squares: None, or for each W None or a kind."""
+        return self._of_all(sums.fixed_point, Ws, squares, 3)
 
-    def likelihood_of_all(self, Ws):
-        """[likelihood(W) for W in Ws], in one pass."""
-        answers = self._of_all(sums.likelihood, Ws)
+    def likelihood_of_all(self, Ws, squares=None):
+        """[likelihood(W) for W in Ws], in one pass.  squares: None, or for each W None or a kind."""
+        answers = self._of_all(sums.likelihood, Ws, squares, 4)
         return [Likelihood(loss, cross @ W.T, *rest) for W, (loss, cross, *rest) in zip(Ws, answers, strict=True)]
 
-    def _of_all(self, contribution, Ws):
+    def _of_all(self, contribution, Ws, kinds, n_parts):
         ends = list(itertools.accumulate(map(len, Ws), initial=0))
+        spans = list(itertools.pairwise(ends))
+        asked = [(*span, kind) for span, kind in zip(spans, kinds or (), strict=False) if kind]
         W = self.xp.concatenate(Ws).astype(self.rows.dtype)
-        means = [total / self.weight for total in self._sum(sums.stacked, W, contribution, self.contrast)]
-        return [tuple(mean[a:b] for mean in means) for a, b in itertools.pairwise(ends)]
+        if asked:
+            totals = self._sum(sums.stacked_and_squares, W, contribution, self.contrast, asked)
+        else:
+            totals = self._sum(sums.stacked, W, contribution, self.contrast)
+        means = [total / self.weight for total in totals]
+        squares = iter(means[n_parts:])
+        found = {first: tuple(itertools.islice(squares, sums.N_SQUARES[kind])) for first, _, kind in asked}
+        return [(*(mean[a:b] for mean in means[:n_parts]), *([found[a]] if a in found else [])) for a, b in spans]
 
     def gaussian_loss(self):
         """E G(u) of a standard normal u, by Gauss-Hermite quadrature."""
@@ -212,6 +235,10 @@ class ContrastOracle:
     def power(self, W):
         """E y² (k,), with y = W z."""
         return ((W if self.white else W @ self.covariance()) * W).sum(axis=1)
+
+    def known_power(self, W):
+        """`power` without a pass: that of white rows where the covariance was not asked for yet."""
+        return self.power(W) if self._covariance is not None else (W * W).sum(axis=1)
 
     @property
     def n_passes(self):
@@ -248,9 +275,14 @@ class ContrastOracle:
         with products(self.xp, self.precision):
             return self.rows.sum(contribution, *params)
 
-    def _mean(self, contribution, W):
-        means = self._sum(contribution, self.xp.asarray(W, dtype=self.rows.dtype), self.contrast)
+    def _mean(self, contribution, W, *params):
+        means = self._sum(contribution, self.xp.asarray(W, dtype=self.rows.dtype), self.contrast, *params)
         return tuple(total / self.weight for total in means)
+
+
+def _with_squares(means, n_parts):
+    """The first n_parts, and the others as one tuple."""
+    return *means[:n_parts], means[n_parts:]
 
 
 def finite_cost(cost):

@@ -22,6 +22,7 @@ def identified(name):
     return mark
 
 
+N_SQUARES = {"rotation": 2, "matrix": 3}  # arrays of each kind of `squares`
 STACK = 256  # rows of a stack of unmixing matrices that are worked on at once: their scores stay in the cache
 
 
@@ -48,6 +49,69 @@ def likelihood(Z, W, contrast, weights=None):
         Y = product(Z, W.T, of_all=True)
         loss, slope, square = kernels.score_and_loss(Y, contrast, weights)
         return loss, product(Y.T, Z), slope, square
+
+
+def squares(Z, W, contrast, kind, weights=None):
+    """What the variances of the entries of a relative gradient are made of, each (k, k), with y = W z.
+
+    kind "rotation": Σ g(y_i)² y_j² and Σ g(y_i) y_i g(y_j) y_j.  "matrix": Σ g(y_i)² y_j², Σ g(y_i) y_i y_j² and
+    Σ y_i² y_j².  Z: (n, d), W: (k, d).
+    """
+    Y = product(Z, W.T, of_all=True)
+    g = Y.copy()
+    kernels.score(g, contrast)
+    return _squares(Y, g, kind, weights)
+
+
+def _squares(Y, g, kind, weights):
+    """`squares` of sources Y and g(Y), (n, k), which are overwritten."""
+    middle = g * Y
+    g *= g
+    Y *= Y
+    w = None if weights is None else weights[:, None].astype(Y.dtype, copy=False)
+    if w is not None:
+        g *= w
+    if kind == "rotation":  # without weights a product of an array with itself, half the work
+        return g.T @ Y, middle.T @ (middle if w is None else w * middle)
+    power = Y if w is None else w * Y
+    return g.T @ Y, middle.T @ power, Y.T @ power
+
+
+def _unweighted(scores, weights):
+    """g from w g (n, k), in place; 0 where w = 0."""
+    if weights is not None:
+        scores /= (weights + (weights == 0)).astype(scores.dtype, copy=False)[:, None]
+    return scores
+
+
+@identified("fixed_point_and_squares")
+def fixed_point_and_squares(Z, W, contrast, kind, weights=None):
+    """`fixed_point` and `squares` of the chunk."""
+    Y = product(Z, W.T, of_all=True)
+    g = Y.copy()
+    slope, square = kernels.score(g, contrast, weights)
+    cross = product(g.T, Z)
+    return cross, slope, square, *_squares(Y, _unweighted(g, weights), kind, weights)
+
+
+@identified("likelihood_and_squares")
+def likelihood_and_squares(Z, W, contrast, kind, weights=None):
+    """`likelihood` and `squares` of the chunk."""
+    with np.errstate(invalid="ignore", over="ignore"):  # as in `likelihood`
+        Y = product(Z, W.T, of_all=True)
+        g = Y.copy()
+        loss, slope, square = kernels.score_and_loss(g, contrast, weights)
+        cross = product(g.T, Z)
+        return loss, cross, slope, square, *_squares(Y, _unweighted(g, weights), kind, weights)
+
+
+@identified("stacked_and_squares")
+def stacked_and_squares(Z, W, contribution, contrast, asked, weights=None):
+    """`stacked`, and the `squares` of some of the matrices stacked in W.  asked: (first row, end, kind) of each."""
+    parts = stacked(Z, W, contribution, contrast, weights)
+    for first, end, kind in asked:
+        parts += squares(Z, W[first:end], contrast, kind, weights)
+    return parts
 
 
 @identified("curvature")

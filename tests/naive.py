@@ -191,3 +191,22 @@ def lars(x, D, n_nonzero):
         if enters is None or len(active) == n_nonzero:
             return c
         active.append(enters)
+
+
+# ---- standard errors of a relative gradient, one row at a time ------------------------------------------------------
+def gradient_and_variance(Y, fun, sign, *, ortho=True, extended=True, weights=None):
+    """Mean and variance (k, k) over the sources y of each row's relative gradient.
+
+    ortho: (s_i g(y_i) y_j - s_j g(y_j) y_i) / 2.  Else ψ(y_i) y_j - 1[i = j] with ψ = s g, and + y if extended.
+    """
+    w = np.ones(len(Y)) if weights is None else np.asarray(weights, dtype=float)
+    k = Y.shape[1]
+    first, second, score = np.zeros((k, k)), np.zeros((k, k)), np.vectorize(g[fun])
+    for y, weight in zip(np.asarray(Y, dtype=float), w):
+        psi = sign * score(y)
+        x = np.outer(psi + y if extended and not ortho else psi, y)
+        x = (x - x.T) / 2 if ortho else x - np.eye(k)
+        first += weight * x
+        second += weight * x * x
+    mean = first / w.sum()
+    return mean, second / w.sum() - mean**2

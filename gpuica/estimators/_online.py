@@ -61,7 +61,7 @@ class Online(Separation):
         a fair sample of the data.  Then running moments renew the whitening, and each batch turns the components by one
         step of stochastic Picard-O, whatever the algorithm of `fit`.  Approximate: docs/streaming.md has figures; `fit`
         reads files of any size, and is more accurate.  `movement_` and `at_rest_` are of the last step,
-        `gradient_norm_` of its average over batches.  The first call begins anew, also after `fit`.
+        `gradient_norm_` and `gradient_z_` of its average over batches.  The first call begins anew, also after `fit`.
 
         sample_weight : array-like of shape (n_samples,), default=None
             As for `fit`.
@@ -103,7 +103,7 @@ class Online(Separation):
         self._past = Past(seen, step.W, step.average, n_effective).to(to_host)
         self.n_steps_ += 1
         converged = bool(step.at_rest.all())
-        solution = Solution(step.W, self.n_steps_, step.movement, converged, step.at_rest, step.gradient)
+        solution = Solution(step.W, self.n_steps_, step.movement, converged, step.at_rest, step.gradient, z=step.z)
         self._store(solution, seen, rows, seen.weight)
 
     def _check_online(self):

@@ -320,6 +320,7 @@ class Separation(Unmixing):
         fitted["movement_"] = to_host(solution.movement)
         fitted["at_rest_"] = to_host(solution.at_rest)
         fitted["gradient_norm_"] = float(solution.gradient.max())
+        fitted["gradient_z_"] = np.full(len(W), np.nan) if solution.z is None else to_host(solution.z)
         fitted["losses_"] = np.array(solution.losses)
         fitted["rank_"] = n_features if spectrum is None else spectrum.rank
         fitted["converged_"] = solution.converged

@@ -12,6 +12,7 @@ from ..solvers.annealing import annealed
 from ..solvers.fixed_point import SOLVERS
 from ..solvers.growth import run, run_all
 from ..solvers.quasi_newton import picard
+from ..solvers.stopping import FAR
 from ._online import Online
 from ._progress import by_batches
 
@@ -44,8 +45,9 @@ class FastICA(Online, SklearnFastICA):
         Largest number of iterations (for 'deflation' of each component).
     tol : float or 'auto', default=1e-4
         Stop when no row of W moves more than this: max | |<new, old>| - 1 | < tol; for 'picard' the
-        same of the turn that its Newton step would make.  'auto' (not for 'deflation'): stop when each component's
-        relative gradient is below half its standard error, beyond which the data have little to say.
+        same of the turn that its Newton step would make.  A fit that ends so although an entry of the gradient is more
+        than 10 standard errors from 0 has not converged, and warns.  'auto' (not for 'deflation'): stop when the
+        relative gradient is within its standard error, beyond which the data have little to say; see `Picard`.
     w_init : array-like of shape (n_components, n_components), default=None
         Start; None draws it from a normal distribution.
     whiten_solver : {'svd', 'eigh'}, default='svd'
@@ -102,17 +104,23 @@ class FastICA(Online, SklearnFastICA):
     n_iter_ : int
         Iterations ('deflation': the largest of all components).
     converged_ : bool
-        Whether every component came to rest.
+        Whether every component came to rest, and at a gradient that is not far from 0 (`gradient_z_`).
     at_rest_ : ndarray of shape (n_components,)
         Which components did.
     movement_ : ndarray of shape (n_components,)
         How far each component still moved in its last iteration; compare with tol.
     gradient_norm_ : float
         Largest entry of the relative gradient at the last pass: 0 at a perfect answer.
+    gradient_z_ : ndarray of shape (n_components,)
+        Largest entry of each component's relative gradient in standard errors, sqrt(Var / n_samples), at the last pass.
+        Var is measured on the rows by tol='auto' and 'deflation', and wherever a fit of another rule is found far from
+        0; else it is that of independent sources.  For 'deflation' the gradient counts among this component and those
+        found after it.  With sample_weight n_samples is Kish's effective number.
     losses_ : ndarray
         Loss at each pass over all rows, for 'picard'; empty otherwise.
     n_passes_ : int or float
-        How often the data, raw or whitened, were read; samples count by their share.
+        How often the data, raw or whitened, were read; samples count by their share.  2 + n_iter_ for 'parallel'
+        without growth, and one more where the gradient did not seem to come down with the last step.
     rank_ : int
         Numerical rank of X.
     device_ : str
@@ -240,13 +248,21 @@ class FastICA(Online, SklearnFastICA):
             tol=self.tol,
             report=report,
             **({"by": "movement", "anneal": by_batches(annealed)} if self.algorithm == "picard" else {}),
-            **({} if self.algorithm == "deflation" else {"share": self.stop_percentile / 100}),
+            **({"stage_tol": self.tol} if self.algorithm == "deflation" else {"share": self.stop_percentile / 100}),
         )
 
     def _what_is_left(self, solution):
         """scikit-learn's sentence, then how far the fit is and what to do with these settings."""
         moving, k, auto = int((~solution.at_rest).sum()), len(solution.movement), self.tol == "auto"
-        rule = "gradients above half their standard error" if auto else f"tol {self.tol}; see movement_"
+        if not auto and bool((solution.movement < self.tol).all()):
+            remedy = "raise max_iter" if self.algorithm == "picard" else "use a smaller tol, or algorithm='picard'"
+            return (
+                f"FastICA did not converge: no component moved by tol={self.tol} in the last of {solution.n_iter} "
+                f"iterations, but the gradient of {moving} of {k} is more than {FAR:.0f} standard errors from 0, up to "
+                f"{float(solution.z.max()):.0f} (see gradient_z_). The steps are shorter than what is left, as where "
+                f"sources depend on each other: {remedy}."
+            )
+        rule = "gradients above their standard errors; see gradient_z_" if auto else f"tol {self.tol}; see movement_"
         remedy = " Try fewer components."
         if self.algorithm != "picard":
             remedy = " If they oscillate, more iterations do not help: try algorithm='picard', or fewer components."

@@ -48,8 +48,9 @@ class Picard(Online):
         Largest number of iterations (on all rows).
     tol : float or 'auto', default='auto'
         Bound for the largest entry of the relative gradient.  'auto': each component's entries below
-        half their standard error sqrt(Var / n_samples), in root mean square, which the same sums give: optimising
-        further would mostly fit noise.  (With sample_weight n_samples is Kish's effective number.)
+        half their standard error sqrt(Var / n_samples) in root mean square, and none beyond sqrt(2 log k²) standard
+        errors, about the largest of k² numbers of noise for k components: optimising further would mostly fit noise.
+        Var is measured on the rows.  (With sample_weight n_samples is Kish's effective number.)
     m : int, default=7
         Pairs that L-BFGS keeps.
     ls_tries : int, default=10
@@ -81,6 +82,9 @@ class Picard(Online):
         Which components' entries are.
     gradient_norm_ : float
         Largest entry of the relative gradient, on all rows.
+    gradient_z_ : ndarray of shape (n_components,)
+        Largest entry of each component's relative gradient in standard errors, sqrt(Var / n_samples), on all rows.
+        Var is measured on the rows by tol='auto'; else it is that of independent sources.
     losses_ : ndarray
         Loss at each iteration on all rows.
     movement_ : ndarray of shape (n_components,)

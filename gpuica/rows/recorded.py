@@ -103,4 +103,8 @@ def _identified(value):
     """
     if hasattr(value, "identifier"):
         return value.identifier
-    return value if hasattr(value, "shape") or isinstance(value, FunctionType | Real) else type(value).__qualname__
+    return (
+        value
+        if hasattr(value, "shape") or isinstance(value, FunctionType | Real | str | list)
+        else type(value).__qualname__
+    )

@@ -15,6 +15,7 @@ class Solution:
     gradient: (k,) the largest entry of the relative gradient in each component's row, at the last pass.
     losses: the loss at each pass, where the solver computes one.
     sampled: passes over samples of the rows, as a number of passes over all of them.
+    z: (k,) the same entry in standard errors; None where the solver does not know them.
     """
 
     W: Any
@@ -25,8 +26,9 @@ class Solution:
     gradient: Any
     losses: tuple[float, ...] = ()
     sampled: float = 0.0
+    z: Any = None
 
     def reordered(self, order):
         """The same with its components in another order (k,)."""
-        parts = {name: getattr(self, name)[order] for name in ("W", "movement", "at_rest", "gradient")}
-        return replace(self, **parts)
+        parts = {name: getattr(self, name) for name in ("W", "movement", "at_rest", "gradient", "z")}
+        return replace(self, **{name: part[order] for name, part in parts.items() if part is not None})

@@ -6,7 +6,7 @@ are scikit-learn's, so that the same start follows the same path.
 """
 
 from collections import deque
-from itertools import count, islice
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from .. import kernels
 from . import Solution
 from .polar import LOOSE, orthonormal, polar
+from .stopping import FAR, LARGEST_RMS, TINY, distance, expects_convergence, in_errors, quantile
 
 
 def rotation_gradient(cross, slope, sign=None, xp=np):
@@ -28,17 +29,23 @@ def rotation_gradient(cross, slope, sign=None, xp=np):
     return (signed - signed.T) / 2
 
 
-def rotation_error(cross, square, power, sign, n_rows, xp=np):
-    """The standard error (k, k) of the entries of `rotation_gradient`, for independent sources.
+def rotation_error(cross, square, power, sign, n_rows, xp=np, squares=None):
+    """The standard error (k, k) of the entries of `rotation_gradient`: Var(s_i g(y_i) y_j - s_j g(y_j) y_i) / 4n.
 
-    square: E g(y)²; power: E y², (k,).  Var(s_i g(y_i) y_j - s_j g(y_j) y_i) / 4n.
+    square: E g(y)²; power: E y², (k,).  squares: E g(y_i)² y_j² and E g(y_i) y_i g(y_j) y_j (k, k), as measured, or
+    None: as for independent sources they follow from the rest.
     """
     diagonal = sign * xp.diagonal(cross)
     products = square[:, None] * power
-    bound = (products + products.T) / 4
-    variance = bound - diagonal[:, None] * diagonal / 2
+    least = 0.01 * (products + products.T) / 4
+    if squares is None:
+        variance = (products + products.T) / 4 - diagonal[:, None] * diagonal / 2
+    else:
+        products, middles = squares
+        gradient = (sign[:, None] * cross - (sign[:, None] * cross).T) / 2
+        variance = (products + products.T) / 4 - sign[:, None] * sign * middles / 2 - gradient**2
     # two sources of two values each have g(y) = cy and so no variance at all; rounding must not decide then
-    return xp.sqrt(xp.maximum(variance, 0.01 * bound) / n_rows)
+    return xp.sqrt(xp.maximum(variance, least) / n_rows)
 
 
 def within_error(gradient, error):
@@ -46,86 +53,155 @@ def within_error(gradient, error):
 
     The error of optimisation then adds less than a quarter to the variance that sampling leaves in a component.
     """
-    return ((gradient / error) ** 2).mean(axis=1) < 0.25
+    return ((gradient / error) ** 2).mean(axis=1) < LARGEST_RMS**2
 
 
 class Step(NamedTuple):
     """What one iteration from W (k, k) found: new (k, k), each row's movement (k,), which are at rest (k,), the sums
-    that it was made of, and the defect of new, 0-d: how far its rows are from orthonormal."""
+    that it was made of, and the defect of new, 0-d: how far its rows are from orthonormal.
+
+    sums: E g(y) yᵀ (k, k), E g'(y), E g(y)² (k,), and E of `sums.squares` where standard errors were measured.
+    distance: 0-d, the distance from convergence of tol="auto".
+    """
 
     n_iter: int
     W: Any
     new: Any
     movement: Any
     at_rest: Any
-    cross: Any
-    slope: Any
+    sums: tuple
     defect: Any
+    distance: Any
+
+    @property
+    def measured(self):
+        return len(self.sums) > 3
 
 
-def parallel(oracle, W, *, max_iter, tol, share=1.0, report=None):
+def _gradient_and_error(oracle, sums, power):
+    """`rotation_gradient` and `rotation_error` from sums as of `Step`.  power: E y² (k,)."""
+    xp = oracle.xp
+    cross, slope, square, *squares = sums
+    sign = xp.where(slope < xp.diagonal(cross), -1.0, 1.0)
+    error = rotation_error(cross, square, power, sign, oracle.n_effective, xp, *squares)
+    return rotation_gradient(cross, slope, sign, xp), error
+
+
+def parallel(oracle, W, *, max_iter, tol, share=1.0, final=True, report=None):
     """Symmetric FastICA: W ← orthonormal(E g(Wz) zᵀ - diag(E g'(Wz)) W).  One pass per iteration.
 
     oracle: answers `fixed_point`.  W: (k, k) start.  tol: a bound for the movement of every row, or "auto": stop when
-    every row of the relative gradient is well below its standard error (`within_error`).  share: of the components that
-    must be at rest.  report: called with (n_iter, movement, at rest, n_rows) after each iteration.
+    the relative gradient is within its standard errors (`stopping.distance`), measured on the rows.  share: of the
+    components that must be at rest.  final: False for a stage on a sample, where "auto" is `within_error`, with the
+    standard errors of independent sources.  report: called with (n_iter, movement, at rest, n_rows) after each
+    iteration.
+
+    A solution that movement ended has not converged where an entry of the gradient is more than FAR standard errors
+    from 0; see `_checked`.
     """
     W, n_iter = orthonormal(W, oracle.xp), 0
     last: Any = None
-    converged = fell_short = False
+    previous: Any = None
+    apart = None
+    exact = final and tol == "auto"
+    converged = fell_short = measure = False
     while n_iter < max_iter and not converged:
-        steps = islice(_steps(oracle, W, n_iter, tol, by_definition=fell_short), max_iter - n_iter)
-        for step, movement, at_rest, defect in _in_flight(steps, oracle):
+        steps = _steps(oracle, W, n_iter, max_iter, tol, share, exact, measure=measure, by_definition=fell_short)
+        for step, movement, at_rest, defect, distance_now in _in_flight(steps, oracle):
             fell_short = bool(defect > LOOSE)
             if fell_short:  # once more from this step's W; what was asked for since is forgotten
                 break
-            last, W, n_iter = step, step.new, step.n_iter
+            previous, last, W, n_iter = last, step, step.new, step.n_iter
             oracle.accept(W)
             if report:
                 report(n_iter, movement, at_rest, oracle.n_rows)
             converged = float(at_rest.mean()) >= share
-            if converged:
+            if exact:
+                apart, before = float(distance_now), apart
+                measure = converged or expects_convergence(apart, before)
+                converged = converged and step.measured
+            if converged or measure:  # to measure, the next step is asked for anew
                 break
-    gradient = rotation_gradient(last.cross @ last.W.T, last.slope, xp=oracle.xp)
+    if exact and converged:
+        W = last.W  # the gradient of last.new is not known
+    gradient, error = _gradient_and_error(oracle, last.sums, oracle.known_power(last.W))
+    z = in_errors(gradient, error, oracle.xp).max(axis=1)
     largest = oracle.xp.abs(gradient).max(axis=1)
-    return Solution(W, n_iter, last.movement, converged, last.at_rest, largest)
+    solution = Solution(W, n_iter, last.movement, converged, last.at_rest, largest, z=z)
+    return _checked(oracle, solution, previous, share) if converged and final and tol != "auto" else solution
 
 
-def _steps(oracle, W, n_iter, tol, by_definition=False):
-    """The Steps after the first n_iter from orthonormal W (k, k), without end and without a wait for a device.
+def _checked(oracle, solution, previous, share):
+    """The solution that movement ended; not converged if its gradient is FAR from 0.  At most one pass.
 
-    by_definition: whether the first of them is made orthonormal by a decomposition, which on a device is a wait.
+    previous: the step before the last, or None.  The gradient of the solution given is that before the last step, which
+    is taken to leave as large a part of it as the step before left.  Where that would still be FAR, the gradient and
+    its standard errors are measured at the solution.  (Steps are short not only near a solution: where sources depend
+    on each other, E g'(y_i) - E g(y_i) y_i is much larger than the curvature.)
+    """
+    xp, z = oracle.xp, solution.z
+    part: Any = 1.0
+    if previous is not None:
+        gradient, error = _gradient_and_error(oracle, previous.sums, oracle.known_power(previous.W))
+        before = in_errors(gradient, error, xp).max(axis=1)
+        part = xp.minimum(1.0, z / xp.maximum(before, TINY))
+    if float((part * z < FAR).mean()) >= share:
+        return solution
+    W = solution.W
+    cross, *rest = oracle.fixed_point(W, "rotation")
+    gradient, error = _gradient_and_error(oracle, (cross @ W.T, *rest), oracle.known_power(W))
+    z = in_errors(gradient, error, xp).max(axis=1)
+    return _unless_far(replace(solution, gradient=xp.abs(gradient).max(axis=1), z=z), share)
+
+
+def _unless_far(solution, share):
+    """The solution; not converged if the gradient of more components than `share` allows is FAR from 0."""
+    near = solution.z < FAR
+    if float(near.mean()) >= share:
+        return solution
+    return replace(solution, converged=False, at_rest=solution.at_rest & near)
+
+
+def _steps(oracle, W, n_iter, max_iter, tol, share, exact, *, measure, by_definition):
+    """The Steps from the first n_iter to max_iter, from orthonormal W (k, k), without a wait for a device.
+
+    exact: whether tol="auto" goes by measured standard errors, of a share of the components.  measure: whether the
+    first step measures them; the last does if exact.  by_definition: whether the first step is made orthonormal by a
+    decomposition, which on a device is a wait.
     """
     xp = oracle.xp
-    for number in count(n_iter + 1):
-        cross, slope, square = oracle.fixed_point(W)
-        update = cross - slope[:, None] * W  # Hyvärinen 1999, equation (20), then (45)
+    for number in range(n_iter + 1, max_iter + 1):
+        measure = measure or (exact and number == max_iter)
+        cross, *rest = oracle.fixed_point(W, "rotation") if measure else oracle.fixed_point(W)
+        update = cross - rest[0][:, None] * W  # Hyvärinen 1999, equation (20), then (45)
         if by_definition or not kernels.products_pay(update):
             new, defect = orthonormal(update, xp), xp.zeros(())
         else:
             new, defect = polar(update, xp)
-        by_definition = False
+        by_definition = measure = False
         movement = xp.abs(xp.abs((new * W).sum(axis=1)) - 1)
-        if tol == "auto":
-            M = cross @ W.T
-            sign = xp.where(slope < xp.diagonal(M), -1.0, 1.0)
-            error = rotation_error(M, square, oracle.power(W), sign, oracle.n_effective, xp)
-            at_rest = within_error(rotation_gradient(M, slope, sign, xp), error)
-        else:
+        sums, apart = (cross @ W.T, *rest), xp.zeros(())
+        if tol != "auto":
             at_rest = movement < tol
-        yield Step(number, W, new, movement, at_rest, cross, slope, defect)
+        else:
+            gradient, error = _gradient_and_error(oracle, sums, oracle.power(W))
+            at_rest = within_error(gradient, error)
+            if exact:
+                distances = distance(in_errors(gradient, error, xp), xp)
+                at_rest, apart = distances < 1, quantile(distances, share, xp)
+        yield Step(number, W, new, movement, at_rest, sums, defect, apart)
         W = new
 
 
 def _in_flight(steps, oracle):
-    """(step, its movement, at_rest and defect on the host) of every step.
+    """(step, and its movement, at_rest, defect and distance on the host) of every step.
 
     Where the host would wait for a device, `oracle.ahead` more steps are asked for before a step's news are read, so
     that the device always has work.
     """
     waiting: deque[Any] = deque()
     for step in steps:
-        waiting.append((step, oracle.news(step.movement, step.at_rest, step.defect)))
+        waiting.append((step, oracle.news(step.movement, step.at_rest, step.defect, step.distance)))
         if not waiting[-1][1].late or len(waiting) > oracle.ahead:
             step, news = waiting.popleft()
             yield step, *news.read()
@@ -133,7 +209,7 @@ def _in_flight(steps, oracle):
         yield step, *news.read()
 
 
-def deflation(oracle, W, *, max_iter, tol, report=None):
+def deflation(oracle, W, *, max_iter, tol, final=True, report=None):
     """One component after the other, each kept orthogonal to those before (Gram-Schmidt).  One pass per iteration.
 
     Arguments as for `parallel`, but tol is a number; n_iter is the largest over the components.
@@ -156,9 +232,21 @@ def deflation(oracle, W, *, max_iter, tol, report=None):
         found[j], most = w, max(most, n_iter)
         oracle.accept(found[: j + 1])
     at_rest = movement < tol
-    cross, slope, _ = oracle.fixed_point(found)  # one pass more, to say how good the answer is
-    gradient = rotation_gradient(cross @ found.T, slope, xp=xp)
-    return Solution(found, most, movement, bool(at_rest.all()), at_rest, xp.abs(gradient).max(axis=1))
+    # one pass more, to say how good the answer is
+    cross, slope, square, squares = oracle.fixed_point(found, "rotation")
+    cross = cross @ found.T
+    largest = xp.abs(rotation_gradient(cross, slope, xp=xp)).max(axis=1)
+    z = _one_sided(cross, square, oracle.known_power(found), squares[0], oracle).max(axis=1)
+    solution = Solution(found, most, movement, bool(at_rest.all()), at_rest, largest, z=z)
+    return _unless_far(solution, 1.0) if final else solution
+
+
+def _one_sided(cross, square, power, products, oracle):
+    """E g(y_i) y_j for j > i in standard errors, (k, k): 0 where each component is a solution among the directions that
+    those before it left.  products: E g(y_i)² y_j²."""
+    xp = oracle.xp
+    variance = xp.maximum(products - cross**2, 0.01 * square[:, None] * power)
+    return xp.tril(in_errors(cross, xp.sqrt(variance / oracle.n_effective), xp).T, -1).T
 
 
 SOLVERS = {"parallel": parallel, "deflation": deflation}

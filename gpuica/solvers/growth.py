@@ -38,16 +38,30 @@ def run(solver, oracle, starts, **options):
     return solutions[fittest(oracle, solutions)[0]]
 
 
-def run_all(solver, oracle, starts, *, growth, rng, max_iter, tol, anneal=None, survivors=None, report=None, **options):
+def run_all(
+    solver,
+    oracle,
+    starts,
+    *,
+    growth,
+    rng,
+    max_iter,
+    tol,
+    stage_tol="auto",
+    anneal=None,
+    survivors=None,
+    report=None,
+    **options,
+):
     """The Solutions of solver(oracle, W, ...) for the starts, on all rows or on growing samples.
 
     starts: list of W (k, k).  growth: None, a factor > 1, or "auto", FACTOR where that is worth it.  rng: draws the
     samples, whose sizes count effective rows, so that none is made of rows of no weight.  max_iter, tol: of the last
-    stage, on all rows; earlier stages stop when the gradient is below its standard error.  survivors: 1, one start in
-    KEPT goes from each sample to the next and the best to all rows, or None, all do; several starts compete on one
-    sample without growth too.  anneal: what to do, as `annealed`, when a sample does not come to rest, or None.  n_iter
-    of a solution counts the iterations of all its stages and the rounds of annealing, `sampled` the passes over samples
-    and batches.
+    stage, on all rows; earlier stages have stage_tol, "auto": stop when the gradient is below its standard error.
+    survivors: 1, one start in KEPT goes from each sample to the next and the best to all rows, or None, all do; several
+    starts compete on one sample without growth too.  anneal: what to do, as `annealed`, when a sample does not come to
+    rest, or None.  n_iter of a solution counts the iterations of all its stages and the rounds of annealing, `sampled`
+    the passes over samples and batches.
     """
     worth_it = worth_growing(oracle.n_kish, len(starts[0]))
     if growth == "auto":
@@ -62,7 +76,7 @@ def run_all(solver, oracle, starts, *, growth, rng, max_iter, tol, anneal=None, 
         sample = oracle.sample(int(n * (oracle.n_rows / oracle.n_kish)), rng)
         alone, warm = not survivors or len(starts) == 1, n > first_sample(len(starts[0]))
         most = (WARM if anneal and warm else STAGE) if alone else STAGE // 2
-        stage = partial(solver, max_iter=min(most, max_iter), tol="auto", report=report, **options)
+        stage = partial(solver, max_iter=min(most, max_iter), tol=stage_tol, final=False, report=report, **options)
         found = solve_all(stage, sample, starts, numbers)
         n *= growth
         if survivors and len(found) > 1:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .fixed_point import orthonormal, rotation_error, rotation_gradient, within_error
+from .stopping import in_errors
 from .whitening import of_covariance
 
 # Standard errors that an entry of one batch's gradient may count for, where batches before did not say the same: a row
@@ -88,13 +89,15 @@ class Usual(NamedTuple):
 
 class Step(NamedTuple):
     """W (k, k) after the step; average: the `Usual` with this batch; movement (k,): 1 - cos of the turns; at_rest (k,);
-    gradient: the largest entry of the averaged gradient in each row, (k,)."""
+    gradient: the largest entry of the averaged gradient in each row, (k,); z: the same in standard errors of all rows
+    seen."""
 
     W: Any
     average: Any
     movement: Any
     at_rest: Any
     gradient: Any
+    z: Any
 
 
 def follow(oracle, W, covariance, average, n_seen, *, tol, floor=0.01):
@@ -126,7 +129,8 @@ def follow(oracle, W, covariance, average, n_seen, *, tol, floor=0.01):
     at_rest = within_error(turn, unknown) if tol == "auto" else movement < tol
     batch = Usual(cross, at.slope, at.square, gradient)
     average = Usual(*(a + rate * (b - a) for a, b in zip(usual, batch, strict=True)))
-    return Step(new, average, movement, at_rest, xp.abs(average.gradient).max(axis=1))
+    z = in_errors(average.gradient, error * (n / n_seen) ** 0.5, xp).max(axis=1)
+    return Step(new, average, movement, at_rest, xp.abs(average.gradient).max(axis=1), z)
 
 
 def _decorrelated(at, covariance, xp):

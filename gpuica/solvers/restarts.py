@@ -69,9 +69,9 @@ class _Meeting:
         self.failures: list[BaseException] = []
         self.turn = threading.Condition()
 
-    def ask(self, seat, question, W):
+    def ask(self, seat, question, W, squares):
         with self.turn:
-            self.asked[seat] = (question, W)
+            self.asked[seat] = (question, W, squares)
             self.turn.notify_all()
             while seat not in self.answers and not self.failures:
                 self.turn.wait()
@@ -108,10 +108,11 @@ class _Meeting:
         """{seat: answer}, by one pass for each kind of question that was asked."""
         answers: dict = {}
         for question in QUESTIONS:
-            seats = [seat for seat, (kind, _) in asked.items() if kind == question]
+            seats = [seat for seat, (kind, *_) in asked.items() if kind == question]
             if seats:
-                stack = [asked[seat][1] for seat in seats]
-                answers.update(zip(seats, getattr(self.oracle, f"{question}_of_all")(stack), strict=True))
+                stack, kinds = ([asked[seat][part] for seat in seats] for part in (1, 2))
+                options = {"squares": kinds} if any(kinds) else {}
+                answers.update(zip(seats, getattr(self.oracle, f"{question}_of_all")(stack, **options), strict=True))
         return answers
 
 
@@ -129,8 +130,8 @@ class _Seat:
         if self._seat == 0:
             self._meeting.oracle.accept(W)
 
-    def fixed_point(self, W):
-        return self._meeting.ask(self._seat, "fixed_point", W)
+    def fixed_point(self, W, squares=None):
+        return self._meeting.ask(self._seat, "fixed_point", W, squares)
 
-    def likelihood(self, W):
-        return self._meeting.ask(self._seat, "likelihood", W)
+    def likelihood(self, W, squares=None):
+        return self._meeting.ask(self._seat, "likelihood", W, squares)

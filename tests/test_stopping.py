@@ -1,0 +1,360 @@
+"""When a fit has converged: gradients in standard errors, measured on the rows; what tol="auto" and warnings go by."""
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.decomposition import FastICA as SklearnFastICA
+from sklearn.exceptions import ConvergenceWarning
+
+from gpuica import FastICA, Picard
+from gpuica.contrasts import as_contrast
+from gpuica.oracle import ContrastOracle
+from gpuica.rows.memory import MemoryRows
+from gpuica.solvers.quasi_newton import Matrices, Rotations, picard
+from gpuica.solvers.stopping import distance, expects_convergence, largest_noise, quantile
+
+from . import naive
+from .problems import mixture
+
+FAMILY = [(True, True), (True, False), (False, True), (False, False)]  # (ortho, extended)
+FAR = 10  # standard errors beyond which a fit has not converged, whatever its rule
+
+
+def whitened(X):
+    """White rows, turned as little as can be."""
+    X = X - X.mean(0)
+    eigenvalues, vectors = np.linalg.eigh(X.T @ X / len(X))
+    return X @ (vectors / np.sqrt(eigenvalues)) @ vectors.T
+
+
+def dependent(n, k, rng, spread=0.7):
+    """Laplace sources (n, k) that share their variance, row by row."""
+    return rng.laplace(size=(n, k)) * np.exp(spread * rng.normal(size=(n, 1)))
+
+
+def sources_of(ica, X, weight=None):
+    """The sources in float64, at the scale that the solver had them in."""
+    scale = np.sqrt(weight or len(X)) if ica.whiten == "arbitrary-variance" else 1
+    return (X.astype(float) - ica.mean_) @ ica.components_.astype(float).T * scale
+
+
+def in_errors(ica, X, *, ortho=True, extended=True, weights=None):
+    """|gradient| in standard errors (k, k) at a fitted estimator's sources, by the textbook's loop."""
+    w = np.ones(len(X)) if weights is None else np.asarray(weights, dtype=float)
+    Y = sources_of(ica, X, w.sum())
+    T = np.tanh(Y)
+    excess = np.average(1 - T**2, axis=0, weights=w) * np.average(Y**2, axis=0, weights=w)
+    excess -= np.average(T * Y, axis=0, weights=w)
+    sign = np.where(excess < 0, -1.0, 1.0) if extended else np.ones(Y.shape[1])
+    mean, variance = naive.gradient_and_variance(Y, "logcosh", sign, ortho=ortho, extended=extended, weights=w)
+    n = w.sum() ** 2 / (w**2).sum()
+    return np.abs(mean) / np.sqrt(np.maximum(variance, 1e-300) / n)
+
+
+def at_rest(z):
+    """(k,) by the rule of tol="auto"."""
+    return (np.sqrt((z**2).mean(1)) < 0.5) & (z.max(1) < np.sqrt(2 * np.log(len(z) ** 2)))
+
+
+# ---- standard errors, measured ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["rotation", "matrix"])
+def test_squares_are_means_over_the_rows(as_rows, kind, rng):
+    Z, W = dependent(700, 4, rng), rng.normal(size=(4, 4))
+    Y = Z @ W.T
+    T = np.tanh(Y)
+    expected = [(T**2).T @ Y**2, (T * Y).T @ (T * Y if kind == "rotation" else Y**2), (Y**2).T @ Y**2]
+    oracle = ContrastOracle(as_rows(Z), as_contrast("logcosh"))
+    plain = oracle.likelihood(W)
+    found = oracle.likelihood(W, kind)
+    for part, same in zip(found[:4], plain[:4], strict=True):
+        np.testing.assert_allclose(part, same, rtol=1e-12, atol=1e-15)
+    for squares in (found.squares, oracle.fixed_point(W, kind)[3]):
+        assert len(squares) == (2 if kind == "rotation" else 3)
+        for part, right in zip(squares, expected, strict=False):
+            np.testing.assert_allclose(part, right / 700, rtol=1e-11)
+
+
+def test_squares_of_some_of_a_stack(rng):
+    oracle = ContrastOracle(MemoryRows(dependent(500, 3, rng)), as_contrast("logcosh"))
+    Ws, kinds = [rng.normal(size=(m, 3)) for m in (3, 1, 3, 3)], [None, None, "matrix", "rotation"]
+    for ask in ("fixed_point", "likelihood"):
+        before = oracle.n_passes
+        answers = getattr(oracle, f"{ask}_of_all")(Ws, kinds)
+        assert oracle.n_passes == before + 1
+        for W, kind, answer in zip(Ws, kinds, answers, strict=True):
+            right = getattr(oracle, ask)(W, kind)
+            for part, same in zip(answer, right, strict=True):
+                np.testing.assert_allclose(part, same, rtol=1e-12)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("ortho", "extended"), FAMILY)
+def test_measured_errors_are_those_of_the_rows(ortho, extended, weighted, rng):
+    Z = whitened(dependent(400, 4, rng))
+    w = rng.integers(0, 3, size=400).astype(float) if weighted else None
+    W = np.linalg.qr(rng.normal(size=(4, 4)))[0] if ortho else rng.normal(size=(4, 4))
+    oracle = ContrastOracle(MemoryRows(Z, weights=w), as_contrast("logcosh"), white=False)
+    space = (Rotations if ortho else Matrices)(oracle, extended=extended, floor=0.01)
+    at = oracle.likelihood(W, space.squares)
+    sign = space.signs(W, at)
+    mean, variance = naive.gradient_and_variance(Z @ W.T, "logcosh", sign, ortho=ortho, extended=extended, weights=w)
+    n = 400 if w is None else w.sum() ** 2 / (w**2).sum()
+    counts = ~np.eye(4, dtype=bool) if ortho else np.ones((4, 4), bool)  # no rotation turns a component into itself
+    np.testing.assert_allclose(space.gradient(W, at, sign), mean, atol=1e-12)
+    np.testing.assert_allclose(space.error(W, at, sign)[counts], np.sqrt(variance / n)[counts], rtol=1e-9)
+
+
+def test_the_largest_of_noise(rng):
+    for k in (30, 400):
+        largest = [np.abs(rng.normal(size=(k, k))).max() for _ in range(30)]
+        assert 0.9 < np.mean(largest) / largest_noise(k) < 1
+    assert largest_noise(1) == 1
+
+
+def test_distance_counts_both_the_row_and_its_largest_entry():
+    z = np.zeros((100, 100))
+    z[0] = 0.49
+    z[1] = 0.51
+    z[2, 7] = largest_noise(100) + 0.01  # a row of root mean square 0.43
+    z[3, 7] = largest_noise(100) - 0.01
+    assert (distance(z) < 1).tolist() == [True, False, False] + 97 * [True]
+    assert quantile(distance(z), 1.0) > 1 > quantile(distance(z), 0.98)
+
+
+def test_convergence_is_predicted():
+    assert expects_convergence(2.0, None)
+    assert not expects_convergence(40.0, None)
+    assert expects_convergence(2.0, 8.0)
+    assert not expects_convergence(2.0, 2.5)
+    assert expects_convergence(1.1, 1.0)
+
+
+# ---- tol="auto" ------------------------------------------------------------------------------------------------------
+def test_one_pair_that_is_still_mixed_is_no_solution(rng):
+    """Its entry of 4.7 standard errors is 4.7 / sqrt(128) = 0.42 in the root mean square of a row."""
+    k, n = 128, 3000
+    Z = whitened(rng.laplace(size=(n, k)) * (rng.random((n, k)) < 0.2))
+    oracle = ContrastOracle(MemoryRows(Z), as_contrast("logcosh"))
+    W = picard(oracle, np.eye(k), max_iter=300, tol=1e-6).W
+
+    def z_of(W):
+        Y = Z @ W[:2].T
+        T = np.tanh(Y)
+        x = (T[:, 0] * Y[:, 1] - T[:, 1] * Y[:, 0]) / 2
+        return abs(x.mean()) / (x.std() / n**0.5)
+
+    def turned(angle):
+        rotation = np.eye(k)
+        rotation[:2, :2] = [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
+        return rotation @ W
+
+    angle = min(np.linspace(0, 0.1, 200), key=lambda angle: abs(z_of(turned(angle)) - 4.7))
+    assert abs(z_of(turned(angle)) - 4.7) < 0.1
+    sign = np.ones(k)
+    z = _by_loop(Z @ turned(angle).T, sign)
+    assert (np.sqrt((z**2).mean(1)) < 0.5).all()
+    assert not at_rest(z)[:2].any()
+    by_rows_alone = picard(oracle, turned(angle), max_iter=50, tol="auto", final=False)
+    assert by_rows_alone.converged
+    assert by_rows_alone.n_iter == 0
+    found = picard(oracle, turned(angle), max_iter=50, tol="auto")
+    assert found.converged
+    assert 0 < found.n_iter < 10
+    z = _by_loop(Z @ found.W.T, sign)
+    assert at_rest(z).all()
+    np.testing.assert_allclose(found.z, z.max(1), rtol=1e-6)
+
+
+def _by_loop(Y, sign):
+    mean, variance = naive.gradient_and_variance(Y, "logcosh", sign)
+    return np.abs(mean) / np.sqrt(np.maximum(variance, 1e-300) / len(Y))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        Picard(),
+        Picard(ortho=False, extended=True, whiten="arbitrary-variance"),
+        Picard(ortho=False, whiten="arbitrary-variance"),
+        Picard(growth=2.0),
+        Picard(n_init=3),
+        FastICA(tol="auto"),
+        FastICA(tol="auto", n_init=2, growth=2.0),
+        FastICA(tol="auto", algorithm="picard"),
+    ],
+)
+def test_what_has_converged_satisfies_the_rule(estimator, weighted, rng):
+    S = np.hstack([dependent(24_000, 3, rng), rng.normal(size=(24_000, 1)) + rng.laplace(size=(24_000, 1))])
+    X = S @ rng.normal(size=(4, 4))
+    w = rng.integers(0, 3, size=len(X)) if weighted else None
+    ica = estimator.set_params(random_state=0).fit(X, sample_weight=w)
+    assert ica.converged_
+    ortho = getattr(ica, "ortho", True)
+    z = in_errors(ica, X, ortho=ortho, extended=getattr(ica, "extended", None) or ortho, weights=w)
+    assert at_rest(z).all()
+    np.testing.assert_allclose(ica.gradient_z_, z.max(1), rtol=1e-5, atol=1e-5)
+
+
+def test_a_part_of_the_components_at_rest_is_enough_for_stop_percentile(rng):
+    X = np.hstack([rng.laplace(size=(4000, 8)), rng.normal(size=(4000, 2))])
+    ica = Picard(stop_percentile=80, random_state=0).fit(X)
+    assert ica.converged_
+    np.testing.assert_array_equal(at_rest(in_errors(ica, X)), ica.at_rest_)
+    assert ica.at_rest_.mean() >= 0.8
+
+
+def test_standard_errors_cost_no_pass_where_convergence_is_predicted():
+    X, _ = mixture(20_000, 10)
+    ica = Picard(random_state=0).fit(X)
+    assert ica.n_passes_ <= 2 + 1 + ica.n_iter_ + 4  # tries of the line search
+    auto = FastICA(tol="auto", random_state=0).fit(X)
+    assert auto.n_passes_ == 2 + auto.n_iter_
+
+
+def test_an_end_at_max_iter_is_judged_by_measured_errors(rng):
+    X = dependent(3000, 4, rng) @ rng.normal(size=(4, 4))
+    for ica in (Picard(max_iter=2, random_state=0), FastICA(tol="auto", max_iter=2, random_state=0)):
+        with pytest.warns(ConvergenceWarning):
+            ica.fit(X)
+        assert ica.n_iter_ == 2
+        if isinstance(ica, Picard):  # FastICA's last step was taken after the last pass
+            np.testing.assert_allclose(ica.gradient_z_, in_errors(ica, X).max(1), rtol=1e-6)
+
+
+# ---- gradient_z_ -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        FastICA(),
+        FastICA(algorithm="deflation"),
+        FastICA(algorithm="picard"),
+        FastICA(whiten=False),
+        FastICA(fun=lambda x: (np.tanh(x), (1 - np.tanh(x) ** 2).mean(-1))),
+        Picard(tol=1e-4),
+        Picard(tol=1e-4, ortho=False, extended=True),
+        Picard(tol=1e-4, whiten=False),
+    ],
+)
+def test_every_fit_says_how_far_it_is(estimator):
+    X = whitened(mixture(5000, 4)[0])
+    ica = estimator.set_params(random_state=0).fit(X)
+    assert ica.gradient_z_.shape == (4,)
+    assert (ica.gradient_z_ >= 0).all()
+    assert ica.gradient_z_.max() < 3
+    assert isinstance(ica.gradient_z_, np.ndarray)
+
+
+def test_without_measuring_errors_are_those_of_independent_sources():
+    X, _ = mixture(20_000, 5)
+    ica = Picard(tol=1e-3, random_state=0).fit(X)
+    np.testing.assert_allclose(ica.gradient_z_, in_errors(ica, X).max(1), rtol=0.1)
+    heavy = np.random.default_rng(0).integers(1, 9, size=len(X))
+    weighted = Picard(tol=1e-3, random_state=0).fit(X, sample_weight=heavy)
+    np.testing.assert_allclose(weighted.gradient_z_, in_errors(weighted, X, weights=heavy).max(1), rtol=0.1)
+
+
+def test_no_pass_is_made_for_it():
+    Z = whitened(mixture(3000, 4)[0])
+    for ica in (FastICA(whiten=False), FastICA(whiten=False, algorithm="picard")):
+        ica.set_params(random_state=0).fit(Z)
+        assert ica.n_passes_ <= ica.n_iter_ + 4
+
+
+def test_partial_fit_says_it_too():
+    X, _ = mixture(20_000, 4)
+    ica = Picard(random_state=0)
+    for part in np.array_split(X, 10):
+        ica.partial_fit(part)
+    assert ica.gradient_z_.shape == (4,)
+    assert np.isfinite(ica.gradient_z_).all()
+
+
+def test_components_in_another_order_take_it_along(rng):
+    X = dependent(3000, 4, rng) @ rng.normal(size=(4, 4))
+    ica = Picard(sort="objective", random_state=0).fit(X)
+    np.testing.assert_allclose(ica.gradient_z_, in_errors(ica, X).max(1), rtol=1e-5, atol=1e-6)
+
+
+# ---- FastICA's rule --------------------------------------------------------------------------------------------------
+def creeping(rng, n=200_000, k=5):
+    """Rows on which FastICA's first step is short, though far from a solution."""
+    return dependent(n, k, rng) @ rng.normal(size=(k, k))
+
+
+@pytest.mark.parametrize("algorithm", ["parallel", "deflation"])
+def test_a_step_that_is_short_is_no_solution(algorithm, rng):
+    X = creeping(rng)
+    ica = FastICA(algorithm=algorithm, tol=1e-2, random_state=0)
+    with pytest.warns(ConvergenceWarning, match=r"standard errors from 0.*gradient_z_.*smaller tol, or algorithm='pic"):
+        ica.fit(X)
+    assert not ica.converged_
+    assert (ica.movement_ < 1e-2).all()
+    assert ica.gradient_z_.max() > FAR
+    np.testing.assert_array_equal(ica.at_rest_, ica.gradient_z_ < FAR)
+    if algorithm == "parallel":
+        np.testing.assert_allclose(ica.gradient_z_, _measured(ica, X).max(1), rtol=1e-6)
+        assert ica.n_passes_ == 3 + ica.n_iter_
+        with pytest.warns(ConvergenceWarning):
+            allowed = FastICA(tol=1e-2, random_state=0, stop_percentile=20).fit(X)
+        assert not allowed.converged_
+
+
+def _measured(ica, X):
+    """As `in_errors`, by products instead of the loop: for many rows."""
+    Y = sources_of(ica, X)
+    T = np.tanh(Y)
+    sign = np.where((1 - T**2).mean(0) < (T * Y).mean(0), -1.0, 1.0)
+    n, M = len(Y), sign[:, None] * (T.T @ Y) / len(Y)
+    A, B = (T**2).T @ Y**2 / n, (T * Y).T @ (T * Y) / n
+    variance = (A + A.T) / 4 - np.outer(sign, sign) * B / 2 - ((M - M.T) / 2) ** 2
+    return np.abs(M - M.T) / 2 / np.sqrt(np.maximum(variance, 1e-12) / n)
+
+
+def test_the_remedies_it_names_help(rng):
+    X = creeping(rng)
+    for remedy in ({"tol": 1e-5}, {"algorithm": "picard"}, {"tol": "auto", "max_iter": 2000}):
+        ica = FastICA(random_state=0, **{"tol": 1e-2, **remedy}).fit(X)
+        assert ica.converged_
+        assert _measured(ica, X).max() < FAR
+
+
+def test_the_path_is_scikit_learns_also_where_it_warns(rng):
+    X = creeping(rng)
+    theirs = SklearnFastICA(tol=1e-2, random_state=0, whiten="unit-variance").fit(X)
+    with pytest.warns(ConvergenceWarning):
+        ours = FastICA(tol=1e-2, random_state=0).fit(X)
+    assert ours.n_iter_ == theirs.n_iter_
+    np.testing.assert_allclose(ours.components_, theirs.components_, atol=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", ["parallel", "deflation", "picard"])
+def test_what_is_elliptical_to_within_noise_is_not_warned_of(algorithm, rng):
+    X = rng.normal(size=(50_000, 4)) * np.exp(0.7 * rng.normal(size=(50_000, 1)))
+    ica = FastICA(algorithm=algorithm, tol=1e-2, random_state=0).fit(X)
+    assert ica.converged_
+    assert ica.gradient_z_.max() < FAR
+
+
+@pytest.mark.parametrize("algorithm", ["parallel", "deflation", "picard"])
+@pytest.mark.parametrize("growth", [None, 2.0])
+def test_separated_sources_are_not_warned_of(algorithm, growth):
+    """At the default tol the last gradient of many rows may be ten standard errors, that of the answer is not."""
+    if algorithm == "deflation" and growth:
+        pytest.skip("deflation does not grow")
+    for seed in range(2):
+        X, _ = mixture(300_000, 3, seed=seed, dtype=np.float32)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            ica = FastICA(algorithm=algorithm, growth=growth, random_state=seed).fit(X)
+        assert ica.converged_
+        assert _measured(ica, X).max() < FAR
+        if growth is None and algorithm == "parallel":
+            assert ica.n_passes_ <= 3 + ica.n_iter_
+
+
+def test_starts_of_deflation_compete_on_a_sample():
+    X, _ = mixture(60_000, 4, dtype=np.float32)
+    ica = FastICA(algorithm="deflation", n_init=3, random_state=0).fit(X)
+    assert ica.converged_
