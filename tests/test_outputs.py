@@ -174,6 +174,38 @@ def test_paths_that_cannot_be_written(writer, ica, tmp_path):
     assert names(tmp_path) == ["file", "folder.npy"]
 
 
+def test_a_place_that_refuses(ica, tmp_path, monkeypatch):
+    def refuses(*arguments, **keywords):
+        raise PermissionError(13, "Permission denied", "s.npy.partial")
+
+    monkeypatch.setattr(sink, "open", refuses, raising=False)
+    with pytest.raises(
+        PermissionError, match=r"s\.npy cannot be written \(Permission denied\): name another dir"
+    ) as caught:
+        ica.transform(X, out=tmp_path / "s.npy")
+    assert ".partial" not in str(caught.value)
+    with pytest.raises(
+        PermissionError, match=r"^\[Errno 13\] \S+codes-00000\.npz cannot be written \(Permission denied\)"
+    ):
+        coded(tmp_path / "codes")
+    monkeypatch.setattr(sink.Path, "mkdir", refuses)
+    with pytest.raises(PermissionError, match=r"codes cannot be made \(Permission denied\): name another directory"):
+        coded(tmp_path / "codes")
+
+
+def test_a_disk_that_is_full_of_codes(tmp_path, small_files, monkeypatch):
+    def full(file, *arguments, **keywords):
+        file.write(b"some")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sink, "save_npz", full)
+    with pytest.raises(
+        OSError, match=r"codes-00000\.npz could not be written \(No space left .*\); what was written is r"
+    ):
+        coded(tmp_path)
+    assert names(tmp_path) == []
+
+
 def test_a_directory_of_codes_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("something")
     for path in (tmp_path / "file", tmp_path / "file" / "codes"):

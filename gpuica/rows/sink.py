@@ -162,8 +162,9 @@ class Codes:
     def _flush(self):
         path = self.directory / f"codes-{len(self.paths):05d}.npz"
         self.paths.append(path)
+        file = open_partial(path)
         try:
-            with open_partial(path) as file:
+            with file:
                 save_npz(file, as_csr(self._parts, self.n_atoms, None), compressed=False)
         except OSError as error:
             raise _not_written(path, error) from error
