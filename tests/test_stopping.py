@@ -39,6 +39,16 @@ def sources_of(ica, X, weight=None):
     return (X.astype(float) - ica.mean_) @ ica.components_.astype(float).T * scale
 
 
+def weights_of(kind, n, rng):
+    """Weights (n,) that are counts, or shares, or None."""
+    return None if kind is None else rng.integers(0, 3, size=n) * (1.0 if kind == "counts" else 0.3)
+
+
+def n_effective(w):
+    """What a variance of means divides by: counts stand for as many rows; of others Kish's number."""
+    return w.sum() if (w % 1 == 0).all() else w.sum() ** 2 / (w**2).sum()
+
+
 def in_errors(ica, X, *, ortho=True, extended=True, weights=None):
     """|gradient| in standard errors (k, k) at a fitted estimator's sources, by the textbook's loop."""
     w = np.ones(len(X)) if weights is None else np.asarray(weights, dtype=float)
@@ -48,8 +58,7 @@ def in_errors(ica, X, *, ortho=True, extended=True, weights=None):
     excess -= np.average(T * Y, axis=0, weights=w)
     sign = np.where(excess < 0, -1.0, 1.0) if extended else np.ones(Y.shape[1])
     mean, variance = naive.gradient_and_variance(Y, "logcosh", sign, ortho=ortho, extended=extended, weights=w)
-    n = w.sum() ** 2 / (w**2).sum()
-    return np.abs(mean) / np.sqrt(np.maximum(variance, 1e-300) / n)
+    return np.abs(mean) / np.sqrt(np.maximum(variance, 1e-300) / n_effective(w))
 
 
 def at_rest(z):
@@ -88,18 +97,18 @@ def test_squares_of_some_of_a_stack(rng):
                 np.testing.assert_allclose(part, same, rtol=1e-12)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("weighted", [None, "counts", "shares"])
 @pytest.mark.parametrize(("ortho", "extended"), FAMILY)
 def test_measured_errors_are_those_of_the_rows(ortho, extended, weighted, rng):
     Z = whitened(dependent(400, 4, rng))
-    w = rng.integers(0, 3, size=400).astype(float) if weighted else None
+    w = weights_of(weighted, 400, rng)
     W = np.linalg.qr(rng.normal(size=(4, 4)))[0] if ortho else rng.normal(size=(4, 4))
     oracle = ContrastOracle(MemoryRows(Z, weights=w), as_contrast("logcosh"), white=False)
     space = (Rotations if ortho else Matrices)(oracle, extended=extended, floor=0.01)
     at = oracle.likelihood(W, space.squares)
     sign = space.signs(W, at)
     mean, variance = naive.gradient_and_variance(Z @ W.T, "logcosh", sign, ortho=ortho, extended=extended, weights=w)
-    n = 400 if w is None else w.sum() ** 2 / (w**2).sum()
+    n = 400 if w is None else n_effective(w)
     counts = ~np.eye(4, dtype=bool) if ortho else np.ones((4, 4), bool)  # no rotation turns a component into itself
     np.testing.assert_allclose(space.gradient(W, at, sign), mean, atol=1e-12)
     np.testing.assert_allclose(space.error(W, at, sign)[counts], np.sqrt(variance / n)[counts], rtol=1e-9)
@@ -171,7 +180,7 @@ def _by_loop(Y, sign):
     return np.abs(mean) / np.sqrt(np.maximum(variance, 1e-300) / len(Y))
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("weighted", [None, "counts", "shares"])
 @pytest.mark.parametrize(
     "estimator",
     [
@@ -188,7 +197,7 @@ def _by_loop(Y, sign):
 def test_what_has_converged_satisfies_the_rule(estimator, weighted, rng):
     S = np.hstack([dependent(24_000, 3, rng), rng.normal(size=(24_000, 1)) + rng.laplace(size=(24_000, 1))])
     X = S @ rng.normal(size=(4, 4))
-    w = rng.integers(0, 3, size=len(X)) if weighted else None
+    w = weights_of(weighted, len(X), rng)
     ica = estimator.set_params(random_state=0).fit(X, sample_weight=w)
     assert ica.converged_
     ortho = getattr(ica, "ortho", True)
