@@ -699,8 +699,18 @@ def test_parts_of_a_list_that_are_no_matrices(X):
         FastICA().fit([X, sparse.csr_array(X)])
     with pytest.raises(TypeError, match="part 1 of X is of type NoneType"):
         FastICA().fit([X, None])
-    with pytest.raises(TypeError, match="X is a dictionary of 1 items"):
+    with pytest.raises(TypeError, match="X is a dict of 1 items: pass one of its arrays"):
         FastICA().fit({"a": X})
+
+
+def test_groups_of_arrays(X, tmp_path):
+    h5py, zarr = pytest.importorskip("h5py"), pytest.importorskip("zarr")
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["acts"] = X
+        with pytest.raises(TypeError, match="X is a File of 1 items: pass one of its arrays"):
+            FastICA().fit(file)
+    with pytest.raises(TypeError, match="X is a Group of 0 items: pass one of its arrays"):
+        FastICA().fit(zarr.open_group(str(tmp_path / "x.zarr"), mode="w"))
 
 
 def test_weights_that_are_a_text(X, tmp_path):

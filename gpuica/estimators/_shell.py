@@ -248,10 +248,11 @@ def as_source(X):
         if any(getattr(part, "ndim", 0) >= 2 for part in X):
             return Parts([_part(part, f"part {i} of X") for i, part in enumerate(X)])
         return None
-    if isinstance(X, dict) and not hasattr(X, "tocsr"):  # a sparse matrix may be one
-        raise TypeError(f"X is a dictionary of {len(X)} items: pass one of its arrays.")
+    is_mapping = isinstance(X, dict) and not hasattr(X, "tocsr")  # a sparse matrix may be a dict
+    if is_mapping or (library in ("zarr", "h5py") and hasattr(X, "keys")):
+        raise TypeError(f"X is a {type(X).__name__} of {len(X)} items: pass one of its arrays.")
     name = str(getattr(X, "name", "") or "X")
-    if library in ("zarr", "h5py") and hasattr(X, "dtype"):
+    if library in ("zarr", "h5py"):
         if library == "zarr":
             refuse_pickled(X, name)
         return Array(X, name, slow=True)
