@@ -21,7 +21,7 @@ ALLOWED = {
     "traffic": {"device"},
     "sums": {"kernels", "products", "device"},
     "products": {"device"},
-    "kernels": {"kernels", "device", "contrasts"},
+    "kernels": {"kernels", "device", "contrasts", "coders"},
     "rows": {"rows", "device", "traffic"},
     "solvers": {"solvers", "kernels"},
     "contrasts": set(),

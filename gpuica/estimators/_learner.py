@@ -14,7 +14,8 @@ from ..rows.shared import Shared
 from ..solvers.atoms import UPDATES
 from ..solvers.dictionary import DEAD_ATOMS
 from ._shell import is_dask, locating_nan, take
-from .coding import FOLLOWS_ALPHA, SparseCoding, device_for_coding, open_for_coding, warn_of_unfinished
+from ._unfinished import warn_of_unfinished
+from .coding import FOLLOWS_ALPHA, SparseCoding, device_for_coding, open_for_coding
 
 SMALL = 1 << 24  # numbers of X up to which initial atoms come from scikit-learn's own decomposition of X
 
@@ -113,5 +114,5 @@ class Learner(SparseCoding):
         with device.active(), locating_nan(self, given):
             oracle = CodeOracle(open_for_coding(given, len(D), device), coder)
             found = oracle.moments(device.put(D.astype(given.dtype, order="C")))
-        warn_of_unfinished(found.n_unfinished, given.shape[0])
+        warn_of_unfinished(found.n_unfinished, given.shape[0], coder)
         return -found.cost / given.shape[0]

@@ -18,7 +18,8 @@ from ._learner import ADDED, Learner
 from ._resume import Snapshots
 from ._shell import locating_nan
 from ._spread import draw_from
-from .coding import encode, open_for_coding, warn_of_unfinished
+from ._unfinished import warn_of_unfinished
+from .coding import encode, open_for_coding
 
 
 class DictionaryLearning(Learner, SklearnDictionaryLearning):
@@ -167,7 +168,7 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
             self._learn(given, learned, solve)
             snapshots.keep(learned, at_once=True)
         device.share()
-        warn_of_unfinished(learned.n_unfinished, given.shape[0])
+        warn_of_unfinished(learned.n_unfinished, given.shape[0], coder)
         if self.max_iter and not learned.converged:
             warnings.warn(self._what_is_left(), ConvergenceWarning, stacklevel=5)
         return given, coder, learned

@@ -16,7 +16,8 @@ from ._learner import ADDED, Learner
 from ._resume import Snapshots
 from ._shell import locating_nan
 from ._spread import draw_from
-from .coding import open_for_coding, warn_of_unfinished
+from ._unfinished import warn_of_unfinished
+from .coding import open_for_coding
 
 
 class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
@@ -137,7 +138,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
             snapshots.keep(learned, self._statistics, stop, at_once=True)
             self._statistics.to(to_host)  # a pickle loads without a GPU
         device.share()
-        warn_of_unfinished(learned.n_unfinished, batch_size)
+        warn_of_unfinished(learned.n_unfinished, batch_size, coder)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -162,7 +163,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         self.n_steps_ += 1
         self.n_replaced_ += replaced
         self.device_ = str(device)
-        warn_of_unfinished(n_unfinished, given.shape[0])
+        warn_of_unfinished(n_unfinished, given.shape[0], coder)
         return self
 
     def _begin(self, given, oracle, shape):

@@ -7,6 +7,8 @@ agree bit for bit.  Tasks run on the caller's `distributed` client where there i
 Lost chunks are Dask's to compute again.
 """
 
+import sys
+import warnings
 from functools import cached_property
 
 import dask
@@ -216,6 +218,12 @@ def settled(array):
         array = da.Array(array.dask, array.name, array.chunks, meta=array._meta)  # the caller's stays as it is
         array.compute_chunk_sizes()
     return array
+
+
+def warn(message, category):
+    """`warnings.warn` in a task; on a worker of `distributed` the clients are warned too."""
+    issue = getattr(sys.modules.get("distributed"), "warn", warnings.warn)
+    issue(message, category, stacklevel=2)
 
 
 class _Placed:
