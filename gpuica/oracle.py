@@ -333,10 +333,13 @@ class CodeOracle:
             finite_cost(float(total.costs[0]))
         return CodeMoments(total.costs, total.A, total.B, total.worst, total.n_unfinished)
 
-    def codes(self, D):
-        """The codes of all rows, (n, K), and how many rows are not finished.  One pass."""
-        unfinished: list[int] = []
-        return self.rows.map(sums.codes, *self._settings(D), unfinished), sum(unfinished)
+    def codes(self, D, unfinished=None):
+        """The codes of all rows, (n, K), and how many rows are not finished.  One pass.
+
+        unfinished: what takes the counts in place of a `sums.Unfinished`, for a map that is lazy.
+        """
+        unfinished = sums.Unfinished() if unfinished is None else unfinished
+        return self.rows.map(sums.codes, *self._settings(D), unfinished), unfinished.count
 
     def hand_codes(self, consume, D, sparse):
         """consume(the codes) of every chunk in turn, dense or compressed: (non-zeros a row, columns, values); returns

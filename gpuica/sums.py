@@ -216,13 +216,26 @@ def gram(D, coder):
 
 
 def codes(X, D, gram, coder, unfinished):
-    """Codes (n, K) of X (n, d) by a coder.  To be mapped over rows.  unfinished: a list that takes a count a chunk.
-
-    (A map that is lazy, or done by workers, leaves the list empty.)
-    """
+    """Codes (n, K) of X (n, d) by a coder.  To be mapped over rows.  unfinished: an `Unfinished`, or the like of it."""
     C, left = kernels.encode(X, D, gram, coder)
-    unfinished.append(left)
+    unfinished.add(left, len(X))
     return C
+
+
+class Unfinished:
+    """Counts the rows whose codes are not finished; chunks of several threads may be added at a time."""
+
+    def __init__(self):
+        self.counts = []
+
+    def add(self, n_unfinished, n_rows):
+        """Take the counts of one chunk."""
+        self.counts.append(n_unfinished)
+
+    @property
+    def count(self):
+        """How many there are."""
+        return sum(self.counts)
 
 
 def sparse_codes(X, D, gram, coder):

@@ -89,7 +89,7 @@ def block_descent(D, A, B, *, positive=False, norm="ball", least_use=1e-6, sweep
                 D[j] = u / max(length, 1)
             elif length > 0:
                 D[j] = u / length
-    return D
+    return np.maximum(D, 0) if positive else D
 
 
 def approximate_ksvd(D, C, X):

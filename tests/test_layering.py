@@ -24,7 +24,7 @@ ALLOWED = {
     "traffic": {"device", "threads"},
     "sums": {"kernels", "products", "device"},
     "products": {"device"},
-    "kernels": {"kernels", "device", "contrasts", "interrupts"},
+    "kernels": {"kernels", "device", "contrasts", "coders", "interrupts"},
     "rows": {"rows", "device", "traffic", "threads", "interrupts"},
     "solvers": {"solvers", "kernels"},
     "contrasts": set(),

@@ -4,8 +4,9 @@ Every coder is a value whose docstring is its formula.  `encode` is its definiti
 and CuPy; `gpuica.kernels` has a compiled form for the CPU under the name `kernel`.
 """
 
-from .counted import OMP, ORMP, Lars, MatchingPursuit, TopK
+from .counted import OMP, ORMP, TopK
 from .penalised import Fista, Lasso, Threshold
+from .stepwise import Lars, MatchingPursuit
 
 LASSO = ("lasso_lars", "lasso_cd", "fista")
 BY_COUNT = ("omp", "nnomp", "ormp", "lars", "matching_pursuit", "gradient_pursuit", "topk")

@@ -17,6 +17,10 @@ class Lasso:
     positive: bool = False
     max_iter: int = 1000
     kernel: ClassVar[str] = "lasso"
+    unfinished: ClassVar[str] = (
+        "did not converge. Increase transform_max_iter (max_iter of a function), or alpha: smaller penalties take more "
+        "rounds."
+    )
 
     def encode(self, X, D, xp=np):
         """Codes (n, K) of X (n, d), and how many rows were not finished.  As `Fista` finds them."""
@@ -39,6 +43,7 @@ class Fista:
     max_iter: int = 1000
     tol: float = 1e-6
     kernel: ClassVar[None] = None
+    unfinished: ClassVar[str] = Lasso.unfinished
 
     def encode(self, X, D, xp=np):
         """Codes (n, K) of X (n, d), and how many rows were not finished."""
@@ -59,7 +64,9 @@ class Fista:
             later = (1 + xp.sqrt(1 + 4 * momentum**2)) / 2
             push = xp.where(uphill, 0, (momentum - 1) / later)
             C, ahead, momentum = new, new + push * (new - C), xp.where(uphill, 1, later)
-        return C, unfinished
+        R = X - C @ D  # the way to the solution may lead over codes that are worse than zeros
+        worse = (R * R).sum(axis=1) / 2 + self.alpha * abs(C).sum(axis=1) > (X * X).sum(axis=1) / 2
+        return xp.where(worse[:, None], xp.zeros_like(C), C), unfinished
 
     def _gap(self, X, C, D, xp):
         """Duality gap of every row over ½‖x‖²."""
@@ -81,6 +88,7 @@ class Threshold:
     alpha: float = 1.0
     positive: bool = False
     kernel: ClassVar[None] = None
+    unfinished: ClassVar[str] = ""
     penalty = Lasso.penalty
 
     def encode(self, X, D, xp=np):

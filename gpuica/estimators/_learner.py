@@ -19,8 +19,9 @@ from ._parameters import checks_parameters, real_matrix, refuse_overflow
 from ._resume import Snapshots
 from ._shell import is_dask, locating_nan, take
 from ._spread import draw_from
+from ._unfinished import warn_of_unfinished
 from ._whole import warn_of_interrupt
-from .coding import FOLLOWS_ALPHA, MOST_ROUNDS, SparseCoding, device_for_coding, open_for_coding, warn_of_unfinished
+from .coding import FOLLOWS_ALPHA, MOST_ROUNDS, SparseCoding, device_for_coding, open_for_coding
 
 SMALL = 1 << 24  # numbers of X up to which initial atoms come from scikit-learn's own decomposition of X
 
@@ -146,5 +147,5 @@ class Learner(SparseCoding):
         with device.active(), locating_nan(self, given):
             oracle = CodeOracle(open_for_coding(given, len(D), device), coder)
             found = oracle.moments(device.put(D.astype(given.dtype, order="C")))
-        warn_of_unfinished(found.n_unfinished, given.shape[0])
+        warn_of_unfinished(found.n_unfinished, given.shape[0], coder)
         return -found.cost / given.shape[0]

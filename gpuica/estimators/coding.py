@@ -7,20 +7,19 @@ import numpy as np
 from scipy.sparse import hstack, issparse
 from sklearn.base import BaseEstimator, TransformerMixin, _fit_context
 from sklearn.decomposition import SparseCoder as SklearnSparseCoder
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted
 
 from ..coders import CODERS, as_coder
-from ..messages import warn
 from ..oracle import CodeOracle
 from ..rows import open_rows
 from ..rows.sink import Codes, as_csr, open_sink
 from ._parameters import checks_parameters
 from ._results import hand_out, refuse_large, teller, write_all
-from ._shell import Given, locating_nan, take
+from ._shell import Given, is_dask, locating_nan, take
 from ._spread import place
+from ._unfinished import WarnLater, warn_of_unfinished
 
 CACHED = 1 << 18  # codes of a chunk of rows, in numbers: they share a core's cache with what they are made of
 WORK = 25  # operations for each of the K d numbers of a dictionary and row, measured on lasso codes of image patches
@@ -311,19 +310,9 @@ def encode(estimator, given, D, coder, out=None):
             codes = as_csr(parts, len(D), given.dtype)
         else:
             refuse_large(given, device, (n_rows, len(D)), given.dtype)
-            codes, n_unfinished = oracle.codes(there)
-    warn_of_unfinished(n_unfinished, n_rows)
+            codes, n_unfinished = oracle.codes(there, WarnLater(coder) if is_dask(given.array) else None)
+    warn_of_unfinished(n_unfinished, n_rows, coder)
     return codes
-
-
-def warn_of_unfinished(n_unfinished, n_rows):
-    """A ConvergenceWarning if the lasso of some rows was cut short."""
-    if n_unfinished:
-        warn(
-            f"The codes of {n_unfinished} of {n_rows} rows did not converge. Increase transform_max_iter (max_iter of "
-            "a function), or alpha: smaller penalties take more rounds.",
-            ConvergenceWarning,
-        )
 
 
 def _times(C, D):

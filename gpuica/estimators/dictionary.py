@@ -19,8 +19,9 @@ from ._parameters import real_matrix
 from ._progress import print_line, say_resumed
 from ._resume import for_callback
 from ._shell import locating_nan
+from ._unfinished import warn_of_unfinished
 from ._whole import whole_fit
-from .coding import encode, warn_of_unfinished
+from .coding import encode
 
 
 class DictionaryLearning(Learner, SklearnDictionaryLearning):
@@ -172,7 +173,7 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
             self._learn(given, learned, solve)
             snapshots.keep(learned, at_once=True)
         device.share()
-        warn_of_unfinished(learned.n_unfinished, given.shape[0])
+        warn_of_unfinished(learned.n_unfinished, given.shape[0], coder)
         if self.max_iter and not learned.converged:
             warn(self._what_is_left(), ConvergenceWarning)
         return given, coder, learned

@@ -19,8 +19,9 @@ from ._progress import Pace, print_line, say_resumed
 from ._resume import for_callback
 from ._shell import locating_nan
 from ._spread import draw_from
+from ._unfinished import warn_of_unfinished
 from ._whole import whole_fit
-from .coding import open_for_coding, warn_of_unfinished
+from .coding import open_for_coding
 
 
 class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
@@ -149,7 +150,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
             snapshots.keep(learned, self._statistics, stop, at_once=True)
             self._statistics.to(to_host)  # a pickle loads without a GPU
         device.share()
-        warn_of_unfinished(learned.n_unfinished, batch_size)
+        warn_of_unfinished(learned.n_unfinished, batch_size, coder)
 
     @checks_parameters  # the next does so before the first call only
     @_fit_context(prefer_skip_nested_validation=True)
@@ -184,7 +185,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         self.n_steps_ += 1
         self.n_replaced_ += replaced
         self.device_ = str(device)
-        warn_of_unfinished(n_unfinished, given.shape[0])
+        warn_of_unfinished(n_unfinished, given.shape[0], coder)
 
     def _begin(self, given, oracle, shape):
         """The first atoms, on the host; statistics of nothing."""

@@ -3,13 +3,13 @@
 import numpy as np
 from numba import njit
 
+from .definitions import in_parts
 from .lasso import lasso
 from .lasso_products import lasso_products
 from .orthogonal import orthogonal
 from .pursuit import lars, matching_pursuit, nonnegative
 from .vectors import ENTRY, copy
 
-PART = 1 << 20  # numbers of an array of the definitions
 CODERS = {
     "lasso": lasso,
     "nonnegative": nonnegative,
@@ -23,19 +23,10 @@ def encode(X, D, gram, coder):
     """Codes (n, K) of the rows X (n, d), and how many rows were not finished.  gram: D Dᵀ, or None to do without."""
     X, D = _plain(X), _plain(D)
     if gram is None:
-        return lasso_products(X, D, coder) if coder.kernel == "lasso" else _in_parts(X, D, coder)
+        return lasso_products(X, D, coder) if coder.kernel == "lasso" else in_parts(X, D, coder)
     gram = _plain(gram)
     C = X @ D.T
     return C, CODERS[coder.kernel](X, D, gram, C, coder)
-
-
-def _in_parts(X, D, coder):
-    """By the coder's definition, some rows at a time, since it makes several arrays (n, K)."""
-    C, unfinished, size = np.empty((len(X), len(D)), X.dtype), 0, max(PART // len(D), 16)
-    for start in range(0, len(X), size):
-        C[start : start + size], more = coder.encode(X[start : start + size], D)
-        unfinished += more
-    return C, unfinished
 
 
 def _plain(A):

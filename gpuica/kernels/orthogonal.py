@@ -9,41 +9,76 @@ gives the coefficients is a part of P.
 import numpy as np
 from numba import njit
 
-from .pursuit import FLOOR, NOISE
-from .support import subtract, write
-from .vectors import ENTRY, INLINED, OPTIONS, copy, inner, largest, subtract_rows, where_largest
+from .definitions import CLOSE, DONE, DOUBT, DRIFT, HARD, LARGEST, SAFE, SMALLEST, UNFINISHED, finish
+from .pursuit import EPS, FLOOR, NOISE, judged
+from .support import write
+from .vectors import ENTRY, INLINED, OPTIONS, copy, largest, subtract_rows, where_largest
 
-# Share of an atom's square outside the span of others below which coefficients are corrected by the data's residual.
-CLOSE = {4: 1e-2, 8: 1e-6}
+# No share of an atom is outside the span of the support for the atoms that are in it.
+INSIDE = -np.inf
+
+
+@njit(**OPTIONS)
+def _would_enter(h, q, outside, squares, floor, noise):
+    """Whether an atom that depends on the support has a correlation h above rounding: h² above noise max q²."""
+    first, found = h.dtype.type(0), False
+    for k in range(len(q)):
+        first = max(first, noise * q[k] * q[k])
+    for k in range(len(q)):
+        found |= outside[k] > INSIDE and outside[k] <= floor * squares[k] and h[k] * h[k] > first
+    return found
+
+
+@njit(**OPTIONS)
+def _any(h):
+    """Whether any h is not 0."""
+    found = False
+    for k in range(len(h)):
+        found |= h[k] != 0
+    return found
 
 
 @njit(**INLINED)
-def _encode(G, q, squares, most, target, left, by_gain, floor, noise, mask, h, score, bits, outside, P, act, along):
+def _encode(
+    G, q, squares, most, target, square, by_gain, floor, noise, close, doubt, smallest, largest_score, mask,
+    h, score, bits, outside, P, act, along,
+):  # fmt: skip
     """Choose the atoms of one row: act, P (m, K), and the row's inner products with the m directions.
 
-    Returns m, and the least share of an atom's square that was outside the span of those before it.
+    Returns m, what is left of ‖x‖² = square, the product of the shares of the atoms' squares that were outside the span
+    of those before them, and how the row ended.
 
     by_gain: whether the atom enters that lowers the residual most, or the one of the largest correlation.
-    squares (K,): of the atoms' norms.  left: of the row's.  score and bits: the same memory.  outside (K,): squares of
-    the atoms' parts outside the span of the support.
+    squares (K,): of the atoms' norms.  score and bits: the same memory.  outside (K,): squares of the atoms' parts
+    outside the span of the support.
     """
-    K, m, nearest, real = len(q), 0, 1.0, h.dtype.type
+    K, m, left, shares, real = len(q), 0, square, 1.0, h.dtype.type
     zero, one, least, rounding = real(0), real(1), real(floor), real(0)
+    inside = real(INSIDE)
     copy(q, h)
     copy(squares, outside)
     while m < most and (left > target or target == 0):
+        if target > 0 and left <= target + doubt * square:
+            return m, left, shares, HARD
         if by_gain:
             for j in range(K):
                 score[j] = h[j] * h[j] / outside[j] if outside[j] > least * squares[j] else zero
         else:
             for j in range(K):
-                score[j] = h[j] * h[j] if outside[j] > least * squares[j] else zero
+                score[j] = h[j] * h[j] if outside[j] > inside else zero
         top = largest(score, bits, mask)
         j = where_largest(bits, mask)
+        if m == 0 and not (smallest < top < largest_score) and _any(h):
+            return m, left, shares, HARD
         if top <= rounding:
+            # atoms that depend on the support are no candidates of ORMP; is it for them that none is left?
+            if by_gain and _would_enter(h, q, outside, squares, least, real(noise)):
+                return m, left, shares, HARD
             break
+        if outside[j] <= real(close) * squares[j]:
+            return m, left, shares, HARD
         rounding = max(rounding, real(noise) * top)
-        nearest = min(nearest, outside[j] / squares[j])
+        shares *= outside[j] / squares[j]
         scale = one / np.sqrt(outside[j])
         part = P[m]
         copy(G[j], part)
@@ -53,11 +88,11 @@ def _encode(G, q, squares, most, target, left, by_gain, floor, noise, mask, h, s
             part[i] *= scale
             h[i] -= step * part[i]
             outside[i] -= part[i] * part[i]
-        h[j], outside[j] = 0, 0
+        h[j], outside[j] = 0, inside
         act[m], along[m] = j, step
         m += 1
         left -= np.float64(step) * np.float64(step)
-    return m, nearest
+    return m, left, shares, HARD if target > 0 and abs(left - target) <= doubt * square else DONE
 
 
 @njit(**INLINED)
@@ -70,50 +105,46 @@ def _coefficients(P, act, along, c, m):
         c[i] = total / row[act[i]]
 
 
-@njit(**OPTIONS)
-def _correct(x, D, P, act, c, missing, step, residual, m):
-    """Add to c what the residual of the data still asks for, (RᵀR)⁻¹ D_act (x - c D_act), twice."""
-    for _ in range(2):
-        subtract(x, D, act, c, residual, m)
-        for i in range(m):
-            total = inner(D[act[i]], residual)
-            for j in range(i):
-                total -= P[j, act[i]] * missing[j]
-            missing[i] = total / P[i, act[i]]
-        _coefficients(P, act, missing, step, m)
-        for i in range(m):
-            c[i] += step[i]
-
-
 @njit(**ENTRY)
 def _encode_rows(
-    X, D, G, Q, squares, most, target, by_gain, floor, noise, close, mask, h, score, bits, outside, P, act, *of_support
-):
-    along, c, missing, step, residual = of_support
+    X, D, G, Q, ends, squares, most, target, by_gain, floor, noise, close, doubt, smallest, largest_score, mask,
+    safe, drift, eps, h, score, bits, outside, P, act, along, c, residual,
+):  # fmt: skip
     for row in range(len(Q)):
-        q, left = Q[row], 0.0
+        q, square = Q[row], 0.0
         for i in range(X.shape[1]):
-            left += X[row, i] * X[row, i]
-        m, nearest = _encode(
-            G, q, squares, most, target, left, by_gain, floor, noise, mask, h, score, bits, outside, P, act, along
-        )
-        _coefficients(P, act, along, c, m)
-        if nearest < close:
-            _correct(X[row], D, P, act, c, missing, step, residual, m)
-        write(q, act, c, m)
+            square += np.float64(X[row, i]) * np.float64(X[row, i])
+        m, left, shares, end = _encode(
+            G, q, squares, most, target, square, by_gain, floor, noise, close, doubt, smallest, largest_score, mask,
+            h, score, bits, outside, P, act, along,
+        )  # fmt: skip
+        if end == DONE:
+            _coefficients(P, act, along, c, m)
+            write(q, act, c, m)
+            if shares < safe or target > 0 or left > (1 - drift) * square:
+                end = judged(X[row], D, q, act, c, residual, m, square, left + drift * square, target, eps)
+            if end == UNFINISHED and left <= target:
+                end = HARD
+        ends[row] = end
 
 
 def orthogonal(X, D, G, Q, coder):
     """Codes of X (n, d) by n_nonzero atoms, or fewer where ‖x - c D‖² <= target; G = D Dᵀ, Q = X Dᵀ becomes the codes.
 
-    coder: n_nonzero, target, by_gain.  Returns 0, as every row is finished.
+    coder: n_nonzero, target, by_gain.  Returns how many rows were not finished.
     """
     dtype, size, most = Q.dtype, Q.dtype.itemsize, min(coder.n_nonzero, *D.shape)
-    bits = np.empty(len(D) + 1, f"i{size}")
+    bits, ends = np.empty(len(D) + 1, f"i{size}"), np.empty(len(X), np.int64)
     mask = bits.dtype.type(np.iinfo(bits.dtype).max)
     what = np.diagonal(G).copy(), most, float(coder.target), coder.by_gain
-    settings = *what, FLOOR[size], NOISE[size] ** 2, CLOSE[size], mask
+    limits = FLOOR[size], NOISE[size] ** 2, CLOSE[size], DOUBT[size], SMALLEST[size], LARGEST[size], mask
     h, outside = np.empty((2, len(D)), dtype)
-    arrays = np.empty((most, len(D)), dtype), np.empty(most, np.int64), *np.empty((4, most))
-    _encode_rows(X, D, G, Q, *settings, h, bits.view(dtype), bits, outside, *arrays, np.empty(D.shape[1]))
-    return 0
+    arrays = (
+        np.empty((most, len(D)), dtype),
+        np.empty(most, np.int64),
+        *np.empty((2, most)),
+        np.empty(D.shape[1], dtype),
+    )
+    settings = *what, *limits, SAFE[size], DRIFT[size], EPS[size]
+    _encode_rows(X, D, G, Q, ends, *settings, h, bits.view(dtype), bits, outside, *arrays)
+    return finish(X, D, Q, ends, coder)

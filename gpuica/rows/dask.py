@@ -7,6 +7,8 @@ agree bit for bit.  Tasks run on the caller's `distributed` client where there i
 Lost chunks are Dask's to compute again.
 """
 
+import sys
+import warnings
 from functools import cached_property
 
 import dask
@@ -223,6 +225,12 @@ def _computed(*tasks):
     """The results of tasks.  Ctrl-C ends the wait for them, and is Dask's to pass on to the workers."""
     with at_once():
         return dask.compute(*tasks)
+
+
+def warn_in_task(message, category):
+    """`warnings.warn` in a task; on a worker of `distributed` the clients are warned too."""
+    issue = getattr(sys.modules.get("distributed"), "warn", warnings.warn)
+    issue(message, category, stacklevel=2)
 
 
 class _Placed:

@@ -7,7 +7,8 @@ Every function of `UPDATES` takes (D, A, B) and
 
     positive: whether entries of D must be at least 0.
     norm: "ball", every atom of norm at most 1 (Mairal, scikit-learn), or "unit", norm 1.
-    least_use: an atom with A_jj = Σ c_j² at or below this is unused; it stays as it is.
+    least_use: an atom with A_jj = Σ c_j² at or below this is unused; it stays as it is, but for entries below 0 if
+        positive.
 
 and returns the new D, in D's dtype, and which atoms are unused, (k,) booleans.
 """
@@ -43,7 +44,7 @@ def block_descent(D, A, B, *, positive=False, norm="ball", least_use=LEAST_USE, 
             U = (B[rows].astype(D.dtype, copy=False) - across @ D) / divisor + D[rows]
             within = xp.ascontiguousarray(across[:, rows] / divisor)
             kernels.descend(D[rows], U, within, used[rows], positive, _is_unit(norm))
-    return D, ~used
+    return _allowed(D, positive, xp), ~used
 
 
 def least_squares(D, A, B, *, positive=False, norm="ball", least_use=LEAST_USE, ridge=None, xp=np):
@@ -129,8 +130,14 @@ def _use(A, least_use, xp):
 
 def _settled(D, U, used, positive, norm, xp):
     """U (k, d) constrained, in D's dtype, with D's rows for unused atoms; and which are unused."""
+    D = _allowed(D, positive, xp)
     U = kernels.constrained(U, D, positive, _is_unit(norm))
     return xp.where(used[:, None], U, D).astype(D.dtype, copy=False), ~used
+
+
+def _allowed(D, positive, xp):
+    """D with entries at least 0 if positive, for atoms that an update leaves as they are: a start may have others."""
+    return xp.maximum(D, 0) if positive else D
 
 
 def _is_unit(norm):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from gpuica.coders import OMP, ORMP, MatchingPursuit
-from gpuica.kernels.cuda import block, pursuit, support
+from gpuica.kernels.cuda import block, coding, matching, pursuit, row, support
 
 from .. import naive, one_thread
+from ..coherent import DICTIONARIES, check, problem, pursuits, to_target
 from ..test_coders import TOLERANCE, data, scaled
 
 DTYPES = [np.float32, np.float64]
@@ -14,16 +15,21 @@ SHAPES = [(12, 12, 40), (12, 30, 9), (3, 1, 5), (5, 7, 1)]
 
 
 def encode(X, D, coder, threads=None, **sizes):
-    """By the simulator with some threads, or as plain Python."""
-    Q, form = X @ D.T, getattr(pursuit, coder.kernel)
+    """Codes by the simulator with some threads, or as plain Python."""
+    return counted(X, D, coder, threads, **sizes)[0]
+
+
+def counted(X, D, coder, threads=None, **sizes):
+    """Codes, and how many rows were not finished."""
+    Q, form = X @ D.T, coding.PURSUITS[coder.kernel]
     if threads:
-        form(X, D, D @ D.T, Q, coder, threads=threads, blocks=2, **sizes)
+        unfinished = form(X, D, D @ D.T, Q, coder, threads=threads, blocks=2, **sizes)
     else:
-        with one_thread.running(pursuit, support, block):
-            form(X, D, D @ D.T, Q, coder, blocks=2, **sizes)
+        with one_thread.running(pursuit, matching, row, support, block):
+            unfinished = form(X, D, D @ D.T, Q, coder, blocks=2, **sizes)
     assert np.isfinite(Q).all()
     assert Q.dtype == X.dtype
-    return Q
+    return Q, unfinished
 
 
 def each(X, D):
@@ -100,3 +106,33 @@ def test_with_several_threads(coder, threads):
     X, D = data(3, 5, 9)
     X[1] = 0
     np.testing.assert_allclose(encode(X, D, coder, threads), encode(X, D, coder), atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", DICTIONARIES)
+def test_no_code_is_worse_than_its_row(name, dtype, rng):
+    X, D = problem(DICTIONARIES[name], 12, dtype, rng)
+    for coder in (*pursuits(6), *to_target(1e-3, len(D))):
+        if coder.kernel != "lars":
+            C, unfinished = counted(X, D, coder)
+            check(X, D, C, coder, unfinished)
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+@pytest.mark.parametrize("name", ["pairs", "low_rank"])
+def test_rows_that_are_left_to_the_definition_with_several_threads(name, threads, rng):
+    X, D = problem(DICTIONARIES[name], 3, np.float32, rng)
+    for coder in (OMP(9), ORMP(9), OMP(9, positive=True), OMP(9, 1e-4)):
+        C, unfinished = counted(X, D, coder, threads)
+        check(X, D, C, coder, unfinished)
+        assert unfinished == counted(X, D, coder)[1]
+
+
+@pytest.mark.parametrize("coder", to_target(0.5, 9), ids=str)
+def test_targets_that_cannot_be_reached_are_counted(coder):
+    D, X = np.eye(9, 12), np.zeros((4, 12))
+    X[:, -1] = [0.1, 0.7, 0.71, 2]
+    X[:, 0] = 3
+    C, unfinished = counted(X, D, coder)
+    assert unfinished == 2
+    np.testing.assert_allclose(C[:, 0], 3)

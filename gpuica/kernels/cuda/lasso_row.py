@@ -128,6 +128,7 @@ def _enter(D, k, sign, exchange, floor, now, most, r, M, G, lists, wide, ids, ac
         if attempt == 1 or not exchange:
             break
         m, value = _make_way(sign, M, lists, act, m)
+    cuda.syncthreads()  # all have read lists[A] and lists[W], which the next atom overwrites
     return m
 
 

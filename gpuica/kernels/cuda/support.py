@@ -4,7 +4,10 @@ A support is m atoms, their coefficients c and M (m, m), the inverse of their Gr
 in shared memory or in a workspace: M, act (room,) of positions or atoms, and lists (LISTS, room) of what is known of
 the atoms.
 
-Every function is called by all threads of a block with the same m, ends past a barrier, and returns the same to all.
+Every function is called by all threads of a block with the same m, ends past a barrier, and returns the same to all:
+on every path, an early return too, since what a thread still reads another may overwrite after the call.  The one
+exception is `outside_span`, which writes nothing; who calls it owes the barrier.  Breaks, returns and loops depend only
+on what is the same for all threads of the block, so that all meet the same barriers.
 Column j of M belongs to thread j (modulo the threads); what is short, all threads compute alike, since a sum over m
 numbers that all can read takes less than a tree.
 """

@@ -1,0 +1,104 @@
+"""Non-negative orthogonal matching pursuit of many rows at once, in float64: a definition in array code."""
+
+import numpy as np
+
+from .support import EPS, FLOOR, NOISE, missed
+
+
+def nonnegative(X, D, coder, xp):
+    """Codes (n, K) >= 0 of X (n, d), and how many rows were not finished.  coder: n_nonzero, target.
+
+    Atoms whose coefficient meets zero leave, and make place for others.  An atom that left has a place among the chosen
+    ones still, of coefficient 0, and a new one if it comes back.
+    """
+    size, most = X.dtype.itemsize, min(coder.n_nonzero, *D.shape)
+    C, unfinished = xp.zeros((len(X), len(D)), dtype=X.dtype), 0
+    X, D = X.astype(np.float64), D.astype(np.float64)
+    rows, R, H, squares = xp.arange(len(X)), X, X @ D.T, (D * D).sum(axis=1)
+    chosen, values, least = xp.zeros((len(X), 0), dtype=int), xp.zeros((len(X), 0)), NOISE[size] * abs(H).max(axis=1)
+    for step in range(2 * most + 1):
+        number = xp.arange(len(rows))
+        for i in range(chosen.shape[1]):
+            H[number, chosen[:, i]] = xp.where(values[:, i] > 0, 0, H[number, chosen[:, i]])
+        top, j = H.max(axis=1), H.argmax(axis=1)
+        full = (values > 0).sum(axis=1) == most
+        ends = ((R * R).sum(axis=1) <= coder.target) | (top <= least) | full
+        dependent = ~ends & (_outside(D[j], D[chosen], values > 0, xp) <= FLOOR[size] * squares[j])
+        short = dependent | (~ends & (step == 2 * most))
+        goes = ~(ends | short)
+        tried, places = values, chosen
+        if bool(goes.any()):
+            places = xp.concatenate([chosen, j[:, None]], axis=1)
+            tried = xp.concatenate([values, xp.zeros((len(rows), 1))], axis=1)
+            tried[goes] = _downhill(tried[goes], D[places[goes]], X[goes], xp)
+        left = X - (_stored(tried, C.dtype)[:, None, :] @ D[places])[:, 0]
+        # without progress in the code as it is stored, the row has come to its end
+        square, before = (left * left).sum(axis=1), (R * R).sum(axis=1)
+        worse = goes & ~(square < before)
+        short |= worse & (top > 1e3 * least)
+        ends = ~goes | worse
+        unfinished += _write(C, rows, chosen, values, R, X, ends, short, coder.target, xp)
+        on = goes & ~worse
+        rows, chosen, values, R, X, least = rows[on], places[on], tried[on], left[on], X[on], least[on]
+        if not len(rows):
+            break
+        H = R @ D.T
+    return C, unfinished
+
+
+def _stored(values, dtype):
+    """Coefficients as an array of the dtype holds them."""
+    return values.astype(dtype).astype(np.float64)
+
+
+def _write(C, rows, chosen, values, R, X, ends, short, target, xp):
+    """Codes of the rows that end; returns how many of them are not finished."""
+    where = rows[ends]
+    for i in range(chosen.shape[1]):
+        C[where, chosen[ends, i]] = 0
+    for i in range(chosen.shape[1]):
+        C[where, chosen[ends, i]] += values[ends, i].astype(C.dtype)
+    square, size = (R * R).sum(axis=1), (X * X).sum(axis=1)
+    return int((ends & (short | missed(square, size, target, EPS[C.dtype.itemsize], xp))).sum())
+
+
+def _system(atoms, inside, xp):
+    """Gram matrices (n, m, m) of the atoms that are inside, and of unit vectors in place of the others."""
+    eye = xp.eye(atoms.shape[1])
+    gram = (atoms @ atoms.transpose(0, 2, 1)) * (1 + eye * 4 * float(np.finfo(atoms.dtype).eps))
+    return xp.where(inside[:, :, None] & inside[:, None, :], gram, eye)
+
+
+def _least_squares(system, atoms, inside, X, xp):
+    """argmin ‖x - c atoms‖ (n, m) over c that are 0 where not inside, and x - c atoms.  Corrected twice by the latter,
+    since `system` has the square of the atoms' condition number."""
+    c, rest = xp.zeros(inside.shape), X
+    for _ in range(3 if inside.shape[1] else 0):
+        b = (atoms @ rest[:, :, None])[:, :, 0] * inside
+        c = c + xp.linalg.solve(system, b[:, :, None])[:, :, 0]
+        rest = X - (c[:, None, :] @ atoms)[:, 0]
+    return c, rest
+
+
+def _outside(new, atoms, inside, xp):
+    """The squared distances (n,) of atoms new (n, d) from the spans of those inside."""
+    _, rest = _least_squares(_system(atoms, inside, xp), atoms, inside, new, xp)
+    return (rest * rest).sum(axis=1)
+
+
+def _downhill(values, atoms, X, xp):
+    """argmin ‖x - c atoms‖² over c >= 0 (n, m), from `values`, whose last atom has just entered; the others that are 0
+    stay so.  Lawson and Hanson's inner loop: to the solution, or as far as the first that meets zero, which leaves."""
+    inside = values > 0
+    inside[:, -1] = True
+    for _ in range(atoms.shape[1] + 1):
+        goal, _ = _least_squares(_system(atoms, inside, xp), atoms, inside, X, xp)
+        meets = inside & (goal <= 0)
+        if not bool(meets.any()):
+            break
+        share = xp.where(meets, values / xp.where(meets & (values > goal), values - goal, 1), 1)
+        first = share.min(axis=1, keepdims=True)
+        values = values + xp.where(inside, first * (goal - values), 0)
+        inside = inside & ~(meets & (share <= first))
+        values = xp.where(inside, values, 0)
+    return xp.where(inside, goal, 0)
