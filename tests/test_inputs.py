@@ -63,7 +63,8 @@ def test_shapes_and_types_that_cannot_be(X, sentence):
 
 
 def test_sparse_matrices_are_refused_with_the_remedy():
-    refuse(sparse.random(20, 4, density=0.5, format="csr"), "dense data is required.*toarray", TypeError)
+    for kind in ("csr", "coo", "lil", "dok"):
+        refuse(sparse.random(20, 4, density=0.5, format=kind), "dense data is required.*toarray", TypeError)
 
 
 def test_values_whose_squares_overflow():

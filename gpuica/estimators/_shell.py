@@ -248,8 +248,8 @@ def as_source(X):
         if any(getattr(part, "ndim", 0) >= 2 for part in X):
             return Parts([_part(part, f"part {i} of X") for i, part in enumerate(X)])
         return None
-    is_mapping = isinstance(X, dict) and not hasattr(X, "tocsr")  # a sparse matrix may be a dict
-    if is_mapping or (library in ("zarr", "h5py") and hasattr(X, "keys")):
+    a_dict = isinstance(X, dict) and not hasattr(X, "tocsr")  # SciPy's dok_array is one
+    if a_dict or (library in ("zarr", "h5py") and hasattr(X, "keys")):
         raise TypeError(f"X is a {type(X).__name__} of {len(X)} items: pass one of its arrays.")
     name = str(getattr(X, "name", "") or "X")
     if library in ("zarr", "h5py"):
