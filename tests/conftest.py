@@ -71,13 +71,15 @@ def healthy_gpu(request):
 
 @pytest.fixture(scope="session", autouse=True)
 def no_thread_is_left():
-    """Threads end with the work that they were started for; Dask's own pools, which it keeps, are closed here."""
+    """Threads end with the work that they were started for; pools that Dask and zarr keep are closed here."""
     before = set(threading.enumerate())
     yield
     pools = [("dask.threaded", "default_pool"), ("distributed.utils", "_offload_executor")]
     for module, name in pools:
         if (pool := getattr(sys.modules.get(module), name, None)) is not None:
             pool.shutdown()
+    if zarr := sys.modules.get("zarr.core.sync"):
+        zarr.cleanup_resources()
     end = time.monotonic() + 10
     while (left := set(threading.enumerate()) - before) and time.monotonic() < end:
         time.sleep(0.05)

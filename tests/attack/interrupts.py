@@ -15,7 +15,7 @@ import warnings
 
 import numpy as np
 
-INTERRUPTS = 5  # in a process
+INTERRUPTS = 3  # in a process
 INFOMAX = {"ortho": False, "extended": False, "whiten": "arbitrary-variance"}
 
 
@@ -35,7 +35,7 @@ def attack_compilation(rng):
         _in_a_process("compilation", rng, NUMBA_CACHE_DIR=cache)
 
 
-attack_compilation.long = True
+attack_first_import.long = attack_compilation.long = True
 
 
 def _in_a_process(what, rng, **environment):
