@@ -95,6 +95,8 @@ def test_all_that_changed_is_named(X, tmp_path):
         fitted(FastICA, {**ICA, "checkpoint": tmp_path, "random_state": 1, "tol": 1e-3}, X)
     with pytest.raises(CheckpointError, match=r"its estimator was FastICA, now Picard; "):
         fitted(Picard, {**ICA, "checkpoint": tmp_path}, X)
+    with pytest.raises(CheckpointError, match=r"its fun was 'logcosh', now LogCosh\(alpha=1\.5\) sha256:"):
+        fitted(FastICA, {**ICA, "checkpoint": tmp_path, "fun": LogCosh(1.5)}, X)
 
 
 def test_arrays_whose_repr_is_elided(tmp_path):

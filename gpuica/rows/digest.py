@@ -13,6 +13,7 @@ import sys
 import sysconfig
 import types
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from numbers import Integral, Real
 
 import numpy as np
@@ -43,7 +44,7 @@ def label(value):
     text = describe(value)
     if len(text) <= 60:
         return text
-    name = getattr(value, "__qualname__", type(value).__name__)
+    name = repr(value) if is_dataclass(value) else getattr(value, "__qualname__", type(value).__name__)
     shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
     return f"{name}{shape} sha256:{hashlib.sha256(text.encode()).hexdigest()[: 2 * BYTES]}"
 

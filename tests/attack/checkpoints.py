@@ -16,6 +16,7 @@ import numpy as np
 from scipy.sparse import load_npz
 
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, SparseCoder, shards, spool
+from gpuica.device import logger
 from gpuica.estimators import _resume
 from gpuica.rows import files, sink
 from gpuica.rows.checkpoint import CheckpointError, set_draws
@@ -47,7 +48,8 @@ def folder():
 
 def fitted(kind, arguments, X, **more):
     """The fitted estimator; dictionary learning takes a snapshot after every step."""
-    with warnings.catch_warnings(), mock.patch.object(_resume, "EVERY", 0.0):
+    quiet = mock.patch.object(logger, "warning")
+    with warnings.catch_warnings(), mock.patch.object(_resume, "EVERY", 0.0), quiet:
         warnings.simplefilter("ignore")
         return kind(**arguments).fit(X, **more)
 
