@@ -355,6 +355,13 @@ def test_separated_sources_are_not_warned_of(algorithm, growth):
             assert ica.n_passes_ <= 3 + ica.n_iter_
 
 
+@pytest.mark.parametrize("algorithm", ["parallel", "deflation", "picard"])
+def test_a_tol_that_is_no_bound_asks_for_no_gradient(algorithm, rng):
+    ica = FastICA(algorithm=algorithm, tol=1, random_state=0).fit(creeping(rng))
+    assert ica.converged_
+    assert ica.n_iter_ <= 2
+
+
 def test_no_pass_is_made_where_the_last_step_brought_the_gradient_down():
     X, _ = mixture(300_000, 3)
     ica = FastICA(tol=2e-2, random_state=0).fit(X)
