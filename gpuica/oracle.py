@@ -110,7 +110,10 @@ class Likelihood(NamedTuple):
     slope: Any
     square: Any
 
-    squares = ()
+    @property
+    def squares(self):
+        """None were measured."""
+        return ()
 
 
 class MeasuredLikelihood(NamedTuple):
