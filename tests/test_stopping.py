@@ -137,6 +137,7 @@ def test_convergence_is_predicted():
     assert expects_convergence(2.0, 8.0)
     assert not expects_convergence(2.0, 2.5)
     assert expects_convergence(1.1, 1.0)
+    assert not expects_convergence(1.3, 1.0)
 
 
 # ---- tol="auto" ------------------------------------------------------------------------------------------------------
@@ -264,11 +265,11 @@ def test_without_measuring_errors_are_those_of_independent_sources():
     np.testing.assert_allclose(weighted.gradient_z_, in_errors(weighted, X, weights=heavy).max(1), rtol=0.1)
 
 
-def test_no_pass_is_made_for_it():
+@pytest.mark.parametrize("algorithm", ["parallel", "deflation", "picard"])
+def test_no_pass_is_made_for_it(algorithm, monkeypatch):
+    monkeypatch.setattr(ContrastOracle, "covariance", None)  # its first answer is a pass
     Z = whitened(mixture(3000, 4)[0])
-    for ica in (FastICA(whiten=False), FastICA(whiten=False, algorithm="picard")):
-        ica.set_params(random_state=0).fit(Z)
-        assert ica.n_passes_ <= ica.n_iter_ + 4
+    assert FastICA(algorithm=algorithm, whiten=False, random_state=0).fit(Z).converged_
 
 
 def test_partial_fit_says_it_too():
@@ -361,6 +362,22 @@ def test_separated_sources_are_not_warned_of(algorithm, growth):
         assert _measured(ica, X).max() < FAR
         if growth is None and algorithm == "parallel":
             assert ica.n_passes_ <= 3 + ica.n_iter_
+
+
+@pytest.mark.parametrize("algorithm", ["parallel", "deflation", "picard"])
+def test_a_tol_that_is_no_bound_asks_for_no_gradient(algorithm, rng):
+    ica = FastICA(algorithm=algorithm, tol=1, random_state=0).fit(creeping(rng))
+    assert ica.converged_
+    assert ica.n_iter_ <= 2
+
+
+def test_no_pass_is_made_where_the_last_step_brought_the_gradient_down():
+    X, _ = mixture(300_000, 3)
+    ica = FastICA(tol=2e-2, random_state=0).fit(X)
+    assert ica.gradient_z_.max() > FAR  # at the last pass
+    assert _measured(ica, X).max() < FAR
+    assert ica.converged_
+    assert ica.n_passes_ == 2 + ica.n_iter_
 
 
 def test_starts_of_deflation_compete_on_a_sample():

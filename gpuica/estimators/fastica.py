@@ -46,8 +46,9 @@ class FastICA(Online, SklearnFastICA):
     tol : float or 'auto', default=1e-4
         Stop when no row of W moves more than this: max | |<new, old>| - 1 | < tol; for 'picard' the
         same of the turn that its Newton step would make.  A fit that ends so although an entry of the gradient is more
-        than 10 standard errors from 0 has not converged, and warns.  'auto' (not for 'deflation'): stop when the
-        relative gradient is within its standard error, beyond which the data have little to say; see `Picard`.
+        than 10 standard errors from 0 has not converged, and warns (unless tol >= 1, which is no bound).  'auto' (not
+        for 'deflation'): stop when the relative gradient is within its standard error, beyond which the data have
+        little to say; see `Picard`.
     w_init : array-like of shape (n_components, n_components), default=None
         Start; None draws it from a normal distribution.
     whiten_solver : {'svd', 'eigh'}, default='svd'

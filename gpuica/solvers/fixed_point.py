@@ -97,7 +97,7 @@ def parallel(oracle, W, *, max_iter, tol, share=1.0, final=True, report=None):
     iteration.
 
     A solution that movement ended has not converged where an entry of the gradient is more than FAR standard errors
-    from 0; see `_checked`.
+    from 0; see `_checked`.  (Not for tol >= 1, which no movement exceeds: it asks for one iteration.)
     """
     W, n_iter = orthonormal(W, oracle.xp), 0
     last: Any = None
@@ -128,7 +128,9 @@ def parallel(oracle, W, *, max_iter, tol, share=1.0, final=True, report=None):
     z = in_errors(gradient, error, oracle.xp).max(axis=1)
     largest = oracle.xp.abs(gradient).max(axis=1)
     solution = Solution(W, n_iter, last.movement, converged, last.at_rest, largest, z=z)
-    return _checked(oracle, solution, previous, share) if converged and final and tol != "auto" else solution
+    if converged and final and tol != "auto" and tol < 1:
+        return _checked(oracle, solution, previous, share)
+    return solution
 
 
 def _checked(oracle, solution, previous, share):
@@ -238,7 +240,7 @@ def deflation(oracle, W, *, max_iter, tol, final=True, report=None):
     largest = xp.abs(rotation_gradient(cross, slope, xp=xp)).max(axis=1)
     z = _one_sided(cross, square, oracle.known_power(found), squares[0], oracle).max(axis=1)
     solution = Solution(found, most, movement, bool(at_rest.all()), at_rest, largest, z=z)
-    return _unless_far(solution, 1.0) if final else solution
+    return _unless_far(solution, 1.0) if final and tol < 1 else solution
 
 
 def _one_sided(cross, square, power, products, oracle):

@@ -41,7 +41,7 @@ def quantile(distances, share, xp=np):
 
 
 def expects_convergence(now, before):
-    """Whether the next iteration is likely to converge, if the distance falls by the factor it fell by last.
+    """Whether the next iteration is likely to converge: the distance falls by the factor it fell by last, or more.
 
     now, before: the distance at this iteration and at the one before, or None.
     """
