@@ -16,10 +16,11 @@ MODULES = sorted(path.relative_to(ROOT).with_suffix("") for path in ROOT.rglob("
 ALLOWED = {
     "estimators": {
         *("estimators", "rows", "oracle", "solvers", "contrasts", "coders", "comm", "products", "messages", "device"),
-        *("_version", "interrupts"),
+        *("_version", "interrupts", "code_oracle"),
     },
     "stability": set(),
     "metrics": {"rows", "oracle", "solvers", "contrasts", "device"},
+    "code_oracle": {"oracle", "sums"},
     "oracle": {"sums", "traffic", "products", "device"},
     "traffic": {"device", "threads"},
     "sums": {"kernels", "products", "device"},

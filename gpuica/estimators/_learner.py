@@ -9,9 +9,9 @@ from os import PathLike
 import numpy as np
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
+from ..code_oracle import CodeOracle
 from ..coders import CODERS, as_coder
 from ..device import to_host
-from ..oracle import CodeOracle
 from ..rows.shared import Shared
 from ..solvers.atoms import UPDATES
 from ..solvers.dictionary import DEAD_ATOMS

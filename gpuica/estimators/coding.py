@@ -11,8 +11,8 @@ from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted
 
+from ..code_oracle import CodeOracle
 from ..coders import CODERS, as_coder
-from ..oracle import CodeOracle
 from ..rows import open_rows
 from ..rows.sink import Codes, as_csr, open_sink
 from ._parameters import checks_parameters

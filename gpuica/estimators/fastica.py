@@ -12,9 +12,9 @@ from ..solvers.annealing import annealed
 from ..solvers.fixed_point import SOLVERS
 from ..solvers.growth import run, run_all
 from ..solvers.quasi_newton import picard
-from ..solvers.stopping import FAR
 from ._online import Online
 from ._progress import by_batches
+from ._remedies import of_fastica
 
 ALGORITHMS = {**SOLVERS, "picard": picard}
 
@@ -253,25 +253,7 @@ class FastICA(Online, SklearnFastICA):
         )
 
     def _what_is_left(self, solution):
-        """scikit-learn's sentence, then how far the fit is and what to do with these settings."""
-        moving, k, auto = int((~solution.at_rest).sum()), len(solution.movement), self.tol == "auto"
-        if not auto and bool((solution.movement < self.tol).all()):
-            remedy = "raise max_iter" if self.algorithm == "picard" else "use a smaller tol, or algorithm='picard'"
-            return (
-                f"FastICA did not converge: no component moved by tol={self.tol} in the last of {solution.n_iter} "
-                f"iterations, but the gradient of {moving} of {k} is more than {FAR:.0f} standard errors from 0, up to "
-                f"{float(solution.z.max()):.0f} (see gradient_z_). The steps are shorter than what is left, as where "
-                f"sources depend on each other: {remedy}."
-            )
-        rule = "gradients above their standard errors; see gradient_z_" if auto else f"tol {self.tol}; see movement_"
-        remedy = " Try fewer components."
-        if self.algorithm != "picard":
-            remedy = " If they oscillate, more iterations do not help: try algorithm='picard', or fewer components."
-        return (
-            f"FastICA did not converge. Consider increasing {'' if auto else 'tolerance or '}the maximum number of "
-            f"iterations. After {solution.n_iter} iterations {moving} of {k} components still moved, the worst by "
-            f"{float(solution.movement.max()):.1e} ({rule}).{remedy}"
-        )
+        return of_fastica(self, solution)
 
 
 @validate_params(

@@ -9,9 +9,9 @@ from sklearn.decomposition import MiniBatchDictionaryLearning as SklearnMiniBatc
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.extmath import randomized_svd
 
+from ..code_oracle import CodeOracle, finite_cost
 from ..device import to_host
 from ..interrupts import at_once
-from ..oracle import CodeOracle, finite_cost
 from ..solvers.dictionary import Learned, NoProgress, Statistics, one_batch, online
 from ._learner import ADDED, Learner
 from ._parameters import checks_parameters, refuse_overflow

@@ -15,6 +15,7 @@ from ..solvers.quasi_newton import picard as minimise
 from ..solvers.restarts import solve_all
 from ._online import Online
 from ._progress import by_batches
+from ._remedies import of_picard
 from .fastica import FastICA
 
 
@@ -211,21 +212,7 @@ class Picard(Online):
         )
 
     def _what_is_left(self, solution):
-        """python-picard's sentence, then how far the fit is and what to do with these settings."""
-        left, auto = int((~solution.at_rest).sum()), self.tol == "auto"
-        if len(solution.losses) > self.max_iter:
-            remedy = "Increase max_iter"
-            remedy += "." if auto else ", or use tol='auto', which asks for no more than the data can tell."
-        else:
-            exact = self.components_.dtype == np.float64
-            remedies = [] if exact else ["precision='float64'"]
-            remedies += ["stop_percentile below 100"] if auto else ["a larger tol"]
-            remedy = f"No step lowers the loss by more than its rounding: use {', or '.join(remedies)}."
-        return (
-            f"Picard did not converge. Final gradient norm: {float(solution.gradient.max()):.4g}. Requested tolerance: "
-            f"{self.tol}. After {solution.n_iter} iterations {left} of {len(solution.at_rest)} components are not at "
-            f"rest (at_rest_). {remedy}"
-        )
+        return of_picard(self, solution)
 
 
 @validate_params(
