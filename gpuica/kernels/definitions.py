@@ -18,9 +18,7 @@ DRIFT = {4: 1e-5, 8: 1e-11}
 DOUBT = {4: 1e-6, 8: 1e-14}
 # Determinant of the Gram matrix of a support of unit atoms above which its code needs no check: the smallest eigenvalue
 # is e times smaller at most, and rounding that much below it raises ‖x - c D‖² by less than DRIFT.
-# WORN: below which a row is HARD, for what is left of the row is then known no better than DRIFT.
 SAFE = {4: 1e-3, 8: 1e-9}
-WORN = {4: 1e-8, 8: 1e-13}
 # Squares of correlations that numbers of the dtype hold well.
 SMALLEST, LARGEST = {4: 1e-28, 8: 1e-280}, {4: 1e35, 8: 1e300}
 PART = 1 << 20  # numbers of an array of the definitions

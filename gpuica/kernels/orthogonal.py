@@ -9,7 +9,7 @@ gives the coefficients is a part of P.
 import numpy as np
 from numba import njit
 
-from .definitions import CLOSE, DONE, DOUBT, DRIFT, HARD, LARGEST, SAFE, SMALLEST, UNFINISHED, WORN, finish
+from .definitions import CLOSE, DONE, DOUBT, DRIFT, HARD, LARGEST, SAFE, SMALLEST, UNFINISHED, finish
 from .pursuit import EPS, FLOOR, NOISE, judged
 from .support import write
 from .vectors import ENTRY, INLINED, OPTIONS, copy, largest, subtract_rows, where_largest
@@ -108,7 +108,7 @@ def _coefficients(P, act, along, c, m):
 @njit(**ENTRY)
 def _encode_rows(
     X, D, G, Q, ends, squares, most, target, by_gain, floor, noise, close, doubt, smallest, largest_score, mask,
-    safe, worn, drift, eps, h, score, bits, outside, P, act, along, c, residual,
+    safe, drift, eps, h, score, bits, outside, P, act, along, c, residual,
 ):  # fmt: skip
     for row in range(len(Q)):
         q, square = Q[row], 0.0
@@ -118,8 +118,6 @@ def _encode_rows(
             G, q, squares, most, target, square, by_gain, floor, noise, close, doubt, smallest, largest_score, mask,
             h, score, bits, outside, P, act, along,
         )  # fmt: skip
-        if shares < worn:
-            end = HARD
         if end == DONE:
             _coefficients(P, act, along, c, m)
             write(q, act, c, m)
@@ -147,6 +145,6 @@ def orthogonal(X, D, G, Q, coder):
         *np.empty((2, most)),
         np.empty(D.shape[1], dtype),
     )
-    settings = *choice, SAFE[size], WORN[size], DRIFT[size], EPS[size]
+    settings = *choice, SAFE[size], DRIFT[size], EPS[size]
     _encode_rows(X, D, G, Q, ends, *settings, h, bits.view(dtype), bits, outside, *arrays)
     return finish(X, D, Q, ends, coder)
