@@ -89,9 +89,9 @@ def check(X, D, C, coder, unfinished):
     if not isinstance(coder, MatchingPursuit):
         assert (number <= D.shape[1]).all()
     if isinstance(coder, OMP | ORMP):
-        for x, c, left in zip(X, C, square, strict=True):
+        for x, c, left, error in zip(X, C, square, summing, strict=True):
             best = x - np.linalg.lstsq(D[c != 0].T, x, rcond=1e-15)[0] @ D[c != 0]
-            assert left <= best @ best + excess * (x @ x)
+            assert left**0.5 <= (best @ best + excess * (x @ x)) ** 0.5 + error
         if getattr(coder, "positive", False):
             assert (C >= 0).all()
     target = getattr(coder, "target", 0)

@@ -137,7 +137,7 @@ def orthogonal(X, D, G, Q, coder):
     bits, ends = np.empty(len(D) + 1, f"i{size}"), np.empty(len(X), np.int64)
     mask = bits.dtype.type(np.iinfo(bits.dtype).max)
     what = np.diagonal(G).copy(), most, float(coder.target), coder.by_gain
-    limits = FLOOR[size], NOISE[size] ** 2, CLOSE[size], DOUBT[size], SMALLEST[size], LARGEST[size], mask
+    choice = *what, FLOOR[size], NOISE[size] ** 2, CLOSE[size], DOUBT[size], SMALLEST[size], LARGEST[size], mask
     h, outside = np.empty((2, len(D)), dtype)
     arrays = (
         np.empty((most, len(D)), dtype),
@@ -145,6 +145,6 @@ def orthogonal(X, D, G, Q, coder):
         *np.empty((2, most)),
         np.empty(D.shape[1], dtype),
     )
-    settings = *what, *limits, SAFE[size], DRIFT[size], EPS[size]
+    settings = *choice, SAFE[size], DRIFT[size], EPS[size]
     _encode_rows(X, D, G, Q, ends, *settings, h, bits.view(dtype), bits, outside, *arrays)
     return finish(X, D, Q, ends, coder)
