@@ -67,7 +67,7 @@ def relative_gradient(S, fun="logcosh", sample_weight=None):
     """
     rows, scale = _standard(S, sample_weight)
     xp = rows.xp
-    _, cross, slope, _ = ContrastOracle(rows, as_contrast(fun)).likelihood(xp.diag(scale))
+    _, cross, slope, *_ = ContrastOracle(rows, as_contrast(fun)).likelihood(xp.diag(scale))
     return float(xp.abs(rotation_gradient(cross, slope, xp=xp)).max())
 
 

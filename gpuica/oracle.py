@@ -103,27 +103,16 @@ class MomentOracle:
 
 
 class Likelihood(NamedTuple):
-    """Means over the rows at one W: E G(y) (k,), E g(y) yᵀ (k, k), E g'(y) (k,), E g(y)² (k,)."""
+    """Means over the rows at one W: E G(y) (k,), E g(y) yᵀ (k, k), E g'(y) (k,), E g(y)² (k,).
+
+    squares: the means of `sums.squares`, arrays (k, k), where they were asked for.
+    """
 
     loss: Any
     cross: Any
     slope: Any
     square: Any
-
-    @property
-    def squares(self):
-        """None were measured."""
-        return ()
-
-
-class MeasuredLikelihood(NamedTuple):
-    """A `Likelihood`, and the means of `sums.squares`, arrays (k, k)."""
-
-    loss: Any
-    cross: Any
-    slope: Any
-    square: Any
-    squares: tuple
+    squares: tuple = ()
 
 
 class Accepted:
@@ -189,8 +178,10 @@ class ContrastOracle:
         squares: None, or a kind of `sums.squares`, whose means are to be there too.
         """
         if squares is None:
-            return _likelihood(W, *self._mean(sums.likelihood, W))
-        return _likelihood(W, *_with_squares(self._mean(sums.likelihood_and_squares, W, squares), 4))
+            loss, cross, *rest = self._mean(sums.likelihood, W)
+        else:
+            loss, cross, *rest = _with_squares(self._mean(sums.likelihood_and_squares, W, squares), 4)
+        return Likelihood(loss, cross @ W.T, *rest)
 
     def curvature(self, W):
         """E g'(y_i) y_j² / E y_j² (k, k), with y = W z.  One pass.
@@ -212,7 +203,7 @@ class ContrastOracle:
     def likelihood_of_all(self, Ws, squares=None):
         """[likelihood(W) for W in Ws], in one pass.  squares: None, or for each W None or a kind."""
         answers = self._of_all(sums.likelihood, Ws, squares, 4)
-        return [_likelihood(W, *answer) for W, answer in zip(Ws, answers, strict=True)]
+        return [Likelihood(loss, cross @ W.T, *rest) for W, (loss, cross, *rest) in zip(Ws, answers, strict=True)]
 
     def _of_all(self, contribution, Ws, kinds, n_parts):
         ends = list(itertools.accumulate(map(len, Ws), initial=0))
@@ -286,13 +277,6 @@ class ContrastOracle:
     def _mean(self, contribution, W, *params):
         means = self._sum(contribution, self.xp.asarray(W, dtype=self.rows.dtype), self.contrast, *params)
         return tuple(total / self.weight for total in means)
-
-
-def _likelihood(W, loss, cross, slope, square, squares=None):
-    """From E g(y) zᵀ (k, d) in place of E g(y) yᵀ."""
-    if squares is None:
-        return Likelihood(loss, cross @ W.T, slope, square)
-    return MeasuredLikelihood(loss, cross @ W.T, slope, square, squares)
 
 
 def _with_squares(means, n_parts):

@@ -260,7 +260,7 @@ def test_the_standard_error_of_weighted_means_is_that_of_repeated_samples():
     for _ in range(400):
         Y = np.stack([rng.laplace(size=n) / 2**0.5, rng.uniform(-(3**0.5), 3**0.5, size=n)]).T
         oracle = ContrastOracle(MemoryRows(Y, weights=weights), LogCosh())
-        _, cross, slope, square = oracle.likelihood(np.eye(2))
+        _, cross, slope, square, _ = oracle.likelihood(np.eye(2))
         power = weights @ Y**2 / weights.sum()
         gradients.append(rotation_gradient(cross, slope, sign)[0, 1])
         errors.append(rotation_error(cross, square, power, sign, oracle.n_effective)[0, 1])

@@ -13,8 +13,8 @@ def of_fastica(estimator, solution):
         return (
             f"FastICA did not converge: no component moved by tol={estimator.tol} in the last of {solution.n_iter} "
             f"iterations, but the gradient of {moving} of {k} is more than {FAR:.0f} standard errors from 0, up to "
-            f"{float(solution.z.max()):.0f} (see gradient_z_). The steps are shorter than what is left, as where "
-            f"sources depend on each other: {remedy}."
+            f"{float(solution.z.max()):.0f} (see gradient_z_). Where sources depend on each other, steps are short "
+            f"far from a solution too: {remedy}."
         )
     rule = "gradients above their standard errors; see gradient_z_" if auto else f"tol {estimator.tol}; see movement_"
     remedy = " Try fewer components."

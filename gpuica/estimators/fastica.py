@@ -45,10 +45,9 @@ class FastICA(Online, SklearnFastICA):
         Largest number of iterations (for 'deflation' of each component).
     tol : float or 'auto', default=1e-4
         Stop when no row of W moves more than this: max | |<new, old>| - 1 | < tol; for 'picard' the
-        same of the turn that its Newton step would make.  A fit that ends so although an entry of the gradient is more
-        than 10 standard errors from 0 has not converged, and warns (unless tol >= 1, which is no bound).  'auto' (not
-        for 'deflation'): stop when the relative gradient is within its standard error, beyond which the data have
-        little to say; see `Picard`.
+        same of the turn that its Newton step would make.  A fit (of tol < 1) that ends so more than 10 standard errors
+        from a zero gradient has not converged, and warns.  'auto' (not for 'deflation'): stop when the relative
+        gradient is within its standard error, beyond which the data have little to say; see `Picard`.
     w_init : array-like of shape (n_components, n_components), default=None
         Start; None draws it from a normal distribution.
     whiten_solver : {'svd', 'eigh'}, default='svd'
@@ -113,15 +112,13 @@ class FastICA(Online, SklearnFastICA):
     gradient_norm_ : float
         Largest entry of the relative gradient at the last pass: 0 at a perfect answer.
     gradient_z_ : ndarray of shape (n_components,)
-        Largest entry of each component's relative gradient in standard errors, sqrt(Var / n_samples), at the last pass.
-        Var is measured on the rows by tol='auto' and 'deflation', and wherever a fit of another rule is found far from
-        0; else it is that of independent sources.  For 'deflation' the gradient counts among this component and those
-        found after it.  With sample_weight n_samples is Kish's effective number.
+        Largest entry of each component's relative gradient in standard errors, sqrt(Var / n_samples), at the last pass
+        (for 'deflation' among the components found later).  tol='auto' and 'deflation' measure Var on the rows, and so
+        does a fit that seems to end far from 0; otherwise it is that of independent sources.
     losses_ : ndarray
         Loss at each pass over all rows, for 'picard'; empty otherwise.
     n_passes_ : int or float
-        How often the data, raw or whitened, were read; samples count by their share.  2 + n_iter_ for 'parallel'
-        without growth, and one more where the gradient did not seem to come down with the last step.
+        How often the data, raw or whitened, were read; samples count by their share.
     rank_ : int
         Numerical rank of X.
     device_ : str
