@@ -51,7 +51,8 @@ class Picard(Online):
         Bound for the largest entry of the relative gradient.  'auto': each component's entries below
         half their standard error sqrt(Var / n_samples) in root mean square, and none beyond sqrt(2 log k²) standard
         errors, about the largest of k² numbers of noise for k components: optimising further would mostly fit noise.
-        Var is measured on the rows.  (With sample_weight n_samples is Kish's effective number.)
+        Var is measured on the rows.  (With sample_weight n_samples is the sum of whole-number weights, else Kish's
+        effective number.)
     m : int, default=7
         Pairs that L-BFGS keeps.
     ls_tries : int, default=10
