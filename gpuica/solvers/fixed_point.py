@@ -83,8 +83,9 @@ def _gradient_and_error(oracle, sums, power):
     xp = oracle.xp
     cross, slope, square, *squares = sums
     sign = xp.where(slope < xp.diagonal(cross), -1.0, 1.0)
-    error = rotation_error(cross, square, power, sign, oracle.n_effective, xp, *squares)
-    return rotation_gradient(cross, slope, sign, xp), error
+    with np.errstate(over="ignore", invalid="ignore"):  # rows that are not white, though whiten=False says so
+        error = rotation_error(cross, square, power, sign, oracle.n_effective, xp, *squares)
+        return rotation_gradient(cross, slope, sign, xp), error
 
 
 def parallel(oracle, W, *, max_iter, tol, share=1.0, final=True, report=None):

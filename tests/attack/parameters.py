@@ -41,7 +41,9 @@ def on_purpose(error):
 @contextmanager
 def refusing(what):
     """Errors on purpose end the block, others are accidents.  Nothing is printed."""
-    logging.getLogger("gpuica").setLevel(logging.ERROR)
+    logger = logging.getLogger("gpuica")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), redirect_stdout(StringIO()):
             warnings.simplefilter("ignore")
@@ -56,6 +58,8 @@ def refusing(what):
             raise Accident(f"{what}: {type(error).__name__}: {error}") from error
     except (Exception, Warning) as error:
         raise Accident(f"{what}: {type(error).__name__}: {error}") from error
+    finally:
+        logger.setLevel(level)
 
 
 def no_nan(estimator, what):
