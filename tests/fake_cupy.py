@@ -11,6 +11,7 @@ pool that hands the block freed last to the next who asks, as CuPy's does; a fre
 
 import ctypes
 import sys
+import threading
 from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 
@@ -29,6 +30,7 @@ gemms = []  # the compute types of products with rounded factors
 FACTORS = {77: 11, 75: 8}  # compute type -> bits of a factor: TF32, bfloat16
 log = []  # "record" and "synchronize", in their order, with the numbers of their events
 copies = []  # (place in the log, address, bytes) of copies to the host that have not been carried out
+copies_lock = threading.RLock()  # solvers in step have threads of their own; freeing a block may interrupt any of them
 free_blocks = {}  # size -> page-locked blocks that nobody owns, the one freed last at the end
 PINNED_UNIT, POISON = 512, 0xAB
 
@@ -43,10 +45,11 @@ class CUDARuntimeError(RuntimeError):
 
 def carry_out_copies(before=None):
     """The copies to the host that were asked for before a place in the log; all of them by default."""
-    due = [copy for copy in copies if before is None or copy[0] <= before]
-    copies[:] = [copy for copy in copies if copy not in due]
-    for _, address, data in due:
-        ctypes.memmove(address, data, len(data))
+    with copies_lock:
+        due = [copy for copy in copies if before is None or copy[0] <= before]
+        for _, address, data in due:
+            ctypes.memmove(address, data, len(data))
+        copies[:] = [copy for copy in copies if not any(copy is one for one in due)]
 
 
 def alloc_pinned_memory(size):
@@ -73,7 +76,8 @@ class Event:
 
     @property
     def done(self):
-        return self.number is None or not any(place <= self.number for place, *_ in copies)
+        with copies_lock:
+            return self.number is None or not any(place <= self.number for place, *_ in copies)
 
     def record(self, stream=None):
         self.number = len(log)
@@ -172,7 +176,8 @@ class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
             return self._wait().copy()
         assert out.flags.c_contiguous
         assert (out.shape, out.dtype) == (self._array.shape, self._array.dtype)
-        copies.append((len(log), out.ctypes.data, self._array.tobytes()))
+        with copies_lock:
+            copies.append((len(log), out.ctypes.data, self._array.tobytes()))
         return out
 
     def set(self, array, stream=None):
