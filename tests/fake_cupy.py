@@ -265,7 +265,7 @@ def installed():
 
     for name in ARRAY_FUNCTIONS:
         setattr(cupy, name, on_device(getattr(np, name)))
-    linalg = {name: _plain(getattr(np.linalg, name)) for name in ("eigh", "svd", "slogdet")}
+    linalg = {name: _plain(getattr(np.linalg, name)) for name in ("eigh", "qr", "svd", "slogdet")}
     linalg |= {"solve": np.linalg.solve, "inv": np.linalg.inv}
     cupy.linalg = SimpleNamespace(**{name: on_device(function) for name, function in linalg.items()})
 

@@ -62,27 +62,28 @@ def _write(C, rows, chosen, values, R, X, ends, short, target, xp):
     return int((ends & (short | missed(square, size, target, EPS[C.dtype.itemsize], xp))).sum())
 
 
-def _system(atoms, inside, xp):
-    """Gram matrices (n, m, m) of the atoms that are inside, and of unit vectors in place of the others."""
-    eye = xp.eye(atoms.shape[1])
-    gram = (atoms @ atoms.transpose(0, 2, 1)) * (1 + eye * 4 * float(np.finfo(atoms.dtype).eps))
-    return xp.where(inside[:, :, None] & inside[:, None, :], gram, eye)
+def _least_squares(atoms, inside, X, xp):
+    """argmin ‖x - c atoms‖ (n, m) over c that are 0 where not inside, and the rest of x outside the span of the others.
 
-
-def _least_squares(system, atoms, inside, X, xp):
-    """argmin ‖x - c atoms‖ (n, m) over c that are 0 where not inside, and x - c atoms.  Corrected twice by the latter,
-    since `system` has the square of the atoms' condition number."""
-    c, rest = xp.zeros(inside.shape), X
-    for _ in range(3 if inside.shape[1] else 0):
-        b = (atoms @ rest[:, :, None])[:, :, 0] * inside
-        c = c + xp.linalg.solve(system, b[:, :, None])[:, :, 0]
-        rest = X - (c[:, None, :] @ atoms)[:, 0]
-    return c, rest
+    By QR decompositions: normal equations have the square of the atoms' condition number.
+    """
+    c, number = xp.zeros(inside.shape), xp.arange(len(X))[:, None]
+    most = int(inside.sum(axis=1).max()) if inside.size else 0
+    if not most:
+        return c, X
+    first = xp.argsort(~inside, axis=1)[:, :most]  # those inside
+    is_inside = inside[number, first]
+    basis, triangle = xp.linalg.qr((atoms[number, first] * is_inside[:, :, None]).transpose(0, 2, 1))
+    along = (X[:, None, :] @ basis)[:, 0] * is_inside
+    rest = X - (basis @ along[:, :, None])[:, :, 0]
+    triangle = xp.where(is_inside[:, :, None], triangle, 0) + xp.eye(first.shape[1]) * ~is_inside[:, :, None]
+    c[number, first] = xp.linalg.solve(triangle, along[:, :, None])[:, :, 0]
+    return c, rest - (basis @ ((rest[:, None, :] @ basis)[:, 0] * is_inside)[:, :, None])[:, :, 0]
 
 
 def _outside(new, atoms, inside, xp):
     """The squared distances (n,) of atoms new (n, d) from the spans of those inside."""
-    _, rest = _least_squares(_system(atoms, inside, xp), atoms, inside, new, xp)
+    _, rest = _least_squares(atoms, inside, new, xp)
     return (rest * rest).sum(axis=1)
 
 
@@ -92,7 +93,7 @@ def _downhill(values, atoms, X, xp):
     inside = values > 0
     inside[:, -1] = True
     for _ in range(atoms.shape[1] + 1):
-        goal, _ = _least_squares(_system(atoms, inside, xp), atoms, inside, X, xp)
+        goal, _ = _least_squares(atoms, inside, X, xp)
         meets = inside & (goal <= 0)
         if not bool(meets.any()):
             break
