@@ -1,7 +1,7 @@
 """Sparse coding against a given dictionary, drop-in for scikit-learn's."""
 
 import time
-from numbers import Integral
+from numbers import Integral, Real
 
 import numpy as np
 from scipy.sparse import hstack, issparse
@@ -111,6 +111,23 @@ class SparseCoding(TransformerMixin, BaseEstimator):
         return tags
 
 
+class Settable:
+    """An attribute of instances, in place of a property of a parent class."""
+
+    def __set_name__(self, owner, name):
+        self.name = name
+
+    def __get__(self, instance, owner):
+        if instance is None:
+            return self
+        if self.name not in vars(instance):
+            raise AttributeError(f"{owner.__name__} has no attribute {self.name!r} before it is fitted")
+        return vars(instance)[self.name]
+
+    def __set__(self, instance, value):
+        vars(instance)[self.name] = value
+
+
 class SparseCoder(SparseCoding, SklearnSparseCoder):
     """Codes against a fixed dictionary; scikit-learn's `SparseCoder`, on CPU or GPU.
 
@@ -144,9 +161,16 @@ class SparseCoder(SparseCoding, SklearnSparseCoder):
         Bytes, or a text as "2GB", that may be used beyond X; None: what is free.
     """
 
-    _parameter_constraints: dict = {
-        **SklearnSparseCoder._parameter_constraints,
+    n_components_, n_features_in_ = Settable(), Settable()  # before scikit-learn 1.8 read-only properties
+    _parameter_constraints: dict = {  # before scikit-learn 1.8 there are none
+        "dictionary": ["array-like"],
         "transform_algorithm": [StrOptions(set(CODERS))],
+        "transform_n_nonzero_coefs": [Interval(Integral, 1, None, closed="left"), None],
+        "transform_alpha": [Interval(Real, 0, None, closed="left"), None],
+        "split_sign": ["boolean"],
+        "n_jobs": [Integral, None],
+        "positive_code": ["boolean"],
+        "transform_max_iter": [Interval(Integral, 0, None, closed="left")],
         "device": [str],
         "sparse_output": ["boolean"],
         "memory_limit": [Interval(Integral, 1, None, closed="left"), str, None],
