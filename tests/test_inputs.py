@@ -182,6 +182,15 @@ def test_the_rounding_of_a_large_mean_is_no_direction(solver, mean, shape):
         FastICA(random_state=0, whiten_solver=solver, tol=1).fit(X)
 
 
+@pytest.mark.parametrize("estimator", [FastICA, Picard])
+def test_transform_of_rows_far_from_0_is_that_of_the_fit(estimator):
+    X = (mixture(8000, 4, mean=0)[0] + 1e6).astype(np.float32)
+    ica = estimator(random_state=0)
+    sources = ica.fit_transform(X)
+    np.testing.assert_allclose(ica.transform(X), sources, atol=2e-3)
+    np.testing.assert_allclose(sources.mean(0, dtype=float), 0, atol=1e-3)
+
+
 def test_moments_of_batches_far_from_0(rng):
     X, A = mixture(20_000, 4, mean=0)
     ica = Picard(random_state=0)

@@ -296,13 +296,12 @@ class Separation(Unmixing):
         dtype, n_features, W = rows.dtype, rows.n_features, solution.W
         fitted: dict[str, Any] = {}  # set at once: an estimator is never of two fits
         if spectrum is None:
-            for name in ("mean_", "whitening_"):  # of a fit before
+            for name in ("mean_", "whitening_", "_rounded_off"):  # of a fit before
                 self.__dict__.pop(name, None)
             components, to_sources = W, W
             mixing = inverse(to_host(W))
         else:
-            # scikit-learn's whitening makes rows of variance 1 / n_samples
-            shrink = n_samples**-0.5
+            shrink = n_samples**-0.5  # scikit-learn's whitening makes rows of variance 1 / n_samples
             K = spectrum.whitening * shrink
             components = W @ K
             if self.whiten == "unit-variance":
@@ -310,7 +309,9 @@ class Separation(Unmixing):
                 W = W / rows.xp.sqrt(spectrum.variances(rounded))[:, None]
                 components = W @ K
             to_sources = W * shrink
-            fitted["mean_"] = to_host(spectrum.mean).astype(dtype)
+            mean = to_host(spectrum.mean)
+            fitted["mean_"] = mean.astype(dtype)
+            fitted["_rounded_off"] = mean - fitted["mean_"]
             fitted["whitening_"] = to_host(K).astype(dtype)
             mixing = to_host(spectrum.unwhitening) @ inverse(to_host(to_sources))
         fitted["components_"] = to_host(components).astype(dtype)

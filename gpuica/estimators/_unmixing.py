@@ -38,8 +38,10 @@ class Unmixing(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         """
         check_is_fitted(self)
         given = take(self, X, reset=False)
-        before = getattr(self, "mean_", 0.0)
-        return self._apply(given, self.components_, before=before, prepare=self._prepare, out=out)
+        before, C = getattr(self, "mean_", 0.0), self.components_
+        # what rounding took from the mean: of float32 rows around 1e6 it may be a tenth of their deviation
+        after = -C @ getattr(self, "_rounded_off", np.zeros(C.shape[1]))
+        return self._apply(given, C, before=before, after=after, prepare=self._prepare, out=out)
 
     @checks_parameters
     def inverse_transform(self, X, copy=True, *, out=None):
