@@ -12,6 +12,7 @@ from gpuica.coders.penalised import largest_eigenvalue
 from gpuica.kernels import definitions, lasso, lasso_products
 
 from . import fake_cupy, naive
+from .coherent import bumps, problem
 
 DTYPES = [np.float32, np.float64]
 ROUNDING = {np.float32: 5e-6, np.float64: 1e-9}  # of correlations, in units of a row's largest
@@ -485,3 +486,14 @@ def test_compressed_codes_and_their_moments(n, d, K, dtype):
     np.testing.assert_allclose(A, 1 + C.T @ C, rtol=tolerance, atol=tolerance)
     np.testing.assert_allclose(B, 1 + C.T @ X, rtol=tolerance, atol=tolerance)
     np.testing.assert_allclose(squares, ((X - C @ D) ** 2).sum(axis=1), rtol=tolerance, atol=tolerance)
+
+
+def test_a_lasso_cut_short_is_no_worse_than_zeros():
+    """One round without the Gram matrix: over atoms close to each other, the step of some rows overshoots."""
+    for seed in range(30):
+        X, D = problem(bumps, 200, np.float64, np.random.default_rng(seed))
+        coder = Lasso(1e-4 * float(np.abs(X @ D.T).max()), False, 1)
+        C, n_unfinished = kernels.encode(X, D, None, coder)
+        cost = ((X - C @ D) ** 2).sum(1) / 2 + coder.alpha * np.abs(C).sum(1)
+        assert n_unfinished
+        assert (cost <= (X**2).sum(1) / 2 * (1 + 1e-12)).all()

@@ -30,6 +30,10 @@ class Lasso:
         """alpha ‖c‖₁, summed over rows."""
         return self.alpha * abs(C).sum()
 
+    def no_worse_than_zeros(self, X, D, C, xp=np):
+        """Codes C (n, K), but zeros where these cost less: what is cut short may be on its way over worse codes."""
+        return no_worse_than_zeros(X, D, C, self.alpha, xp)
+
 
 @dataclass(frozen=True)
 class Fista:
@@ -64,9 +68,7 @@ class Fista:
             later = (1 + xp.sqrt(1 + 4 * momentum**2)) / 2
             push = xp.where(uphill, 0, (momentum - 1) / later)
             C, ahead, momentum = new, new + push * (new - C), xp.where(uphill, 1, later)
-        R = X - C @ D  # the way to the solution may lead over codes that are worse than zeros
-        worse = (R * R).sum(axis=1) / 2 + self.alpha * abs(C).sum(axis=1) > (X * X).sum(axis=1) / 2
-        return xp.where(worse[:, None], xp.zeros_like(C), C), unfinished
+        return no_worse_than_zeros(X, D, C, self.alpha, xp), unfinished
 
     def _gap(self, X, C, D, xp):
         """Duality gap of every row over ½‖x‖²."""
@@ -95,6 +97,13 @@ class Threshold:
         """Codes (n, K) of X (n, d), and 0."""
         C = soft(X @ D.T, self.alpha, xp)
         return (xp.maximum(C, 0) if self.positive else C), 0
+
+
+def no_worse_than_zeros(X, D, C, alpha, xp):
+    """Codes C (n, K) of X (n, d), or zeros where ½‖x‖² is less than ½‖x - c D‖² + alpha ‖c‖₁."""
+    R = X - C @ D
+    worse = (R * R).sum(axis=1) / 2 + alpha * abs(C).sum(axis=1) > (X * X).sum(axis=1) / 2
+    return xp.where(worse[:, None], xp.zeros_like(C), C)
 
 
 def soft(A, threshold, xp):

@@ -41,11 +41,13 @@ def score_and_loss(Y, contrast, weights=None):
 
 def encode(X, D, gram, coder):
     """Codes (n, K) of the rows X (n, d) by a coder, and how many rows were not finished.  gram: D Dᵀ, or None."""
-    if coder.kernel is not None and array_device(X) == CPU:
-        return compiled("coding").encode(X, D, gram, coder)
-    if coder.kernel is not None and on_cuda(X):
-        return compiled("cuda.coding").encode(X, D, gram, coder)
-    return coder.encode(X, D, array_device(X).xp)
+    xp, place = array_device(X).xp, "coding" if array_device(X) == CPU else "cuda.coding"
+    if coder.kernel is None or not (array_device(X) == CPU or on_cuda(X)):
+        return coder.encode(X, D, xp)
+    C, n_unfinished = compiled(place).encode(X, D, gram, coder)
+    if n_unfinished and hasattr(coder, "no_worse_than_zeros"):
+        C = coder.no_worse_than_zeros(X, D, C, xp)
+    return C, n_unfinished
 
 
 def gram(D, coder):

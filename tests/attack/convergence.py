@@ -28,7 +28,7 @@ def draw_rows(rng):
     S = np.stack([kinds[rng.integers(len(kinds))]() for _ in range(k)], axis=1)
     if rng.random() < 0.5:  # a variance that all sources of a row share
         S = S * np.exp(rng.uniform(0, 1) * rng.normal(size=(n, 1)))
-    weights = rng.integers(0, 4, size=n) if rng.random() < 0.3 else None
+    weights = rng.integers(0, 4, size=n) * rng.choice([1.0, 0.7]) if rng.random() < 0.3 else None
     X = S @ rng.normal(size=(k, k)) + rng.normal(size=k)
     return X.astype(np.float32 if rng.random() < 0.3 else np.float64), weights
 
@@ -36,7 +36,8 @@ def draw_rows(rng):
 def in_errors(ica, X, weights, contrast):
     """|gradient| in standard errors of the rows (k, k), at the sources as the solver had them."""
     w = np.ones(len(X)) if weights is None else weights.astype(float)
-    w, n_effective = w / w.sum(), w.sum() ** 2 / (w**2).sum()
+    n_effective = w.sum() if (w % 1 == 0).all() else w.sum() ** 2 / (w**2).sum()  # counts, or Kish's number
+    w = w / w.sum()
     ortho = getattr(ica, "ortho", True)
     extended = ortho if getattr(ica, "extended", None) is None else ica.extended
     scale = np.sqrt(len(X) if weights is None else weights.sum()) if ica.whiten == "arbitrary-variance" else 1
