@@ -287,3 +287,10 @@ def test_small_integers_of_numpy_do_not_overflow():
     np.testing.assert_array_equal(FastICA(3, growth=np.int8(2), random_state=0).fit(X).components_, expected)
     MiniBatchDictionaryLearning(np.int8(3), batch_size=np.int8(100), max_iter=2).fit(X)
     assert sparse_encode(X, D, algorithm="lasso_cd", max_iter=2**70).shape == (200, 6)
+
+
+@pytest.mark.parametrize("n_init", [10**12, 2**70])
+@pytest.mark.parametrize("estimator", [FastICA, Picard])
+def test_more_starts_than_the_memory_holds(estimator, n_init):
+    with pytest.raises(ValueError, match=r"starting points take .*B, more than the memory of cpu: lower n_init"):
+        estimator(n_init=n_init).fit(mixture(100, 3)[0])

@@ -1,11 +1,12 @@
 """Checks of parameters that scikit-learn's constraints cannot express, and of parameters set after a fit."""
 
+from dataclasses import replace
 from functools import wraps
 
 import numpy as np
 from sklearn import get_config
 
-from ..device import to_host
+from ..device import UNASKED, in_words, to_host
 
 RANGE = 1e100  # singular values of a starting point lie within 1 / RANGE and RANGE, so that their squares are numbers
 
@@ -47,6 +48,16 @@ def refuse_overflow(dtype, *results):
     if not all(np.isfinite(result).all() for result in results):
         remedy = "" if dtype == np.float64 else ", or pass float64"
         raise ValueError(f"X holds values so large that products of {dtype} numbers overflow: rescale X{remedy}.")
+
+
+def refuse_many_starts(n_starts, k, device):
+    """A ValueError if so many matrices (k, k) of float64 are more than the memory holds."""
+    size = 8 * n_starts * k * k
+    if size > UNASKED and size > 2 * replace(device, limit=None).budget():
+        raise ValueError(
+            f"{n_starts} starting points take {in_words(size)}, more than the memory of {device}: lower n_init (n_runs "
+            "of fit_runs)."
+        )
 
 
 def starting_point(w_init, k):

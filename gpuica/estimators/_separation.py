@@ -18,7 +18,7 @@ from ..rows.recorded import RecordedRows
 from ..solvers import Solution
 from ..solvers.median import geometric_median
 from ..solvers.whitening import WHITENERS
-from ._parameters import check_parameters, refuse_overflow, starting_point
+from ._parameters import check_parameters, refuse_many_starts, refuse_overflow, starting_point
 from ._progress import Progress, print_line
 from ._results import hand_out
 from ._resume import open_checkpoint
@@ -188,6 +188,7 @@ class Separation(Unmixing):
         rng = draw_from(self.random_state, given)
         if self.checkpoint is not None:
             rng = white.checkpoint.same_draws(rng, white.everywhere, afresh=self.random_state is None)
+        refuse_many_starts(n_starts, white.n_features, device)
         starts = [device.put(self._start(white.n_features, white.dtype, rng)) for _ in range(n_starts)]
         of_samples = self.precision if self.precision in ROUNDED else "float32"
         oracle = ContrastOracle(white, self._contrast(), white=bool(self.whiten), of_samples=of_samples)
@@ -309,8 +310,7 @@ class Separation(Unmixing):
                 W = W / rows.xp.sqrt(spectrum.variances(rounded))[:, None]
                 components = W @ K
             to_sources = W * shrink
-            mean = to_host(spectrum.mean)
-            fitted["mean_"] = mean.astype(dtype)
+            fitted["mean_"] = (mean := to_host(spectrum.mean)).astype(dtype)
             fitted["_rounded_off"] = mean - fitted["mean_"]
             fitted["whitening_"] = to_host(K).astype(dtype)
             mixing = to_host(spectrum.unwhitening) @ inverse(to_host(to_sources))
