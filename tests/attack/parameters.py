@@ -145,7 +145,8 @@ def parameters(rng, estimator, odd):
 def odd_value(rng, name):
     """One of ODD, but not so many iterations that a round would not end."""
     value = pick(rng, ODD)
-    return 3 if "max_iter" in name and isinstance(value, int) and value > 1000 else value
+    counts_work = "max_iter" in name or name in ("fastica_it", "ls_tries")
+    return 3 if counts_work and isinstance(value, int) and value > 1000 else value
 
 
 def matrix(rng, n, d):
