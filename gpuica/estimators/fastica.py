@@ -114,7 +114,8 @@ class FastICA(Online, SklearnFastICA):
     gradient_z_ : ndarray of shape (n_components,)
         Largest entry of each component's relative gradient in standard errors, sqrt(Var / n_samples), at the last pass
         (for 'deflation' among the components found later).  tol='auto' and 'deflation' measure Var on the rows, and so
-        does a fit that seems to end far from 0; otherwise it is that of independent sources.
+        does a fit that seems to end far from 0; otherwise it is that of independent sources.  NaN after an interrupt,
+        and where Var overflows, as for rows that are not white with whiten=False.
     losses_ : ndarray
         Loss at each pass over all rows, for 'picard'; empty otherwise.
     n_passes_ : int or float
