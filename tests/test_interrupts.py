@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, interrupts
@@ -421,29 +422,27 @@ def test_dictionary_learning_keeps_the_last_whole_iteration(interrupt_at, monkey
         assert stopped.n_iter_ == len(stopped.error_) == n - 1
 
 
-def test_an_interrupted_partial_fit_was_not_there(interrupt_at, monkeypatch):
-    X = mixture(900, 4)[0]
-    arguments = {"random_state": 0, "fit_algorithm": "threshold", "alpha": 0.1}
-    stopped, whole = (MiniBatchDictionaryLearning(6, **arguments) for _ in range(2))
-    for part in np.split(X, 3):
-        interrupt_at(1, "fold", MemoryRows)
+@pytest.mark.parametrize(
+    ("estimator", "pass_", "counted", "count"),
+    [
+        (
+            MiniBatchDictionaryLearning(6, random_state=0, fit_algorithm="threshold", alpha=0.1),
+            *("fold", "n_steps_", 3),
+        ),
+        (Picard(random_state=0), "sum", "n_samples_seen_", 900),
+    ],
+)
+def test_an_interrupted_partial_fit_was_not_there(estimator, pass_, counted, count, interrupt_at, monkeypatch):
+    stopped, whole = clone(estimator), clone(estimator)
+    for part in np.split(mixture(900, 4)[0], 3):
+        interrupt_at(1, pass_, MemoryRows)
         with pytest.raises(KeyboardInterrupt):
             stopped.partial_fit(part)
         monkeypatch.undo()
         stopped.partial_fit(part)
         whole.partial_fit(part)
     np.testing.assert_array_equal(stopped.components_, whole.components_)
-    assert stopped.n_steps_ == whole.n_steps_ == 3
-    stopped, whole = Picard(random_state=0), Picard(random_state=0)
-    for part in np.split(X, 3):
-        interrupt_at(1, "sum", MemoryRows)
-        with pytest.raises(KeyboardInterrupt):
-            stopped.partial_fit(part)
-        monkeypatch.undo()
-        stopped.partial_fit(part)
-        whole.partial_fit(part)
-    np.testing.assert_array_equal(stopped.components_, whole.components_)
-    assert stopped.n_samples_seen_ == whole.n_samples_seen_ == 900
+    assert getattr(stopped, counted) == getattr(whole, counted) == count
 
 
 def test_a_callback_may_handle_it_itself():

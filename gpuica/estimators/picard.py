@@ -86,7 +86,8 @@ class Picard(Online):
         Largest entry of the relative gradient, on all rows.
     gradient_z_ : ndarray of shape (n_components,)
         Largest entry of each component's relative gradient in standard errors, sqrt(Var / n_samples), on all rows.
-        Var is measured on the rows by tol='auto'; else it is that of independent sources.
+        Var is measured on the rows by tol='auto'; else it is that of independent sources.  NaN after an interrupt, and
+        where Var overflows, as for rows that are not white with whiten=False.
     losses_ : ndarray
         Loss at each iteration on all rows.
     movement_ : ndarray of shape (n_components,)
