@@ -68,6 +68,7 @@ def run_tests(out, seconds):
     report = out / f"gpu-tests-{_now()}.txt"
     failures = report.with_name(f"{report.stem}-failures.txt")
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-rf", "-p", "no:cacheprovider"]
+    command += ["-p", "no:benchmark"]  # pytest-benchmark warns of xdist, and warnings are errors
     command += ["-p", "tests.failures_plugin", "--failures-to", str(failures)]
     if importlib.util.find_spec("pytest_timeout"):
         command += ["--timeout", str(LONGEST_TEST), "--timeout-method", "thread"]
