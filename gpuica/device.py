@@ -136,12 +136,6 @@ def to_host(array):
     return array.get() if hasattr(array, "get") and array_device(array) != CPU else np.asarray(array)
 
 
-def current_stream(array):
-    """The pointer of the stream that work on a CuPy array goes to: CuPy's current one, which callers may set."""
-    with array_device(array).active():
-        return _cupy().cuda.get_current_stream().ptr
-
-
 def memory_size(limit):
     """Bytes of a user's `memory_limit=`: a number of bytes, "2GB", "500 MB", "1e9", or None.
 

@@ -9,11 +9,11 @@ from contextvars import ContextVar
 
 import numpy as np
 
-from .device import Device, array_device, say_once
+from .device import CPU, Device, array_device, say_once
 
 ROUNDED = {"tf32": 77, "bf16": 75}  # cublasComputeType_t of float32 arrays with factors of 11 and 8 bits
 UNITS = {"float32": 0.0, "tf32": 2.0**-11, "bf16": 2.0**-8}  # rounding units of factors, where coarser than the rows'
-COEFFICIENTS = np.array([1, 0], dtype=np.float32)  # of A B and of C, which cuBLAS reads by their address
+EXACT = 70  # cublasComputeType_t of float64 arrays
 _rounding: ContextVar[int | None] = ContextVar("_rounding", default=None)
 
 
@@ -49,8 +49,16 @@ def product(A, B, of_all=False):
         return A @ B
     C = array_device(A).xp.empty((len(A), B.shape[1]), dtype=np.float32)
     for i, part in enumerate(_parts(B) if of_all and rounding == ROUNDED["bf16"] else [B]):
-        _multiply(A, part, C, rounding, add=i > 0)
+        _multiply(A, part, C, rounding, beta=float(i > 0))
     return C
+
+
+def combine(A, B, C, alpha=1.0, beta=0.0):
+    """C becomes alpha A B + beta C, float64 matrices; on a device by one launch, of a third of the host's time."""
+    if array_device(A) == CPU:
+        np.copyto(C, alpha * (A @ B) + beta * C if beta else alpha * (A @ B))
+    else:
+        _multiply(A, B, C, EXACT, alpha, beta)
 
 
 def _parts(B):
@@ -60,16 +68,18 @@ def _parts(B):
     return upper, B - upper
 
 
-def _multiply(A, B, C, rounding, add):
-    """C (n, m), rows first, becomes A @ B, or C + A @ B."""
+def _multiply(A, B, C, compute, alpha=1.0, beta=0.0):
+    """C (n, m), rows first, becomes alpha A B + beta C, float64 where compute is EXACT, else float32."""
     cuda, (n, m), k = array_device(A).xp.cuda, C.shape, len(B)
     A, of_A, step_A = _for_blas(A)
     B, of_B, step_B = _for_blas(B)
-    one, real = COEFFICIENTS.ctypes.data, cuda.runtime.CUDA_R_32F
+    real = cuda.runtime.CUDA_R_64F if compute == EXACT else cuda.runtime.CUDA_R_32F
+    coefficients = np.array([alpha, beta], dtype=C.dtype)  # cuBLAS reads them by their address
     first, second = (B.data.ptr, real, step_B), (A.data.ptr, real, step_A)  # columns first, C is Cᵀ = Bᵀ Aᵀ
-    result = one if add else one + COEFFICIENTS.itemsize, C.data.ptr, real, m
+    times, plus = coefficients.ctypes.data, coefficients.ctypes.data + coefficients.itemsize
     handle, algorithm = cuda.get_cublas_handle(), cuda.cublas.CUBLAS_GEMM_DEFAULT
-    cuda.cublas.gemmEx(handle, of_B, of_A, m, n, k, one, *first, *second, *result, rounding, algorithm)
+    result = plus, C.data.ptr, real, m
+    cuda.cublas.gemmEx(handle, of_B, of_A, m, n, k, times, *first, *second, *result, compute, algorithm)
 
 
 def _for_blas(M):

@@ -34,13 +34,13 @@ def builds():
 def compiled(build, arch, capability):
     """(registers, bytes of stack, bytes of spill stores and loads, PTX) of a kernel on an architecture."""
     from cuda.core import Linker, LinkerOptions, ObjectCode
-    from numba import cuda
+
+    from gpuica.kernels.cuda.loading import ptx as ptx_of
 
     # device functions ask which GPU they are compiled for, and get their answer from the driver
     with patch("numba.cuda.dispatcher.get_current_device", lambda: SimpleNamespace(compute_capability=capability)):
-        ptx, _ = cuda.compile(
-            build.function, build.signature, device=False, cc=capability, output="ptx", abi="numba", **build.options
-        )
+        ptx = ptx_of(build.function, build.signature, capability, "the_kernel")
+    check_convention(build, ptx)
     linker = Linker(ObjectCode.from_ptx(ptx.encode()), options=LinkerOptions(arch=arch, ptxas_options=["-v"]))
     linker.link("cubin")
     report = linker.get_info_log()
@@ -50,6 +50,34 @@ def compiled(build, arch, capability):
         for what in ("stack frame", "spill stores", "spill loads")
     )
     return registers, frame, sum(spills), ptx
+
+
+PARAMETERS = re.compile(r"\.entry the_kernel\((.*?)\)", re.S)
+SIZES = {"boolean": "8", "int32": "32", "float32": "32", "int64": "64", "float64": "64"}  # bits of numbers
+
+
+def check_convention(build, ptx):
+    """Numba's parameters of the kernel are the numbers that `loading.flat` makes of its arguments, one by one."""
+    from gpuica.kernels.cuda.loading import flat
+
+    expected = []
+    for kind in build.signature:
+        if hasattr(kind, "ndim"):
+            some = np.zeros((1,) * kind.ndim)
+            there = SimpleNamespace(
+                __cuda_array_interface__={},
+                size=1,
+                itemsize=8,
+                data=SimpleNamespace(ptr=0),
+                shape=some.shape,
+                strides=some.strides,
+            )
+            expected += ["64"] * len(flat(there))
+        else:
+            expected.append(SIZES[str(kind)])
+    found = re.findall(r"\.param \.[a-z](\d+)", PARAMETERS.search(ptx)[1])
+    if found != expected:
+        raise ValueError(f"parameters of {found} bits, where `flat` gives {expected}")
 
 
 def main(words):

@@ -17,7 +17,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
-from gpuica import traffic
+from gpuica import products, traffic
 
 HOST_FREE = (bool, int, float, str, slice, type(None), type(Ellipsis), type, np.dtype)
 ARRAY_FUNCTIONS = """
@@ -222,23 +222,31 @@ def asarray(array, dtype=None):
 
 
 def gemmEx(handle, transa, transb, m, n, k, alpha, A, a_type, lda, B, b_type, ldb, beta, C, c_type, ldc, compute, algo):
-    """cuBLAS's product in columns-first memory, float32, of factors rounded as the compute type says."""
-    gemms.append(compute)
-    assert (a_type, b_type, c_type) == (0, 0, 0)
-    one, zero = (float(_at_address(address, 1, 1, 1)[0, 0]) for address in (alpha, beta))
-    first = _at_address(A, k, m, lda).T if transa else _at_address(A, m, k, lda)
-    second = _at_address(B, n, k, ldb).T if transb else _at_address(B, k, n, ldb)
-    target = _at_address(C, m, n, ldc)
-    found = one * (rounded(first, FACTORS[compute]) @ rounded(second, FACTORS[compute]))
-    target[...] = found + zero * target if zero else found
+    """cuBLAS's product in columns-first memory: float32, of factors rounded as the compute type says, or float64."""
+    if compute in FACTORS:
+        gemms.append(compute)
+    number = np.float64 if compute == products.EXACT else np.float32
+    assert (a_type, b_type, c_type) == ((1, 1, 1) if number == np.float64 else (0, 0, 0))
+
+    def at(address, rows, columns, step):
+        return _at_address(address, rows, columns, step, number)
+
+    times, plus = (float(at(address, 1, 1, 1)[0, 0]) for address in (alpha, beta))
+    first = at(A, k, m, lda).T if transa else at(A, m, k, lda)
+    second = at(B, n, k, ldb).T if transb else at(B, k, n, ldb)
+    target = at(C, m, n, ldc)
+    if number == np.float32:
+        first, second = rounded(first, FACTORS[compute]), rounded(second, FACTORS[compute])
+    target[...] = times * (first @ second) + (plus * target if plus else 0)
 
 
-def _at_address(address, rows, columns, step):
-    """The float32 matrix (rows, columns) at an address, columns first, a step from column to column."""
+def _at_address(address, rows, columns, step, number):
+    """The matrix (rows, columns) at an address, columns first, a step from column to column."""
     assert step >= rows, "cuBLAS refuses a leading dimension that is shorter than a column"
-    memory = (ctypes.c_float * (step * (columns - 1) + rows)).from_address(address)
-    flat = np.frombuffer(memory, dtype=np.float32)
-    return np.lib.stride_tricks.as_strided(flat, (rows, columns), (4, 4 * step))
+    size = number().itemsize
+    memory = (ctypes.c_char * (size * (step * (columns - 1) + rows))).from_address(address)
+    flat = np.frombuffer(memory, dtype=number)
+    return np.lib.stride_tricks.as_strided(flat, (rows, columns), (size, size * step))
 
 
 def rounded(array, bits):
@@ -280,6 +288,7 @@ def installed():
         CUDARuntimeError=CUDARuntimeError,
         getDeviceProperties=lambda index: {"l2CacheSize": 50 << 20, "major": 9},
         CUDA_R_32F=0,
+        CUDA_R_64F=1,
     )
     cupy.cuda = SimpleNamespace(
         Device=device,

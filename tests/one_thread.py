@@ -32,7 +32,7 @@ def running(*modules):
     """In the `with` block the kernels of these modules run so, and `launch` in them launches them so."""
     before = {module: dict(vars(module)) for module in modules}
 
-    def launch(kernel, grid, block, *arguments, shared=0):
+    def launch(kernel, grid, block, *arguments, shared=0, about=""):
         size = grid if isinstance(grid, tuple) else (grid, 1)
         for at in itertools.product(*map(range, size)):
             for module in modules:

@@ -27,7 +27,7 @@ ALLOWED = {
     "products": {"device"},
     "kernels": {"kernels", "device", "contrasts", "coders", "interrupts"},
     "rows": {"rows", "device", "traffic", "threads", "interrupts"},
-    "solvers": {"solvers", "kernels"},
+    "solvers": {"solvers", "kernels", "products"},
     "contrasts": set(),
     "comm": set(),
     "messages": set(),

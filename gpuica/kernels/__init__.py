@@ -9,6 +9,7 @@ from .compiling import compiled
 # Below this many numbers NumPy is as fast as the compiled loop, and a small fit then never loads Numba (0.4 s).
 WORTH_COMPILING = 50_000
 LARGEST_GRAM = 1 << 30  # bytes
+LARGEST_BLOCK = 64  # rows of a matrix that one block of a GPU decomposes
 
 # The same for a block of atoms, where it is Python's loop over atoms that the compiled one replaces.
 ATOMS_WORTH_COMPILING = 4_000
@@ -131,6 +132,16 @@ def products_pay(M):
     """Whether M (k, k) is better worked on by many products than by a decomposition: on a device, where a decomposition
     is slow and a wait; see `solvers.polar`."""
     return array_device(M) != CPU
+
+
+def polar(M, scales):
+    """The orthonormal rows nearest to those of M (k, k) and their defect, see `solvers.polar`, by one kernel.
+
+    None where there is no kernel for M.  scales: a tuple, of the first steps.
+    """
+    if array_device(M) == CPU or len(M) > LARGEST_BLOCK or M.dtype != float or not on_cuda(M):
+        return None
+    return compiled("cuda.polar").polar(M, scales)
 
 
 def _sweeps(Y, contrast):

@@ -2,12 +2,14 @@
 
 `orthonormal` is the definition, by an eigendecomposition: on a GPU a chain of some k small steps, each waiting for the
 one before, and a wait of the host.  `polar` is STEPS pairs of products, 4 k³ operations a pair, which nothing waits
-for: 7e10 in all for k = 1,000, a few milliseconds in float64 on a GPU made for it, and launches alone below k = 500.
-(An estimate; `python -m benchmarks.gpu` measures both.)  It takes any condition number up to 1 / REACH; beyond, it says
-how much it fell short, and its caller falls back on the definition.
+for, and on a GPU one launch for k up to 64 (`python -m benchmarks.gpu` measures both).  It takes any condition number
+up to 1 / REACH; beyond, it says how much it fell short, and its caller falls back on the definition.
 """
 
 import numpy as np
+
+from .. import kernels
+from ..products import combine
 
 TINY = float(np.finfo(np.float64).tiny)
 REACH = 1e-5  # least singular value, as a part of the bound for the largest, that STEPS make 1
@@ -29,17 +31,19 @@ def polar(M, xp=np):
     to 1 as a cubic brings them: Chen and Chow, "A stable scaling of Newton-Schulz for improving the sign function
     computation of a Hermitian matrix", Argonne National Laboratory, ANL/MCS-P5059-0114, 2014.
     """
+    if (found := kernels.polar(M, SCALES_OF_A_BLOCK)) is not None:
+        return found
     square = M @ M.T
     square = square @ square
     bound = xp.sqrt(xp.sqrt(xp.sqrt((square * square).sum())))  # (Σ σ⁸)^1/8, at most k^1/8 times the largest
     X = M / xp.maximum(bound, TINY)
-    identity = xp.eye(len(M))
+    B, other = xp.empty(M.shape), xp.empty(M.shape)
     for a in _SCALES:
-        B = X @ X.T
-        B *= -(a**3) / 2
-        B += 1.5 * a * identity
-        X = B @ X
-    return X, xp.abs(X @ X.T - identity).max()
+        combine(X, X.T, B)
+        other[...] = X
+        combine(B, X, other, -(a**3) / 2, 1.5 * a)
+        X, other = other, X
+    return X, xp.abs(X @ X.T - xp.eye(len(M))).max()
 
 
 def _scales(least, steps):
@@ -53,3 +57,4 @@ def _scales(least, steps):
 
 
 _SCALES = _scales(REACH, STEPS)
+SCALES_OF_A_BLOCK = tuple(_scales(1e-3, 12))  # for a kernel that goes on where they do not suffice

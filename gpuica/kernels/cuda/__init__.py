@@ -6,19 +6,23 @@ Every module here lists what it compiles: `builds()` yields a `Build` for each k
 signatures at import: that would ask for a driver.
 """
 
-import warnings
-from functools import cache, lru_cache
+import threading
+from contextlib import nullcontext
+from functools import cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...device import current_stream, numba_cuda
-from ..compiling import announced
+from ...device import array_device, numba_cuda
 
 cuda = numba_cuda()  # before the modules of this package import numba.cuda by themselves
 
+from . import loading  # noqa: E402
+
 BLOCK = 256  # threads of a block: eight blocks fill a multiprocessor
-_compiled: set = set()  # (kernel, dtype of its first array) that was launched before
+_ready: dict[tuple, Any] = {}  # (kernel, device, dynamic shared memory, kinds of the arguments): what CuPy launches
+_loading = threading.Lock()
 
 
 class Build(NamedTuple):
@@ -34,40 +38,33 @@ class Build(NamedTuple):
     single: bool = False
 
 
-def launch(kernel, grid, block, *args, shared=0):
+def launch(kernel, grid, block, *args, shared=0, about=""):
     """kernel[grid, block](*args) on CuPy's current stream.  args: CuPy arrays and numbers; shared: bytes, dynamic.
 
-    Numba would wait for the stream that an array names in `__cuda_array_interface__`; it is told not to.  NumPy arrays
-    are left as they are, for the simulator.
+    about: what the kernel's code depends on beyond the files of this package, see `loading.loaded`.  NumPy arrays are
+    left to Numba, for its simulator.
     """
-    on_device = next((arg for arg in args if hasattr(arg, "__cuda_array_interface__")), None)
-    if on_device is None:
+    there = next(filter(loading.is_there, args), None)
+    if there is None:
         kernel[grid, block, 0, shared](*args)
-    else:
-        configured = _configured(kernel, grid, block, current_stream(on_device), on_device.device.id, shared)
-        if (key := (kernel, on_device.dtype)) in _compiled:
-            configured(*(_lent(arg) for arg in args))
-            return
-        with announced(kernel.py_func, [on_device], once="in each process"):
-            configured(*(_lent(arg) for arg in args))
-        _compiled.add(key)
+        return
+    grid = grid if isinstance(grid, tuple) else (grid,)
+    if 0 in grid:
+        return
+    device = array_device(there)
+    key = (kernel, device.index, shared > loading.FREELY_SHARED and shared, *map(loading.kind, args))
+    with _on(device):
+        ready = _ready.get(key)
+        if ready is None:
+            with _loading:
+                ready = _ready[key] = loading.loaded(device.xp, kernel, key[3:], shared, about)
+        ready(tuple(map(int, grid)), (block,), list(chain.from_iterable(map(loading.flat, args))), shared_mem=shared)
 
 
-def _lent(arg):
-    return cuda.as_cuda_array(arg, sync=False) if hasattr(arg, "__cuda_array_interface__") else arg
-
-
-@lru_cache(maxsize=1024)
-def _configured(kernel, grid, block, stream, device, shared):
-    """The kernel made ready for a grid on a stream, a pointer; remembered, because that takes as long as a launch."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Numba warns of every grid of fewer than 128 blocks
-        return kernel[grid, block, _stream(stream, device), shared]
-
-
-@cache
-def _stream(pointer, device):
-    return cuda.external_stream(pointer) if pointer else 0
+def _on(device):
+    """A context in which a device is the current one, as it mostly is already."""
+    cuda = device.xp.cuda
+    return nullcontext() if cuda.runtime.getDevice() == device.index else cuda.Device(device.index)
 
 
 @cache

@@ -118,10 +118,13 @@ def _totals(Y, contrast, weights, with_loss):
     columns, tiles, slab, slabs = layout(n, k, BLOCK, BLOCKS * multiprocessors(device.index))
     partials = device.xp.empty((slabs, 3, k), dtype=np.float64)
     kind: Any = type(contrast)
-    kernel = _kernel(kind, tuple(contrast.params), Y.dtype, weights is not None, with_loss)
-    if weights is None:
+    weighted = weights is not None
+    kernel = _kernel(kind, tuple(contrast.params), Y.dtype, weighted, with_loss)
+    if not weighted:
         weights = device.xp.empty(1, dtype=Y.dtype)  # not read
-    launch(kernel, (tiles, slabs), BLOCK, Y.reshape(-1), k, weights, partials, columns, slab)
+    known = kind.__module__ == "gpuica.contrasts"  # of another, the body may change without notice
+    about = f"{kind.__name__}{contrast.params} {weighted} {with_loss}" if known else None
+    launch(kernel, (tiles, slabs), BLOCK, Y.reshape(-1), k, weights, partials, columns, slab, about=about)
     return tuple(partials.sum(axis=0))
 
 
@@ -138,7 +141,7 @@ def layout(n, k, block, blocks):
         tiles = -(-k // columns)
     lanes = block // columns
     slabs = max(1, min(-(-n // (lanes * TOGETHER)), blocks // tiles, 65535))
-    slab = -(-n // slabs)
+    slab = max(1, -(-n // slabs))
     return columns, tiles, slab, -(-n // slab)
 
 

@@ -1,0 +1,150 @@
+"""From a kernel in Python to one that CuPy launches: compiled by Numba, kept on disk, loaded by CuPy.
+
+Numba's own launch takes 40 to 60 µs of the host's time for each array, longer than most kernels here run (192 µs for
+three arrays on the host of an H200), and it compiles every kernel again in each process (10 s for the lasso).  CuPy
+launches from plain numbers: an array of Numba's is seven of them or more, see `flat`.  Cubins are kept where CuPy keeps
+its own, under a name that says all that they depend on.
+"""
+
+import hashlib
+import os
+import re
+import sys
+import tempfile
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from ...device import numba_cuda
+from ..compiling import announced
+
+ENTRY = re.compile(r"\.entry\s+([\w$]+)")
+FREELY_SHARED = 48 << 10  # bytes of dynamic shared memory that a block may have without asking for it
+COMPILERS = ("numba", "numba-cuda", "cuda-core", "nvidia-nvvm", "nvidia-nvjitlink", "nvidia-cuda-nvcc-cu12")
+
+
+def is_there(arg):
+    """Whether an argument of a kernel is an array on a device."""
+    return hasattr(arg, "__cuda_array_interface__")
+
+
+def flat(arg):
+    """The numbers that Numba's calling convention passes for an argument.
+
+    For an array: two pointers to its owner, which kernels don't use, its size, the bytes of a number, the address, the
+    shape, and the steps in bytes.
+    """
+    return (0, 0, arg.size, arg.itemsize, arg.data.ptr, *arg.shape, *arg.strides) if is_there(arg) else (arg,)
+
+
+def kind(arg):
+    """What the code of a kernel depends on: (dtype, dimensions, order) of an array, the type of a number."""
+    if not is_there(arg):
+        return type(arg)
+    flags = arg.flags
+    return arg.dtype.char, arg.ndim, "C" if flags.c_contiguous else "F" if flags.f_contiguous else "A"
+
+
+def numba_type_of(kind):
+    """Numba's type of what has such a `kind`."""
+    from numba import from_dtype, types
+
+    if isinstance(kind, tuple):
+        char, ndim, order = kind
+        return types.Array(from_dtype(np.dtype(char)), ndim, order)
+    plain = {bool: types.boolean, int: types.int64, float: types.float64}
+    return plain[kind] if kind in plain else from_dtype(np.dtype(kind))
+
+
+def loaded(xp, kernel, kinds, shared, about):
+    """The kernel for arguments of such kinds, as CuPy launches it on the current device.
+
+    kernel: what `cuda.jit` made.  shared: bytes of dynamic shared memory that a block may need.  about: what the code
+    depends on beyond the files of this package, as a text; None where that is unknown, and nothing is kept on disk.
+    """
+    function, capability = kernel.py_func, int(xp.cuda.Device().compute_capability)
+    name = f"gpuica_{function.__name__.strip('_')}"
+    path = _kept_at(function, kinds, capability, about)
+    found = None
+    if path and path.exists():
+        with suppress(Exception):  # damaged, or not for this driver: it is compiled again
+            found = _from_file(xp, path, name)
+    if found is None:
+        signature = tuple(map(numba_type_of, kinds))
+        with announced(function, signature, "on each machine" if path else "in each process"):
+            cubin = compiled(function, signature, capability, name)
+        found = _load(xp, cubin, name)
+        if path:
+            _keep(path, cubin)
+    if shared > FREELY_SHARED:
+        found.max_dynamic_shared_size_bytes = shared
+    return found
+
+
+def compiled(function, signature, capability, name):
+    """The cubin of a kernel for GPUs of a compute capability, 90 for 9.0, in which it has this name."""
+    from cuda.core import Linker, LinkerOptions, ObjectCode
+
+    code = ObjectCode.from_ptx(ptx(function, signature, divmod(capability, 10), name).encode())
+    return bytes(Linker(code, options=LinkerOptions(arch=f"sm_{capability}")).link("cubin").code)
+
+
+def ptx(function, signature, capability, name):
+    """PTX of a kernel for a compute capability, (9, 0) for 9.0, in which it has this name instead of Numba's."""
+    code, _ = numba_cuda().compile(function, signature, device=False, cc=capability, output="ptx", abi="numba")
+    mangled = re.escape(ENTRY.findall(code)[0])
+    return re.sub(rf"(?<![\w$]){mangled}(?![\w$])", name, code)
+
+
+def _from_file(xp, path, name):
+    found = xp.RawModule(path=str(path)).get_function(name)
+    found.kernel  # noqa: B018  # now, while the file is there
+    return found
+
+
+def _load(xp, cubin, name):
+    with tempfile.TemporaryDirectory(prefix="gpuica-") as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        return _from_file(xp, path, name)
+
+
+def _keep(path, cubin):
+    """Write the file as a whole or not at all; a full or read-only disk is no error."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=".gpuica-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(cubin)
+            os.replace(draft, path)
+        except OSError:
+            os.unlink(draft)
+            raise
+
+
+def _kept_at(function, kinds, capability, about):
+    """Path of a kernel's cubin; None where nothing may be kept.  Another kernel, or the same of another version of the
+    package or of what compiles it, has another name."""
+    if about is None or os.environ.get("CUPY_CACHE_IN_MEMORY", "0") not in ("", "0"):
+        return None
+    parts = function.__module__, function.__qualname__, kinds, capability, about, _sources()
+    name = f"gpuica-{hashlib.sha256(repr(parts).encode()).hexdigest()[:40]}.cubin"
+    folder = os.environ.get("CUPY_CACHE_DIR") or os.path.expanduser("~/.cupy/kernel_cache")
+    return Path(folder) / name
+
+
+@cache
+def _sources():
+    """A digest of the files that kernels are made of, and of the versions of what compiles them."""
+    digest = hashlib.sha256(repr(sys.version_info[:2]).encode())
+    here = Path(__file__).parent
+    for path in sorted([*here.glob("*.py"), here.parents[1] / "contrasts.py"]):
+        digest.update(path.read_bytes())
+    for package in COMPILERS:
+        with suppress(PackageNotFoundError):
+            digest.update(f"{package} {version(package)}".encode())
+    return digest.hexdigest()

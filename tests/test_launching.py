@@ -1,0 +1,160 @@
+"""Kernels on their way from Numba to CuPy: what is passed, what is kept on disk, and when it is compiled again."""
+
+import importlib.util
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+if importlib.util.find_spec("numba.cuda") is None:
+    pytest.skip("this Numba has no CUDA: pip install numba-cuda", allow_module_level=True)
+
+from gpuica.kernels import cuda
+from gpuica.kernels.cuda import loading
+
+
+class There(np.ndarray):
+    """An array that says that it is on a device."""
+
+    __cuda_array_interface__ = {}
+    device = SimpleNamespace(id=0)
+
+    @property
+    def data(self):
+        return SimpleNamespace(ptr=self.ctypes.data)
+
+
+There.__module__ = "cupy"
+
+
+class Cupy:
+    """What `launch` asks CuPy for.  A module is loaded where its file begins with b"good"."""
+
+    def __init__(self):
+        self.launched, self.loaded = [], []
+        device = SimpleNamespace(compute_capability="90")
+        self.cuda = SimpleNamespace(runtime=SimpleNamespace(getDevice=lambda: 0), Device=lambda index=0: device)
+
+    def RawModule(self, path):  # noqa: N802
+        with open(path, "rb") as file:
+            if not file.read().startswith(b"good"):
+                raise RuntimeError("CUDA_ERROR_INVALID_IMAGE")
+        self.loaded.append(path)
+        return SimpleNamespace(get_function=self._function)
+
+    def _function(self, name):
+        class Kernel:
+            kernel = None
+            max_dynamic_shared_size_bytes = 48 << 10
+
+            def __call__(kernel, grid, block, args, shared_mem):
+                assert shared_mem <= kernel.max_dynamic_shared_size_bytes
+                self.launched.append((name, grid, block, args))
+
+        return Kernel()
+
+
+@pytest.fixture
+def cupy(monkeypatch, tmp_path):
+    import gpuica.device
+
+    fake = Cupy()
+    monkeypatch.setattr(gpuica.device, "_cupy", lambda: fake)
+    monkeypatch.setattr(cuda, "_ready", {})
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("CUPY_CACHE_IN_MEMORY", raising=False)
+    return fake
+
+
+@pytest.fixture
+def compilations(monkeypatch):
+    made = []
+
+    def compiled(function, signature, capability, name):
+        made.append((function, signature, capability, name))
+        return b"good cubin"
+
+    monkeypatch.setattr(loading, "compiled", compiled)
+    return made
+
+
+def _copied(x, y, n, alpha):
+    """A kernel that is only named."""
+
+
+class KERNEL:
+    py_func = staticmethod(_copied)
+
+
+def start_again(monkeypatch):
+    """As in another process."""
+    monkeypatch.setattr(cuda, "_ready", {})
+
+
+def test_arrays_are_passed_by_numbas_convention(cupy, compilations):
+    x, y = np.zeros((3, 5), np.float32).view(There), np.zeros(7).view(There)[::2]
+    cuda.launch(KERNEL, (2, 3), 32, x, y, 4, np.float32(0.5), True)
+    (name, grid, block, args) = cupy.launched[0]
+    assert (name, grid, block) == ("gpuica_copied", (2, 3), (32,))
+    assert args == [0, 0, 15, 4, x.ctypes.data, 3, 5, 20, 4, 0, 0, 4, 8, y.ctypes.data, 4, 16, 4, np.float32(0.5), True]
+    assert list(map(str, compilations[0][1])) == [
+        "array(float32, 2d, C)",
+        "array(float64, 1d, A)",
+        "int64",
+        "float32",
+        "bool",
+    ]
+
+
+def test_a_kernel_is_compiled_once_for_its_types_and_kept_for_other_processes(cupy, compilations, monkeypatch):
+    for _ in range(2):
+        for dtype in (np.float32, np.float64):
+            cuda.launch(KERNEL, 1, 32, np.zeros(3, dtype).view(There), 1)
+            cuda.launch(KERNEL, 1, 32, np.zeros(9, dtype).view(There), 2)
+        start_again(monkeypatch)
+    assert len(compilations) == 2
+    assert len(cupy.launched) == 8
+    monkeypatch.setattr(loading, "_sources", lambda: "another version of the package or of its compilers")
+    cuda.launch(KERNEL, 1, 32, np.zeros(3).view(There), 1)
+    assert len(compilations) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"damaged"])
+def test_a_damaged_file_is_compiled_again(cupy, compilations, content, monkeypatch, tmp_path):
+    cuda.launch(KERNEL, 1, 32, np.zeros(3).view(There))
+    (kept,) = (tmp_path / "cache").iterdir()
+    kept.write_bytes(content)
+    start_again(monkeypatch)
+    cuda.launch(KERNEL, 1, 32, np.zeros(3).view(There))
+    assert len(compilations) == len(cupy.launched) == 2
+    assert kept.read_bytes() == b"good cubin"
+
+
+def test_what_its_code_depends_on_may_keep_a_kernel_from_disk(cupy, compilations, monkeypatch, tmp_path):
+    x = np.zeros(3).view(There)
+    cuda.launch(KERNEL, 1, 32, x, about=None)
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setenv("CUPY_CACHE_IN_MEMORY", "1")
+    start_again(monkeypatch)
+    cuda.launch(KERNEL, 1, 32, x)
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.delenv("CUPY_CACHE_IN_MEMORY")
+    for about in ("alpha 1", "alpha 2"):
+        start_again(monkeypatch)
+        cuda.launch(KERNEL, 1, 32, x, about=about)
+    assert len(compilations) == 4
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_a_folder_that_cannot_be_written_to_is_no_error(cupy, compilations, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    cuda.launch(KERNEL, 1, 32, np.zeros(3).view(There))
+    assert len(cupy.launched) == 1
+
+
+def test_large_shared_memory_is_asked_for_and_no_blocks_are_none(cupy, compilations):
+    x = np.zeros(3).view(There)
+    cuda.launch(KERNEL, 1, 32, x, shared=100 << 10)
+    cuda.launch(KERNEL, (5, 0), 32, x)
+    assert len(cupy.launched) == 1
