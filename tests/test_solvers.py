@@ -1,11 +1,14 @@
 """Solvers and whitening: the textbook's path, and the conditions that define a solution."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 
 from gpuica.contrasts import CONTRASTS, as_contrast
 from gpuica.oracle import ContrastOracle, MomentOracle, NotFiniteError
 from gpuica.rows.memory import MemoryRows
+from gpuica.solvers import whitening
 from gpuica.solvers.fixed_point import SOLVERS, orthonormal, parallel
 from gpuica.solvers.polar import LOOSE, polar
 from gpuica.solvers.whitening import WHITENERS
@@ -94,6 +97,30 @@ def test_deflation_reports_its_slowest_component(rng):
 
 
 # ---- whitening -------------------------------------------------------------------------------------------------------
+@pytest.fixture(params=["on the host", "as on a device"])
+def place(request, monkeypatch):
+    """Where an eigendecomposition is much faster than a singular value decomposition, and where it is not."""
+    monkeypatch.setattr(whitening.kernels, "products_pay", lambda M: request.param == "as on a device")
+
+
+def test_a_device_decomposes_by_eigenvalues_where_these_are_as_good(monkeypatch, rng):
+    monkeypatch.setattr(whitening.kernels, "products_pay", lambda M: True)
+    X = rng.normal(size=(3000, 30)) @ rng.normal(size=(30, 30)) * np.geomspace(1, 30, 30) + 3
+    low = rng.normal(size=(3000, 5)) @ rng.normal(size=(5, 30))
+    uneven = rng.normal(size=(3000, 30)) * np.geomspace(1, 1e-9, 30)
+    svd = np.linalg.svd
+    for rows, expected in ((X, 0), (low, 0), (uneven, 1)):
+        counted = Mock(wraps=svd)
+        monkeypatch.setattr(np.linalg, "svd", counted)
+        spectrum = spectrum_of(rows.astype(np.float32))
+        monkeypatch.setattr(np.linalg, "svd", svd)
+        assert counted.call_count == expected
+        assert spectrum.rank == (5 if rows is low else 30)
+        Z = (rows.astype(np.float32) - spectrum.mean) @ spectrum.whitening.T
+        np.testing.assert_allclose(Z.T @ Z / 3000, np.eye(spectrum.rank), atol=1e-4)
+
+
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("solver", WHITENERS)
 @pytest.mark.parametrize(("n", "d"), [(500, 6), (30, 30), (20, 50), (2, 5)])
 def test_whitened_rows_are_white(n, d, solver, rng):
@@ -105,6 +132,7 @@ def test_whitened_rows_are_white(n, d, solver, rng):
     np.testing.assert_allclose(Z.T @ Z / n, np.eye(spectrum.rank), atol=1e-6 if solver == "eigh" else 1e-8)
 
 
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("solver", WHITENERS)
 def test_the_spectrum_is_that_of_a_singular_value_decomposition(solver, rng):
     X = rng.normal(size=(400, 5)) * [100, 10, 3, 1, 0.1] @ np.linalg.qr(rng.normal(size=(5, 5)))[0] + 7
@@ -117,6 +145,7 @@ def test_the_spectrum_is_that_of_a_singular_value_decomposition(solver, rng):
     np.testing.assert_allclose(spectrum.variances(C), ((X - X.mean(0)) @ C.T).var(0), rtol=1e-9)
 
 
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("smallest", [1e-5, 1e-9, 1e-12])
 def test_svd_resolves_what_the_covariance_alone_cannot(smallest, rng):
     """Deviations down to 1e-12 of the largest in rotated coordinates; eigenvalues of the covariance end at 1e-8."""
@@ -130,6 +159,7 @@ def test_svd_resolves_what_the_covariance_alone_cannot(smallest, rng):
     np.testing.assert_allclose(spectrum.deviations, exact, rtol=1e-3)
 
 
+@pytest.mark.usefixtures("place")
 def test_features_of_very_different_scales_are_all_kept(rng):
     X = rng.normal(size=(3000, 3)) * [1e-12, 1, 1e6]
     for dtype in (np.float64, np.float32):
@@ -138,6 +168,7 @@ def test_features_of_very_different_scales_are_all_kept(rng):
         np.testing.assert_allclose(np.sort(spectrum.deviations), np.sort(X.std(0)), rtol=1e-2)
 
 
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("solver", WHITENERS)
 def test_numerical_rank(solver, dtype, rng):
@@ -150,6 +181,7 @@ def test_numerical_rank(solver, dtype, rng):
     assert spectrum_of(normed.astype(dtype), solver).rank == 39
 
 
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_noise_of_large_features_does_not_hide_small_ones(dtype, rng):
     large, small = rng.normal(size=(3000, 3)) * 1e6, rng.normal(size=(3000, 2)) * 1e-5
@@ -160,6 +192,7 @@ def test_noise_of_large_features_does_not_hide_small_ones(dtype, rng):
     np.testing.assert_allclose(Z.T @ Z / 3000, np.eye(5), atol=1e-3)
 
 
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("solver", WHITENERS)
 def test_what_the_decomposition_cannot_resolve_is_left_out(solver, rng):
     """The last LayerNorm of MiniLM: gains of 1e-33 and 1e-9 beside ordinary ones, and no sum over the features."""
@@ -172,17 +205,20 @@ def test_what_the_decomposition_cannot_resolve_is_left_out(solver, rng):
     np.testing.assert_allclose(Z.T @ Z / 3000, np.eye(len(spectrum.whitening)), atol=1e-3)
 
 
+@pytest.mark.usefixtures("place")
 def test_constant_rows_have_rank_0():
     assert spectrum_of(np.ones((10, 3))).rank == 0
     assert spectrum_of(np.ones((2, 3))).rank == 0
 
 
+@pytest.mark.usefixtures("place")
 @pytest.mark.parametrize("scale", [1e-100, 1e-20, 1e20, 1e100])
 def test_scales_do_not_matter(scale):
     X, _ = mixture(1000, 3)
     np.testing.assert_allclose(spectrum_of(X * scale).deviations / scale, spectrum_of(X).deviations, rtol=1e-9)
 
 
+@pytest.mark.usefixtures("place")
 def test_the_first_rows_need_not_be_like_the_rest(rng):
     X = np.sort(rng.normal(size=(5000, 3)), axis=0) * 10  # moments are summed about the mean of the first rows
     spectrum = spectrum_of(X)
@@ -190,6 +226,7 @@ def test_the_first_rows_need_not_be_like_the_rest(rng):
     np.testing.assert_allclose(spectrum.variances(np.eye(3)), X.var(0), rtol=1e-10)
 
 
+@pytest.mark.usefixtures("place")
 def test_means_far_from_zero_cost_no_digits(rng):
     X = rng.normal(size=(4000, 3))
     far = X + 1e8
