@@ -35,7 +35,7 @@ class Cupy:
         device = SimpleNamespace(compute_capability="90")
         self.cuda = SimpleNamespace(runtime=SimpleNamespace(getDevice=lambda: 0), Device=lambda index=0: device)
 
-    def RawModule(self, path):  # noqa: N802
+    def RawModule(self, path):
         with open(path, "rb") as file:
             if not file.read().startswith(b"good"):
                 raise RuntimeError("CUDA_ERROR_INVALID_IMAGE")
@@ -43,15 +43,19 @@ class Cupy:
         return SimpleNamespace(get_function=self._function)
 
     def _function(self, name):
-        class Kernel:
-            kernel = None
-            max_dynamic_shared_size_bytes = 48 << 10
+        return Kernel(name, self.launched)
 
-            def __call__(kernel, grid, block, args, shared_mem):
-                assert shared_mem <= kernel.max_dynamic_shared_size_bytes
-                self.launched.append((name, grid, block, args))
 
-        return Kernel()
+class Kernel:
+    kernel = None
+    max_dynamic_shared_size_bytes = 48 << 10
+
+    def __init__(self, name, launched):
+        self.name, self.launched = name, launched
+
+    def __call__(self, grid, block, args, shared_mem):
+        assert shared_mem <= self.max_dynamic_shared_size_bytes
+        self.launched.append((self.name, grid, block, args))
 
 
 @pytest.fixture
