@@ -5,12 +5,13 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
+from gpuica import kernels
 from gpuica.contrasts import CONTRASTS, as_contrast
 from gpuica.oracle import ContrastOracle, MomentOracle, NotFiniteError
 from gpuica.rows.memory import MemoryRows
 from gpuica.solvers import whitening
 from gpuica.solvers.fixed_point import SOLVERS, orthonormal, parallel
-from gpuica.solvers.polar import LOOSE, polar
+from gpuica.solvers.polar import LOOSE, polar, turned
 from gpuica.solvers.whitening import WHITENERS
 
 from . import naive
@@ -48,6 +49,17 @@ def test_products_say_that_they_fell_short(least, rng):
     W, defect = polar((U * [1, 0.5, 0.2, 0.1, least]) @ V)
     assert np.isfinite(W).all()
     assert defect > LOOSE
+
+
+@pytest.mark.parametrize("size", [1e-3, 1, 3])
+def test_a_turn_by_products_is_cayleys(size, monkeypatch, rng):
+    W, D = orthonormal(rng.normal(size=(6, 6))), rng.normal(size=(6, 6))
+    D = (D - D.T) * size / np.linalg.norm(D - D.T, 2)
+    monkeypatch.setattr(kernels, "products_pay", lambda M: True)
+    expected = np.linalg.inv(np.eye(6) - D / 2) @ (np.eye(6) + D / 2) @ W
+    np.testing.assert_allclose(turned(W, D), expected, atol=1e-13)
+    monkeypatch.undo()
+    np.testing.assert_allclose(turned(W, D), expected, atol=1e-13)
 
 
 def test_orthonormal_of_a_singular_matrix_is_finite():

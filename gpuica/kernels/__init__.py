@@ -134,14 +134,14 @@ def products_pay(M):
     return array_device(M) != CPU
 
 
-def polar(M, scales):
+def polar(M):
     """The orthonormal rows nearest to those of M (k, k) and their defect, see `solvers.polar`, by one kernel.
 
-    None where there is no kernel for M.  scales: a tuple, of the first steps.
+    None where there is no kernel for M.
     """
     if array_device(M) == CPU or len(M) > LARGEST_BLOCK or M.dtype != float or not on_cuda(M):
         return None
-    return compiled("cuda.polar").polar(M, scales)
+    return compiled("cuda.polar").polar(M)
 
 
 def _sweeps(Y, contrast):

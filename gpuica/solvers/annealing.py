@@ -11,6 +11,7 @@ from itertools import chain, islice, repeat
 from typing import Any
 
 from .fixed_point import rotation_error, rotation_gradient, within_error
+from .polar import turned
 
 STEPS = 500
 ROUNDS = 8  # over the rows, at most
@@ -50,8 +51,7 @@ class Walk:
         gradient = rotation_gradient(at.cross, at.slope, sign, xp)
         h = sign[:, None] * (self.curvature - self.middle[:, None])
         turn = -rate * gradient / xp.maximum((h + h.T) / 2, FLAT)
-        identity = xp.eye(len(turn))
-        self.W = xp.linalg.solve(identity - turn / 2, self.W + turn @ self.W / 2)  # Cayley's rotation
+        self.W = turned(self.W, turn, xp)
         return gradient, sign
 
 

@@ -1,10 +1,12 @@
 """The orthonormal rows nearest to those of a matrix, (M Mᵀ)^-1/2 M, the orthogonal factor of its polar decomposition.
 
 `orthonormal` is the definition, by an eigendecomposition: on a GPU a chain of some k small steps, each waiting for the
-one before, and a wait of the host.  `polar` is STEPS pairs of products, 4 k³ operations a pair, which nothing waits
+one before, and a wait of the host.  `polar` is 18 pairs of products, 4 k³ operations a pair, which nothing waits
 for, and on a GPU one launch for k up to 64 (`python -m benchmarks.gpu` measures both).  It takes any condition number
 up to 1 / REACH; beyond, it says how much it fell short, and its caller falls back on the definition.
 """
+
+from functools import cache
 
 import numpy as np
 
@@ -12,8 +14,8 @@ from .. import kernels
 from ..products import combine
 
 TINY = float(np.finfo(np.float64).tiny)
-REACH = 1e-5  # least singular value, as a part of the bound for the largest, that STEPS make 1
-STEPS = 18
+REACH = 1e-5  # least singular value, as a part of the bound for the largest, that come to 1
+NEAR = 0.1  # the same for what is nearly a rotation
 LOOSE = 1e-8  # a larger defect of `polar` means that it fell short
 
 
@@ -24,21 +26,23 @@ def orthonormal(W, xp=np):
     return (vectors / xp.sqrt(eigenvalues)) @ (vectors.T @ W)
 
 
-def polar(M, xp=np):
+def polar(M, xp=np, least=REACH):
     """`orthonormal(M)` of M (k, k) by products alone, and its defect: the largest entry of |W Wᵀ - I|, 0-d.
+
+    least: singular value, as a part of the bound for the largest, from which on they come to 1.
 
     Newton and Schulz's iteration X ← (3 a X - a³ X Xᵀ X) / 2, a chosen so that singular values in [l, 1] come as near
     to 1 as a cubic brings them: Chen and Chow, "A stable scaling of Newton-Schulz for improving the sign function
     computation of a Hermitian matrix", Argonne National Laboratory, ANL/MCS-P5059-0114, 2014.
     """
-    if (found := kernels.polar(M, SCALES_OF_A_BLOCK)) is not None:
+    if (found := kernels.polar(M)) is not None:
         return found
     square = M @ M.T
     square = square @ square
     bound = xp.sqrt(xp.sqrt(xp.sqrt((square * square).sum())))  # (Σ σ⁸)^1/8, at most k^1/8 times the largest
     X = M / xp.maximum(bound, TINY)
     B, other = xp.empty(M.shape), xp.empty(M.shape)
-    for a in _SCALES:
+    for a in _scales(least):
         combine(X, X.T, B)
         other[...] = X
         combine(B, X, other, -(a**3) / 2, 1.5 * a)
@@ -46,15 +50,25 @@ def polar(M, xp=np):
     return X, xp.abs(X @ X.T - xp.eye(len(M))).max()
 
 
-def _scales(least, steps):
-    """a for each step: (3 / (1 + l + l²))^1/2, after which the least singular value l is a l (3 - a² l²) / 2."""
+def turned(W, D, xp=np):
+    """W (k, k), orthonormal, turned by the skew matrix D (k, k): Cayley's (I - D/2)^-1 (I + D/2) W.
+
+    That is, to second order, the exponential of D.  It is also the nearest rotation to (I + D/2)², whose singular
+    values are 1 + |δ|²/4 for the eigenvalues δ of D, and so nearly 1: on a device, where to solve is slow, by products.
+    """
+    if kernels.products_pay(W):
+        return polar(W + D @ (W + D @ W / 4), xp, NEAR)[0]
+    return xp.linalg.solve(xp.eye(len(W)) - D / 2, W + D @ W / 2)
+
+
+@cache
+def _scales(least):
+    """a for each step: (3 / (1 + l + l²))^1/2, after which the least singular value l is a l (3 - a² l²) / 2; until
+    that is 1 but for rounding, by a last step."""
     scales = []
-    for _ in range(steps):
+    while not scales or least < 1:
         a = (3 / (1 + least + least**2)) ** 0.5
         scales.append(a)
         least = min(1.0, a * least * (3 - (a * least) ** 2) / 2)
-    return scales
-
-
-_SCALES = _scales(REACH, STEPS)
-SCALES_OF_A_BLOCK = tuple(_scales(1e-3, 12))  # for a kernel that goes on where they do not suffice
+        least = 1.0 if least > 1 - 1e-9 else least
+    return (*scales, 1.0)

@@ -21,7 +21,7 @@ import numpy as np
 
 from . import Solution
 from .fixed_point import rotation_error, rotation_gradient, within_error
-from .polar import orthonormal
+from .polar import orthonormal, turned
 from .stopping import FAR, distance, expects_convergence, in_errors, quantile
 
 
@@ -59,9 +59,8 @@ class Rotations:
         return (z - z.T) / 2
 
     def move(self, W, D):
-        """W turned by the skew matrix D: Cayley's (I - D/2)^-1 (I + D/2), to second order the exponential."""
-        identity = self.xp.eye(len(W))
-        return self.xp.linalg.solve(identity - D / 2, W + D @ W / 2)
+        """W turned by the skew matrix D."""
+        return turned(W, D, self.xp)
 
 
 class Matrices:

@@ -3,12 +3,10 @@
 import numpy as np
 import pytest
 
+from gpuica.kernels.cuda import polar as polar_kernel
 from gpuica.kernels.cuda.polar import polar
-from gpuica.solvers.polar import SCALES_OF_A_BLOCK
 
 from .. import naive
-
-SCALES = SCALES_OF_A_BLOCK
 
 
 @pytest.mark.parametrize("k", [1, 2, 4, 7, 9])
@@ -16,23 +14,32 @@ SCALES = SCALES_OF_A_BLOCK
 def test_rows_are_the_nearest_orthonormal_ones(k, condition, size, rng):
     U, _, V = np.linalg.svd(rng.normal(size=(k, k)))
     M = size * (U * np.geomspace(1, 1 / condition, k)) @ V
-    W, defect = polar(M, SCALES)
+    W, defect = polar(M)
     np.testing.assert_allclose(W, naive.symmetric_decorrelation(M), atol=1e-15 * condition * k + 1e-13)
     assert abs(W @ W.T - np.eye(k)).max() == pytest.approx(defect, abs=1e-15)
+    assert defect < 1e-13
+
+
+def test_rows_that_are_nearly_orthogonal_take_few_steps(monkeypatch, rng):
+    monkeypatch.setattr(polar_kernel, "MOST", 7)
+    U, _, _ = np.linalg.svd(rng.normal(size=(8, 8)))
+    M = np.geomspace(1, 0.5, 8)[:, None] * U + 1e-3 * rng.normal(size=(8, 8))
+    W, defect = polar(M)
+    np.testing.assert_allclose(W, naive.symmetric_decorrelation(M), atol=1e-13)
     assert defect < 1e-13
 
 
 @pytest.mark.parametrize("least", [0, 1e-14])
 def test_a_singular_matrix_is_said_to_fall_short(least, rng):
     U, _, V = np.linalg.svd(rng.normal(size=(5, 5)))
-    W, defect = polar((U * [1, 0.5, 0.2, 0.1, least]) @ V, SCALES)
+    W, defect = polar((U * [1, 0.5, 0.2, 0.1, least]) @ V)
     assert np.isfinite(W).all()
     assert defect > 1e-8
 
 
 def test_zeros_and_nan(rng):
-    W, defect = polar(np.zeros((3, 3)), SCALES)
+    W, defect = polar(np.zeros((3, 3)))
     np.testing.assert_array_equal(W, 0)
     assert defect == 1
-    _, defect = polar(np.full((3, 3), np.nan), SCALES)
+    _, defect = polar(np.full((3, 3), np.nan))
     assert not defect < 1e-8

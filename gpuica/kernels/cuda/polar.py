@@ -2,13 +2,11 @@
 
 What `solvers.polar` does by launches, 2 for each of its 18 steps and so a third of a millisecond of the host's time at
 the least, is one launch here, which ends as soon as the rows are orthonormal.  64 x 64: a step is 1 MFLOP in float64, 4
-µs of one multiprocessor of an H200 at its full rate, and twice that by the reads from shared memory.
+µs of one multiprocessor of an H200 at its full rate, but its reads from shared memory take 20.
 """
 
 import math
-from functools import cache
 
-import numpy as np
 from numba import cuda, float64
 
 from ...device import array_device
@@ -17,15 +15,17 @@ from .block import largest
 
 SIDE = 4  # of the square of numbers that a thread has: 256 threads for 64 rows
 MOST = 50  # steps; singular values of 1e-10 of the largest are 1 after 45
+LEAST = 1e-3  # singular value, as a part of the largest, that the first steps are scaled for
 DONE = 1e-14  # a defect that rounding leaves
 
 
 @cuda.jit
-def _polar(M, W, defect, scales):
+def _polar(M, W, defect):
     """W (k, k) becomes (M Mᵀ)^-1/2 M for M (k, k), and defect[0] the largest entry of |W Wᵀ - I|.
 
-    scales: those of the first steps, (steps,); 1 after them, where singular values below the least that the scales
-    reach come to 1 more slowly.  One block of n² threads, n = ⌈k / SIDE⌉: thread (p, q) has the numbers of rows
+    The steps are scaled for singular values from the least on, as in `solvers.polar`: from that which Gershgorin's
+    discs of M Mᵀ allow, where rows are nearly orthogonal, else from LEAST.  Smaller ones come to 1 more slowly.  One
+    block of n² threads, n = ⌈k / SIDE⌉: thread (p, q) has the numbers of rows
     p, p + n, ... and columns q, q + n, ....  X and B = X Xᵀ are in shared memory, rows an odd number of places apart,
     so that threads of a warp reach different banks; what is beyond k is 0.
     """
@@ -43,7 +43,7 @@ def _polar(M, W, defect, scales):
             r, c = p + n * i, q + n * j
             X[r * step + c] = M[r, c] if r < k and c < k else 0.0
     cuda.syncthreads()
-    far = math.inf
+    far, least = math.inf, 0.0
     for number in range(-1, MOST):
         for i in range(SIDE):
             for j in range(SIDE):
@@ -62,15 +62,19 @@ def _polar(M, W, defect, scales):
                     off = max(off, apart if apart == apart else math.inf)  # max() takes the number beside NaN
         far = largest(off, tree)  # and all of B is there
         if number < 0:  # so that no singular value is above 1: the largest sum over a row of |B| bounds their squares
-            size = 0.0
+            size, short = 0.0, -math.inf
             if q == 0:
                 for i in range(SIDE):
-                    row = 0.0
-                    for c in range(k):
-                        row += abs(B[(p + n * i) * step + c])
-                    size = max(size, row)
-            size = largest(size, tree)
+                    r, row = p + n * i, 0.0
+                    if r < k:
+                        for c in range(k):
+                            row += abs(B[r * step + c])
+                        size = max(size, row)
+                        short = max(short, row - 2 * B[r * step + r])
+            size, short = largest(size, tree), largest(short, tree)
             scale = 1 / math.sqrt(size) if size > 0 else 0.0
+            least = math.sqrt(-short) * scale if short < 0 else 0.0
+            least = max(least, LEAST)
             for i in range(SIDE):
                 for j in range(SIDE):
                     X[(p + n * i) * step + q + n * j] *= scale
@@ -78,7 +82,8 @@ def _polar(M, W, defect, scales):
             continue
         if far < DONE:
             break
-        a = scales[number] if number < len(scales) else 1.0
+        a = math.sqrt(3 / (1 + least + least * least))
+        least = min(1.0, a * least * (3 - a * a * least * least) / 2)
         for i in range(SIDE):
             for j in range(SIDE):
                 own[i, j] = 0.0
@@ -101,21 +106,16 @@ def _polar(M, W, defect, scales):
         defect[0] = far if far < math.inf else math.nan
 
 
-def polar(M, scales):
+def polar(M):
     """See `kernels.polar`."""
     xp, n = array_device(M).xp, -(-len(M) // SIDE)
     W, defect = xp.empty(M.shape), xp.empty(1)
     size = n * n + 2 * SIDE * n * ((SIDE * n) | 1)
-    launch(_polar, 1, n * n, xp.ascontiguousarray(M), W, defect, _there(array_device(M), scales), shared=8 * size)
+    launch(_polar, 1, n * n, xp.ascontiguousarray(M), W, defect, shared=8 * size)
     return W, defect[0]
-
-
-@cache
-def _there(device, scales):
-    return device.put(np.array(scales))
 
 
 def builds():
     """See `gpuica.kernels.cuda`."""
     square = float64[:, ::1]
-    yield Build("polar, float64", _polar.py_func, (square, square, float64[::1], float64[::1]))
+    yield Build("polar, float64", _polar.py_func, (square, square, float64[::1]))
