@@ -60,10 +60,10 @@ def test_nan_is_not_hidden():
 
 
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (10, 3), (1000, 64), (77, 257), (4_000_000, 512), (12, 5000), (3, 256)])
-def test_a_layout_covers_every_number_once(n, k):
-    for block, blocks in ((256, 1056), (8, 6)):
-        columns, tiles, slab, slabs = sweep.layout(n, k, block, blocks)
+def test_a_layout_fills_the_device_with_blocks_that_have_work(n, k):
+    for block, most in ((256, 528), (8, 6)):
+        columns, tiles, blocks = sweep.layout(n, k, block, most)
         assert columns <= block
         assert columns * (tiles - 1) < k <= columns * tiles
-        assert slab * (slabs - 1) < n <= slab * slabs
-        assert slabs <= 65535
+        assert 1 <= blocks * tiles <= max(most, tiles)
+        assert (blocks - 1) * (block // columns) < n

@@ -6,8 +6,9 @@ exp and log1p are libdevice's, not the approximations of fast math, whose tanh h
 Threads of a block are laid out as `lanes` rows of `columns` columns, so that neighbours read neighbours whatever k is.
 Each thread keeps its column and reads four of its rows while it works on the four before, so that enough loads are on
 their way to hide their latency (with loads and work in turn the sweep had half of a copy's rate on an H200).  It adds
-up TILE groups of four in the dtype of Y, then in float64; lanes are added by a tree and blocks by one sum over their
-partial totals.  No atomics: the same call gives the same bits.
+up TILE groups of four in the dtype of Y, then in float64.  Blocks take turns along the rows, so that all work on
+neighbouring memory; lanes are added by a tree, blocks by one sum over their partial totals.  No atomics: the same call
+gives the same bits.
 """
 
 import math
@@ -24,7 +25,6 @@ from . import BLOCK, Build, launch, multiprocessors, numba_type
 
 TILE = 16  # groups of rows that a thread adds up before it goes over to float64
 BLOCKS = 4  # for each multiprocessor: as many as are there at once, by the registers that a thread needs
-ALIGNED = 32  # rows; slabs that begin within a cache line would cost a third more reads for narrow rows
 ELEMENTARY = {"tanh": math.tanh, "exp": math.exp, "log1p": math.log1p, "math": math}
 
 real: Any = np.float32  # these are set for every kernel in `_swept`
@@ -42,9 +42,9 @@ def four(array, place, step):
     return array[place], array[second], array[third], array[third + step]
 
 
-def _sweep(Y, k, weights, partials, columns, slab):
+def _sweep(Y, k, weights, partials, columns):
     """Y (n k,), n rows of k scores one after the other, becomes w g(Y).  partials (blocks along y, 3, k): Σ G, Σ g' and
-    Σ g², times w, of a slab of rows.
+    Σ g², times w, of the rows of a block.
 
     weights: (n,), or of any length where WEIGHTED is False.  columns: of a block, at most its threads.  Places in Y are
     unsigned, which spares a test for negative ones, and added to, which spares products.
@@ -55,10 +55,8 @@ def _sweep(Y, k, weights, partials, columns, slab):
     totals = cuda.shared.array((3, BLOCK), float64)
     loss, slope, square = 0.0, 0.0, 0.0
     if lane < lanes and j < k:
-        first = cuda.blockIdx.y * slab
-        row, rows = np.uint64(first + lane), np.uint64(lanes)
-        place, step = np.uint64((first + lane) * k + j), np.uint64(lanes * k)
-        stop = np.uint64(min(Y.size, (first + slab) * k))
+        row, rows = np.uint64(cuda.blockIdx.y * lanes + lane), np.uint64(cuda.gridDim.y * lanes)
+        place, step, stop = row * np.uint64(k) + np.uint64(j), rows * np.uint64(k), np.uint64(Y.size)
         ahead = step + step + step  # from the first of four rows to the last
         one = real(1)
         n0, n1, n2, n3, v0, v1, v2, v3 = one, one, one, one, one, one, one, one
@@ -132,20 +130,20 @@ def _totals(Y, contrast, weights, with_loss):
     n, k = Y.shape
     device = array_device(Y)
     weighted = weights is not None
-    columns, tiles, slab, slabs = layout(n, k, BLOCK, BLOCKS * multiprocessors(device.index))
-    partials = device.xp.empty((slabs, 3, k), dtype=np.float64)
+    columns, tiles, blocks = layout(n, k, BLOCK, BLOCKS * multiprocessors(device.index))
+    partials = device.xp.empty((blocks, 3, k), dtype=np.float64)
     kind: Any = type(contrast)
     kernel = _kernel(kind, tuple(contrast.params), Y.dtype, weighted, with_loss)
     if not weighted:
         weights = device.xp.empty(1, dtype=Y.dtype)  # not read
     known = kind.__module__ == "gpuica.contrasts"  # of another, the body may change without notice
     about = f"{kind.__name__}{contrast.params} {weighted} {with_loss}" if known else None
-    launch(kernel, (tiles, slabs), BLOCK, Y.reshape(-1), k, weights, partials, columns, slab, about=about)
+    launch(kernel, (tiles, blocks), BLOCK, Y.reshape(-1), k, weights, partials, columns, about=about)
     return tuple(partials.sum(axis=0))
 
 
 def layout(n, k, block, blocks):
-    """(columns of a block, blocks along the columns, rows of a slab, slabs) of a sweep over (n, k).
+    """(columns of a block, blocks along the columns, blocks along the rows) of a sweep over (n, k).
 
     block: threads; blocks: how many fill the device.
     """
@@ -155,11 +153,8 @@ def layout(n, k, block, blocks):
         tiles = -(-k // block)
         columns = min(block, -(-k // (32 * tiles)) * 32)
         tiles = -(-k // columns)
-    lanes = block // columns
-    slabs = max(1, min(-(-n // (lanes * 4)), blocks // tiles, 65535))
-    slab = -(-n // slabs)
-    slab = -(-slab // ALIGNED) * ALIGNED if slab > ALIGNED else max(1, slab)
-    return columns, tiles, slab, -(-n // slab)
+    rows = 4 * (block // columns)
+    return columns, tiles, min(-(-n // rows), max(1, blocks // tiles), 65535)
 
 
 @cache
@@ -203,7 +198,7 @@ def builds():
     for name, kind in CONTRASTS.items():
         for dtype in (np.float32, np.float64):
             number = numba_type(dtype)
-            signature = (number[::1], int64, number[::1], float64[:, :, ::1], int64, int64)
+            signature = (number[::1], int64, number[::1], float64[:, :, ::1], int64)
             for weighted in (False, True):
                 for with_loss in (False, True):
                     what = ("weighted " if weighted else "") + f"score{' and loss' if with_loss else ''}"
