@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 
 from benchmarks.gpu import Results, lines_of_output
 from gpuica.device import why_no_gpu
+
+from .conftest import leftover
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,3 +77,16 @@ def test_failures_are_written_before_a_process_dies(tmp_path, workers):
     assert "test_two.py::test_wrong (call)" in text
     assert "assert (1 + 1) == 3" in text
     assert ("test_fatal" in text) == bool(workers)  # alone, nobody is left to write it
+
+
+def test_the_timer_of_pytest_timeout_is_nobody_s_leftover():
+    before, waiting = set(threading.enumerate()), [threading.Timer(60, print), threading.Timer(60, print)]
+    waiting[0].name = "pytest_timeout tests/test_one.py::test_one"
+    for timer in waiting:
+        timer.start()
+    try:
+        assert leftover(before) == {waiting[1]}
+    finally:
+        for timer in waiting:
+            timer.cancel()
+            timer.join()
