@@ -17,7 +17,6 @@ import argparse
 import contextlib
 import faulthandler
 import importlib.util
-import itertools
 import json
 import os
 import re
@@ -72,13 +71,13 @@ def run_tests(out, seconds):
     """Run the tests that need a GPU; pytest's exit status, or that of the signal that ended it."""
     report = out / f"gpu-tests-{_now()}.txt"
     failures = report.with_name(f"{report.stem}-failures.txt")
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-rf", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-rf", "--durations=25", "-p", "no:cacheprovider"]
     command += ["-p", "no:benchmark"]  # pytest-benchmark warns of xdist, and warnings are errors
     command += ["-p", "tests.failures_plugin", "--failures-to", str(failures)]
     if importlib.util.find_spec("pytest_timeout"):
         command += ["--timeout", str(LONGEST_TEST), "--timeout-method", "thread"]
     if importlib.util.find_spec("xdist"):
-        command += ["-n", str(min(12, os.cpu_count() or 4))]
+        command += ["-n", str(min(12, os.cpu_count() or 4)), "-p", "tests.kernels_plugin"]
     status: int | str = 1
     with report.open("w", buffering=1) as file:
         for status in lines_of_output(command, seconds):
@@ -116,7 +115,7 @@ class Results:
 
 
 class Line(NamedTuple):
-    """A figure, or a few that belong together.  process: consecutive lines of the same name share a process.
+    """A figure, or a few that belong together.
 
     measure: a function of (bench, seconds left) that gives results, dicts, in a list or one by one.
     """
@@ -124,7 +123,6 @@ class Line(NamedTuple):
     name: str
     seconds: float  # that it may need
     measure: Callable
-    process: str = "gpuica"
 
 
 def figures():
@@ -138,12 +136,12 @@ def figures():
         Line("eeg", 4, gpu_lines.eeg),
         Line("whole fit", 28, gpu_rivals.whole_fit),
         Line("picard", 45, gpu_rivals.picard_fit),
-        Line("lasso", 28, gpu_coding.lasso),
+        Line("lasso", 38, gpu_coding.lasso),
         Line("omp", 25, gpu_coding.omp),
         Line("whitening", 8, gpu_lines.whitening),
         Line("streamed", 15, gpu_lines.streamed),
-        Line("same card", 30, gpu_rivals.same_card, "torch"),  # which changes what CuPy keeps
-        Line("mini-batches", 20, gpu_coding.mini_batches, "torch"),
+        Line("mini-batches", 20, gpu_coding.mini_batches),  # from here on torch is loaded, and CuPy keeps no memory
+        Line("same card", 30, gpu_rivals.same_card),
         Line("sweeps", 4, gpu_lines.sweeps),
         Line("decorrelation", 4, gpu_lines.decorrelation),
         Line("atoms", 6, gpu_coding.atoms),
@@ -156,13 +154,12 @@ def measure(results, lines, args, deadline):
 
     A line that fails or is stopped ends its process, because an error of CUDA's stays; those after it get another.
     """
-    for _, together in itertools.groupby(lines, key=lambda line: line.process):
-        waiting = list(together)
-        while waiting:
-            left = deadline - time.monotonic() - STARTING
-            if waiting[0].seconds > left:
-                results.add(_left_out(waiting.pop(0), left))
-                continue
+    waiting = list(lines)
+    while waiting:
+        left = deadline - time.monotonic() - STARTING
+        if waiting[0].seconds > left:
+            results.add(_left_out(waiting.pop(0), left))
+        else:
             waiting = _measured(results, waiting, args, left)
 
 

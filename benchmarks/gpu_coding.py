@@ -73,7 +73,7 @@ def _beside_spams(bench, X, D, kind, ours, setting):
     if importlib.util.find_spec("spams") is None:
         yield {"figure": f"SPAMS, {kind}", "note": "not installed"}
         return
-    theirs = rival("spams", {"X": X[: 20 * JUDGED].get(), "D": atoms}, {"kind": kind, "setting": setting}, seconds=6)
+    theirs = rival("spams", {"X": X[: 50 * JUDGED].get(), "D": atoms}, {"kind": kind, "setting": setting}, seconds=6)
     if theirs is None:
         yield {"figure": f"SPAMS, {kind}", "note": "failed, or took too long"}
         return

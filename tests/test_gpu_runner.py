@@ -94,8 +94,8 @@ def test_the_timer_of_pytest_timeout_is_nobody_s_leftover():
             timer.join()
 
 
-def lines(*names, process="gpuica"):
-    return [Line(name, 1, lambda bench, left: [], process) for name in names]
+def lines(*names):
+    return [Line(name, 1, lambda bench, left: []) for name in names]
 
 
 ARGS = SimpleNamespace(scale=1.0, fake=False)
@@ -118,10 +118,9 @@ def test_what_a_process_does_not_come_to_is_measured_in_another(monkeypatch, end
 
     monkeypatch.setattr(gpu, "lines_of_output", outputs)
     results = Results(None, {})
-    gpu.measure(results, [*lines("a", "bad", "b", "c"), *lines("d", process="torch")], ARGS, time.monotonic() + 600)
-    assert asked == [["a", "bad", "b", "c"], ["b", "c"], ["d"]]
-    figures = [result["figure"] for result in results.all]
-    assert figures == ["a", *(["bad"] if ending else []), "b", "c", "d"]
+    gpu.measure(results, lines("a", "bad", "b", "c"), ARGS, time.monotonic() + 600)
+    assert asked == [["a", "bad", "b", "c"], ["b", "c"]]
+    assert [result["figure"] for result in results.all] == ["a", *(["bad"] if ending else []), "b", "c"]
 
 
 def test_lines_without_time_are_left_out(monkeypatch):
@@ -143,3 +142,16 @@ def test_a_line_that_fails_is_the_last_of_its_process(capfd):
     assert "RuntimeError: illegal address" in printed
     assert known["rate"] == 2.0
     assert "after" not in printed
+
+
+def test_tests_of_a_kernel_go_to_the_same_worker():
+    group = pytest.importorskip("tests.kernels_plugin").group
+    of_lasso = [
+        "tests/test_a.py::test_lasso_is_optimal[one atom-float64-False]",
+        "tests/test_b.py::test_c[real-lasso_cd]",
+    ]
+    of_lasso += ["tests/test_b.py::test_atoms[real-MiniBatchDictionaryLearning-keep-cd]"]
+    assert len({group(nodeid) for nodeid in of_lasso}) == 1
+    assert group("tests/test_b.py::test_c[real-omp]") == group("tests/test_b.py::test_d[real-ormp-size0]")
+    for alone in ("tests/test_a.py::test_components", "tests/test_a.py::test_omp_x[real-topk]"):
+        assert (group(alone) == alone) == ("omp_x" not in alone)
