@@ -175,28 +175,34 @@ def whitening(bench, left):
 
 
 def streamed(bench, left):
-    """Passes of a fit over bfloat16 rows in files that are in the page cache, beside the rate of the link."""
-    n, k = bench.n(1_000_000), bench.k(512)
-    X, n_files = bench.rows(n, k) @ bench.normal((k, k)), 4
+    """Passes of a fit over bfloat16 rows in files that are in the page cache, beside the rate of the link.
+
+    The same files again and again stand for more.  The memory that the fit may use bounds what it keeps on the device,
+    a quarter, which is not counted.
+    """
+    n, k, n_files, times = bench.n(1_000_000), bench.k(512), 4, 8
+    X = bench.rows(n, k) @ bench.normal((k, k))
     with tempfile.TemporaryDirectory() as folder:
-        for i in range(n_files):
+        paths = [Path(folder) / f"{i}.safetensors" for i in range(n_files)]
+        for i, path in enumerate(paths):
             part = bench.bfloat16(X[i * n // n_files : (i + 1) * n // n_files])
-            write_tensors(Path(folder) / f"{i}.safetensors", {"rows": part}, {}, brain=True)
+            write_tensors(path, {"rows": part}, {}, brain=True)
         del X
         bench.tidy()
 
         def fit(m):
-            FastICA(max_iter=m, tol=0, random_state=0, device="cuda", memory_limit="1GB").fit(shards(folder))
+            FastICA(max_iter=m, tol=0, random_state=0, device="cuda", memory_limit="2GB").fit(shards(paths * times))
 
-        seconds = per_iteration(bench, fit, 4, 12)
-    size, rows = 2 * n * k, 200_000_000
+        seconds = per_iteration(bench, fit, 2, 8)
+    size, kept, rows = 2 * n * k * times, 500_000_000 if bench.scale == 1 else 0, 200_000_000
+    rate = (size - kept) / seconds
     yield {
-        "figure": f"streamed bfloat16 rows, passes over {n:,} x {k}",
-        "value": size / seconds / 1e9,
+        "figure": f"streamed bfloat16 rows, a pass over {n * times:,} x {k}",
+        "value": rate / 1e9,
         "unit": "GB/s",
-        **bench.share(size / seconds, "link"),
-        "note": f"files of {size / 1e9:.2f} GB in the page cache, read again and again; "
-        f"a pass over {rows:,} rows at this rate: {rows / n * seconds:.1f} s",
+        **bench.share(rate, "link"),
+        "note": f"files of {2 * n * k / 1e9:.2f} GB in the page cache, {times} times a pass; "
+        f"a pass over {rows:,} rows at this rate: {2 * rows * k / rate:.1f} s",
     }
 
 

@@ -11,6 +11,7 @@ from gpuica import kernels, sparse_encode
 from gpuica.coders import CODERS, OMP, ORMP, Lasso, MatchingPursuit, as_coder
 from gpuica.contrasts import LogCosh
 from gpuica.device import array_device, to_host, why_no_kernels
+from gpuica.kernels.lasso_products import SLACK
 from gpuica.solvers.atoms import block_descent
 
 from . import naive
@@ -106,6 +107,28 @@ def test_lasso_of_atoms_that_nearly_depend_on_each_other(put, make, dtype, rng):
     assert (worth(C) <= zeros * (1 + 1e-6)).all()
     close = worth(C) - worth(exact) <= (1e-5 if dtype == np.float32 else 1e-9) * zeros
     assert (~close).sum() <= answers[0][1]  # those that are not are counted
+
+
+@pytest.mark.parametrize("gram", [True, False])
+def test_lasso_of_rows_that_miss_their_equations_until_they_are_given_up(put, gram, rng, monkeypatch):
+    """A tolerance below rounding makes every row miss them, and atoms that there are twice are rejected in each round:
+    the same bits come again, and the codes, though cut short, are nearly as good."""
+    monkeypatch.setitem(SLACK, 4, 1e-10)
+    D = unit(rng.normal(size=(100, 64)))
+    D = np.concatenate([D, D + 1e-7 * rng.normal(size=D.shape)]).astype(np.float32)
+    X, alpha = rng.normal(size=(300, 64)).astype(np.float32), 0.2
+    answers = [encode(put, X, D, Lasso(alpha, max_iter=60), gram) for _ in range(3)]
+    for C, unfinished in answers:
+        np.testing.assert_array_equal(C, answers[0][0])
+        assert unfinished == answers[0][1]
+    monkeypatch.undo()
+    exact, _ = encode(np.asarray, X.astype(float), D.astype(float), Lasso(alpha))
+    X, D, C = (part.astype(float) for part in (X, D, answers[0][0]))
+
+    def worth(C):
+        return ((X - C @ D) ** 2).sum(axis=1) / 2 + alpha * abs(C).sum(axis=1)
+
+    assert (worth(C) <= 1.05 * worth(exact)).all()
 
 
 # ---- pursuits --------------------------------------------------------------------------------------------------------
