@@ -220,7 +220,7 @@ def as_text(result):
     shown = "" if value is None else f"{value:.4g} {result.get('unit', '')}"
     share = f"{100 * result['share']:.0f} % of {result['of']}" if "share" in result else ""
     ratio = f"{result['ratio']:.1f}x {result['against']}" if "ratio" in result else ""
-    return f"{result['figure'][:62]:62} {shown:>18}  {'; '.join(filter(None, [share, ratio, result.get('note', '')]))}"
+    return f"{result['figure'][:76]:76} {shown:>18}  {'; '.join(filter(None, [share, ratio, result.get('note', '')]))}"
 
 
 def _now():

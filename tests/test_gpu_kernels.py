@@ -14,7 +14,7 @@ from gpuica.device import array_device, to_host, why_no_kernels
 from gpuica.kernels.lasso_products import SLACK
 from gpuica.solvers.atoms import block_descent
 
-from . import naive
+from . import naive, sanitize
 from .coherent import bumps, check, gaussian, pairs, problem
 from .test_coders import LASSO, check_lasso
 
@@ -245,6 +245,11 @@ def test_atoms_of_several_blocks(put, dtype, positive, norm, rng):
     expected = naive.block_descent(*arrays, positive=positive, norm=norm)
     np.testing.assert_allclose(to_host(found), expected, atol=2e-4 if dtype == np.float32 else 1e-10)
     np.testing.assert_array_equal(np.flatnonzero(to_host(unused)), [3, 130])
+
+
+@pytest.mark.parametrize("family", sanitize.FAMILIES)
+def test_launches_for_the_sanitizer(put, family, rng):
+    sanitize.FAMILIES[family](array_device(put(np.zeros(1))).xp, rng)
 
 
 # ---- the sweep -------------------------------------------------------------------------------------------------------
