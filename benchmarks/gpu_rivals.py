@@ -131,7 +131,7 @@ def same_card(bench, left):
     yield result | {"value": ours}
     for name, module, fit in (
         ("fastica-torch", "fastica_torch", contestants.fastica_torch),
-        ("icalens", "icalens", contestants.icalens),
+        ("icalens", "icalens", partial(contestants.icalens, resident=True)),  # not batch by batch every time
     ):
         if importlib.util.find_spec(module) is None:
             yield {"figure": f"{name}, {n:,} x {k}", "note": "not installed"}
