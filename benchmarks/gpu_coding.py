@@ -132,10 +132,11 @@ def mini_batches(bench, left):
 
         fit(1)
         seconds = [bench.wall(lambda: fit(m))[0] for m in (few, many)]  # noqa: B023
+        rows = bench.xp.asarray((bits[:JUDGED].astype(np.uint32) << 16).view(np.float32))
+        codes = sparse_encode(rows, start, algorithm="lasso_cd", alpha=ALPHA, max_iter=100)
+    used = float((codes != 0).sum(axis=1).mean())
     slope = (seconds[1] - seconds[0]) / (many - few)
     whole = seconds[0] + slope * (epoch / batch - few)
-    rows = bench.xp.asarray((bits[:JUDGED].astype(np.uint32) << 16).view(np.float32))
-    used = float((sparse_encode(rows, start, algorithm="lasso_cd", alpha=ALPHA) != 0).sum(axis=1).mean())
     home = "in memory" if hasattr(X, "dim") else "in files"
     yield {
         "figure": f"mini-batch epoch, {epoch:,} x {d}, {k:,} atoms, bfloat16 from the host",
