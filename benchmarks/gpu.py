@@ -77,7 +77,7 @@ def run_tests(out, seconds):
     if importlib.util.find_spec("pytest_timeout"):
         command += ["--timeout", str(LONGEST_TEST), "--timeout-method", "thread"]
     if importlib.util.find_spec("xdist"):
-        command += ["-n", str(min(12, os.cpu_count() or 4)), "-p", "tests.kernels_plugin"]
+        command += ["-n", str(min(12, os.cpu_count() or 4))]
     status: int | str = 1
     with report.open("w", buffering=1) as file:
         for status in lines_of_output(command, seconds):

@@ -142,18 +142,3 @@ def test_a_line_that_fails_is_the_last_of_its_process(capfd):
     assert "RuntimeError: illegal address" in printed
     assert known["rate"] == 2.0
     assert "after" not in printed
-
-
-def test_tests_of_a_kernel_go_to_the_same_worker():
-    group = pytest.importorskip("tests.kernels_plugin").group
-    of_lasso = [
-        "tests/test_a.py::test_lasso_is_optimal[one atom-float64-False]",
-        "tests/test_b.py::test_c[real-lasso_cd]",
-    ]
-    of_lasso += ["tests/test_b.py::test_atoms[real-MiniBatchDictionaryLearning-keep-cd]"]
-    assert len({group(nodeid) for nodeid in of_lasso}) == 1
-    sweep = "tests/test_gpu.py::test_a_sweep_is_the_formula[shape{}-{}-float32-True]"
-    assert group(sweep.format(1, "exp")) == group(sweep.format(2, "exp")) != group(sweep.format(2, "cube"))
-    assert group("tests/test_b.py::test_c[real-omp]") == group("tests/test_b.py::test_d[real-ormp-size0]")
-    for alone in ("tests/test_a.py::test_components", "tests/test_a.py::test_omp_x[real-topk]"):
-        assert (group(alone) == alone) == ("omp_x" not in alone)
