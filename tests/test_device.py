@@ -170,7 +170,8 @@ def test_memory_is_given_back_where_torch_is_loaded(cupy, torch_is_loaded, monke
 
 
 def fake_pool(calls):
-    return SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: calls.append("released"))
+    none = dict.fromkeys(("free_bytes", "get_limit", "total_bytes"), lambda: 0)
+    return SimpleNamespace(free_all_blocks=lambda: calls.append("released"), **none)
 
 
 def fake_only(cupy):

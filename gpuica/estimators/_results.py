@@ -1,28 +1,48 @@
 """Results on their way out: to an array of the caller's kind, or piece by piece to where they fit."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 
-from ..device import in_words
+from ..device import CPU, in_words
 from ..rows.sink import open_sink
 from ..rows.sources import Source
+from ..traffic import Received
 from ._shell import locating_nan
 
 
-def hand_out(estimator, given, device, rows, function, params, width, out=None):
+def hand_out(estimator, given, device, rows, function, params, width, out=None, scratch=None):
     """function(chunk, *params) of all rows, (n_rows, width) in the dtype of the rows, as the caller wants it.
 
     out: None for an array of the caller's kind, or a path of a .npy file or an array to be assigned to, which is
-    written piece by piece and returned.  MemoryError if the result needs more memory than the budget.
+    written piece by piece and returned.  scratch: an array (n_rows, width) where the rows are that may be overwritten,
+    or None.  MemoryError if the result needs more memory than the budget.
     """
+    shape = given.n_here, width
     with locating_nan(estimator, given):
+        if out is None and leaves(given, device):
+            return given.back(received(given, device, shape, rows.dtype, rows.each, function, *params)[0])
         if out is None:
-            refuse_large(given, device, (given.n_here, width), rows.dtype)
-            return given.back(rows.map(function, *params))
+            if scratch is None:
+                refuse_large(given, device, shape, rows.dtype)
+            return given.back(rows.map(function, *params, out=scratch))
         sink = open_sink(out, given.n_here, width, rows.dtype)
         write_all(sink, rows.each, function, *params, tell=teller(estimator, given.n_here))
     return out
+
+
+def leaves(given, device):
+    """Whether results leave the device for the host, and so need not be there as a whole."""
+    return device != CPU and given.on_host
+
+
+def received(given, device, shape, dtype, each, *what):
+    """(a host array of this shape, filled with the rows that each(write, *what) writes; what that returns)."""
+    refuse_large(given, replace(CPU, limit=device.limit), shape, dtype)
+    sink = Received(shape, dtype, device)
+    answer = write_all(sink, each, *what)
+    return sink.array, answer
 
 
 def refuse_large(given, device, shape, dtype):

@@ -2,9 +2,11 @@
 
 import itertools
 import threading
+from contextlib import closing, suppress
 
 import numpy as np
 
+from ..arrays import BFloat16, from_brain
 from ..device import CPU, array_device, say_once
 from ..interrupts import check, watch
 from ..threads import host_threads, one_blas_thread
@@ -49,7 +51,7 @@ class MemoryRows(Rows):
     def sum(self, contribution, *params):
         self.n_passes += 1
         check()
-        if self.n_rows <= self.chunk_rows and self.device == CPU:
+        if not self.n_rows or (self.n_rows <= self.chunk_rows and self.device == CPU):
             parts = contribution(self._chunk(0), *params, **self._weights(0))
             return tuple(part.astype(np.float64, copy=False) for part in parts)
         totals = Totals()
@@ -94,6 +96,9 @@ class MemoryRows(Rows):
         return out
 
     def _map_there(self, function, params, out):
+        if not self.n_rows:
+            return function(self._chunk(0), *params)
+
         def place(row, part):
             nonlocal out
             if out is None:
@@ -120,9 +125,14 @@ class MemoryRows(Rows):
             )
 
     def onto(self, ready):
-        if not self.device.fits(self.n_rows * len(ready[1]) * self.dtype.itemsize):
+        stored = None
+        if self.device.fits(self.n_rows * len(ready[1]) * self.dtype.itemsize):
+            with suppress(*self.device.out_of_memory):
+                stored = self.map(project, ready)
+        if stored is None:
+            if self.device != CPU:
+                say_once(f"{self.device} has no room for a whitened copy of X: it is computed anew in every pass.")
             return super().onto(ready)
-        stored = self.map(project, ready)
         rows = MemoryRows(stored, device=self.device, weights=self.weights)
         rows.scratch, rows.n_passes = stored, self.n_passes
         return rows
@@ -185,11 +195,13 @@ class MemoryRows(Rows):
     def _each_chunk(self, work, wait_for_room=None):
         """Call work(i, chunk) for every chunk i; host threads take turns when there is enough to do."""
         n_chunks = -(-self.n_rows // self.chunk_rows)
-        if self.device != CPU and n_chunks > 1 and isinstance(self.array, np.ndarray):
-            parts = (self.array[i * self.chunk_rows : (i + 1) * self.chunk_rows] for i in range(n_chunks))
-            for i, part in enumerate(sent(parts, self.device)):
-                check()
-                work(i, self._prepared(part))
+        stored = self.array.bits if isinstance(self.array, BFloat16) else self.array
+        if self.device != CPU and n_chunks > 1 and isinstance(stored, np.ndarray):
+            parts = (stored[i * self.chunk_rows : (i + 1) * self.chunk_rows] for i in range(n_chunks))
+            with closing(sent(parts, self.device)) as uploads:
+                for i, part in enumerate(uploads):
+                    check()
+                    work(i, self._prepared(part if stored is self.array else from_brain(part)))
         elif self.device != CPU or n_chunks == 1 or self.n_rows * self.work < WORTH_THREADS:
             for i in range(n_chunks):
                 check()
@@ -203,6 +215,11 @@ def _at(array, rows):
     return array[rows if isinstance(rows, slice) else array_device(array).put(rows)]
 
 
+def resident(device):
+    """Numbers of a chunk on a device at most: it and its like in float64 must fit the memory several times."""
+    return min(RESIDENT, device.budget() // 64)
+
+
 def default_chunk_rows(n_features, device=CPU, work=None):
     """Rows of a chunk: as many as stay in the cache, but enough to make it worth its calls.
 
@@ -211,9 +228,9 @@ def default_chunk_rows(n_features, device=CPU, work=None):
     """
     if device == CPU:
         return min(max(CACHED // n_features, 512), 8192)
-    most = min(RESIDENT, device.budget() // 64)  # a chunk and its like in float64 must fit the memory several times
     stays = device.cache // (4 * 4 * n_features)
-    return max(1, min(most // n_features, max(stays, int(LAUNCHES / (work or n_features * (n_features + 128))))))
+    worth_launching = int(LAUNCHES / (work or n_features * (n_features + 128)))
+    return max(1, min(resident(device) // n_features, max(stays, worth_launching)))
 
 
 def in_turns(n, work, wait_for_room=None):
