@@ -37,9 +37,9 @@ def known(X):
     array: of NumPy or CuPy, or a `BFloat16` of one.  back: turns a NumPy or CuPy result into an array of the kind of X,
     on the device of X.
     """
-    library = type(X).__module__.partition(".")[0]
-    if library == "torch" and hasattr(X, "layout"):
+    if _is_tensor(X):
         return _of_torch(X)
+    library = type(X).__module__.partition(".")[0]
     if library != "cupy" and not isinstance(X, np.ndarray):
         return X, to_host
     back = array_device(X).put if library == "cupy" else to_host
@@ -48,8 +48,13 @@ def known(X):
 
 def host(X):
     """An array-like of any library, on any device, as a NumPy array; bfloat16 as float32."""
+    X = X.cpu() if _is_tensor(X) and X.device.type == "cuda" else X  # by torch, which needs no CuPy for it
     array = X if isinstance(X, BFloat16) else known(X)[0]
     return to_host(array[:] if isinstance(array, BFloat16) else array)
+
+
+def _is_tensor(X):
+    return type(X).__module__.partition(".")[0] == "torch" and hasattr(X, "layout")
 
 
 def _of_torch(tensor):

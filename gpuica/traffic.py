@@ -16,7 +16,7 @@ from .threads import host_threads, one_blas_thread
 
 ROOMS = 2  # chunks on a device: one that is worked on, one that is sent
 BUFFERS = 3  # pieces of chunks in page-locked memory: one that the host copies, one under way, one that waits
-PIECE = 1 << 26  # bytes; the first chunk is on its way before all of it was copied
+PIECE = 1 << 26  # bytes at most; the first chunk is on its way before all of it was copied
 COPIERS = 12  # threads that copy to and from page-locked memory, at most: 4 were measured at 19 GB/s, 12 at 42
 WORTH_COPIERS = 1 << 22  # bytes
 
@@ -225,8 +225,9 @@ class Received:
 
 
 def _pieces(array):
-    """Slices of the rows of an array that are PIECE bytes each."""
-    step = max(1, PIECE // max(1, array.nbytes // max(1, len(array))))
+    """Slices of the rows of an array that are PIECE bytes each, or a quarter of the array where that is less."""
+    size = min(PIECE, max(array.nbytes // 4, WORTH_COPIERS))
+    step = max(1, size // max(1, array.nbytes // max(1, len(array))))
     return [slice(i, min(i + step, len(array))) for i in range(0, len(array), step)]
 
 

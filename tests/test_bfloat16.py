@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from gpuica import FastICA, Picard, SparseCoder, arrays, metrics, sparse_encode
+from gpuica import FastICA, Picard, SparseCoder, arrays, metrics, sparse_encode, spool
 from gpuica.device import CPU, Device, array_device, choose_device
 from gpuica.rows import open_rows
 
@@ -101,6 +101,12 @@ def test_codes_and_dictionaries(as_bfloat16, cupy, X, rng):
     assert isinstance(found, cupy.ndarray)
     np.testing.assert_allclose(found.get(), expected, atol=1e-3)
     np.testing.assert_allclose(SparseCoder(D, transform_n_nonzero_coefs=2).transform(numbers), expected, atol=1e-6)
+
+
+def test_spooled(as_bfloat16, X, tmp_path):
+    there, numbers = as_bfloat16(X)
+    rows = spool((there[i : i + 700] for i in range(0, 2000, 700)), tmp_path / "rows")
+    np.testing.assert_array_equal(rows[:], numbers)
 
 
 def test_metrics(as_bfloat16, rng):

@@ -32,7 +32,7 @@ def pool(cupy, monkeypatch):
 
 def leave(pool, size):
     """Let the device take so many bytes more."""
-    pool.set_limit(size=pool.used_bytes() + size)
+    pool.set_limit(size=pool.total_bytes() + size)
 
 
 def test_the_budget_is_within_the_limit_of_the_pool(pool, cupy):
@@ -104,6 +104,21 @@ def test_results_larger_than_the_device(pool, piece, rng, monkeypatch):
     np.testing.assert_allclose(coder.transform(X), codes, atol=1e-9)
     np.testing.assert_allclose(coder.inverse_transform(codes), codes @ np.vstack([coder.dictionary, -coder.dictionary]))
     assert pool.total_bytes() <= pool.get_limit()
+
+
+def test_a_result_that_the_device_of_x_has_no_room_for(pool, cupy, rng):
+    X = mixture(40_000, 16)[0]
+    fit = FastICA(random_state=0).fit(X[:5000])
+    coder = SparseCoder(np.eye(16), transform_algorithm="threshold", transform_alpha=0.1)
+    there, out = cupy.asarray(X), np.empty_like(X)
+    gc.collect()
+    pool.free_all_blocks()
+    leave(pool, 2 * MB)
+    for estimator in (fit, coder):
+        with pytest.raises(MemoryError, match=r"the result, 40000 x 16, takes 5.1 MB.* transform\(X, out="):
+            estimator.transform(there)
+        estimator.transform(there, out=out)
+        np.testing.assert_allclose(out, estimator.transform(X), atol=1e-9)
 
 
 def test_blocks_of_a_stream_are_kept_as_far_as_the_pool_allows(pool, rng, monkeypatch):

@@ -69,6 +69,20 @@ def test_parts_are_sent_in_pieces(cupy, piece, order, rng, monkeypatch):
     np.testing.assert_array_equal(np.concatenate([part.get() for part in arrived]), X)
 
 
+@pytest.mark.parametrize("large", [True, False])
+def test_an_array_of_one_chunk_is_sent_where_it_is_large(cupy, large, rng, monkeypatch):
+    X, parts = rng.normal(size=(50, 4)), []
+
+    def noted(some, device, send=traffic.sent):
+        return send((parts.append(part) or part for part in some), device)
+
+    monkeypatch.setattr("gpuica.rows.memory.WORTH_COPIERS", X.nbytes - large)
+    monkeypatch.setattr("gpuica.rows.memory.sent", noted)
+    rows = open_rows(X, dtype=X.dtype, device=CUDA)
+    np.testing.assert_allclose(rows.sum(sums.total)[0].get(), X.sum(axis=0), rtol=1e-12)
+    assert len(parts) == large
+
+
 @pytest.mark.parametrize("dtype", [">f4", ">f8", ">i2"])
 @pytest.mark.parametrize("chunk_rows", [70, 500])
 def test_big_endian_numbers(cupy, chunk_rows, dtype, rng):

@@ -1,6 +1,7 @@
 """Results on their way out: to an array of the caller's kind, or piece by piece to where they fit."""
 
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -24,9 +25,8 @@ def hand_out(estimator, given, device, rows, function, params, width, out=None, 
         if out is None and leaves(given, device):
             return given.back(received(given, device, shape, rows.dtype, rows.each, function, *params)[0])
         if out is None:
-            if scratch is None:
-                refuse_large(given, device, shape, rows.dtype)
-            return given.back(rows.map(function, *params, out=scratch))
+            with room_for(given, device, shape, rows.dtype, known=scratch is not None):
+                return given.back(rows.map(function, *params, out=scratch))
         sink = open_sink(out, given.n_here, width, rows.dtype)
         write_all(sink, rows.each, function, *params, tell=teller(estimator, given.n_here))
     return out
@@ -45,15 +45,31 @@ def received(given, device, shape, dtype, each, *what):
     return sink.array, answer
 
 
+@contextmanager
+def room_for(given, device, shape, dtype, known=False):
+    """MemoryError if a result of this shape does not fit the memory budget, for X that is not in memory itself, or in
+    the `with` block the device.  known: whether there is room for it."""
+    if not known:
+        refuse_large(given, device, shape, dtype)
+    try:
+        yield
+    except device.out_of_memory as error:
+        raise _too_large(device, shape, dtype) from error
+
+
 def refuse_large(given, device, shape, dtype):
     """MemoryError if a result of this shape does not fit the memory budget; for X that is not in memory itself."""
+    if isinstance(given.array, Source) and not device.fits(np.dtype(dtype).itemsize * shape[0] * shape[1]):
+        raise _too_large(device, shape, dtype)
+
+
+def _too_large(device, shape, dtype):
     size = np.dtype(dtype).itemsize * shape[0] * shape[1]
-    if isinstance(given.array, Source) and not device.fits(size):
-        raise MemoryError(
-            f"the result, {shape[0]} x {shape[1]}, takes {in_words(size)}, more than half of the memory that may be "
-            f"used, {in_words(2 * device.budget())}: write it to a file or array instead, transform(X, "
-            "out='result.npy'), or raise memory_limit."
-        )
+    return MemoryError(
+        f"the result, {shape[0]} x {shape[1]}, takes {in_words(size)}, more than half of the memory that may be used, "
+        f"{in_words(2 * device.budget())}: write it to a file or array instead, transform(X, out='result.npy'), or "
+        "raise memory_limit."
+    )
 
 
 def write_all(sink, each, *what, tell=None):

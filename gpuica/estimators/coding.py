@@ -18,7 +18,7 @@ from ..rows import open_rows
 from ..rows.memory import resident
 from ..rows.sink import Codes, as_csr, open_sink
 from ._parameters import checks_parameters
-from ._results import hand_out, leaves, received, refuse_large, teller, write_all
+from ._results import hand_out, leaves, received, room_for, teller, write_all
 from ._shell import Given, is_dask, locating_nan, take
 from ._spread import place
 from ._unfinished import WarnLater, warn_of_unfinished
@@ -339,8 +339,8 @@ def encode(estimator, given, D, coder, out=None):
             shape = n_rows, len(D)
             codes, n_unfinished = received(given, device, shape, given.dtype, oracle.hand_codes, there, False)
         else:
-            refuse_large(given, device, (n_rows, len(D)), given.dtype)
-            codes, n_unfinished = oracle.codes(there, WarnLater(coder) if is_dask(given.array) else None)
+            with room_for(given, device, (n_rows, len(D)), given.dtype):
+                codes, n_unfinished = oracle.codes(there, WarnLater(coder) if is_dask(given.array) else None)
     warn_of_unfinished(n_unfinished, n_rows, coder)
     return codes
 

@@ -10,7 +10,7 @@ from ..arrays import BFloat16, from_brain
 from ..device import CPU, array_device, say_once
 from ..interrupts import check, watch
 from ..threads import host_threads, one_blas_thread
-from ..traffic import sent
+from ..traffic import WORTH_COPIERS, sent
 from . import Rows, project
 
 CACHED = 1 << 18  # numbers of a host chunk: 1 MB in float32, so that a chunk and what is made of it share a core's L2
@@ -207,7 +207,8 @@ class MemoryRows(Rows):
         """Call work(i, chunk) for every chunk i; host threads take turns when there is enough to do."""
         n_chunks = -(-self.n_rows // self.chunk_rows)
         stored = self.array.bits if isinstance(self.array, BFloat16) else self.array
-        if self.device != CPU and n_chunks > 1 and isinstance(stored, np.ndarray):
+        uploaded = self.device != CPU and isinstance(stored, np.ndarray)
+        if uploaded and (n_chunks > 1 or stored.nbytes > WORTH_COPIERS):
             parts = (stored[i * self.chunk_rows : (i + 1) * self.chunk_rows] for i in range(n_chunks))
             with closing(sent(parts, self.device)) as uploads:
                 for i, part in enumerate(uploads):
