@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .device import CPU, array_device
+from .device import CPU, array_device, to_host
 from .threads import host_threads, one_blas_thread
 
 ROOMS = 2  # chunks on a device: one that is worked on, one that is sent
@@ -222,6 +222,22 @@ class Received:
     def abandon(self):
         self.buffers.wait()
         self.copiers.shutdown()
+
+
+def fetched(array):
+    """An array on the host, `to_host`; a large one by page-locked memory."""
+    device = array_device(array)
+    if device == CPU or array.nbytes <= WORTH_COPIERS:
+        return to_host(array)
+    with device.active():
+        sink = Received(array.shape, array.dtype, device)
+        try:
+            sink.write(array)
+            sink.close()
+        except BaseException:
+            sink.abandon()
+            raise
+    return sink.array
 
 
 def _pieces(array):

@@ -69,6 +69,16 @@ def test_parts_are_sent_in_pieces(cupy, piece, order, rng, monkeypatch):
     np.testing.assert_array_equal(np.concatenate([part.get() for part in arrived]), X)
 
 
+@pytest.mark.parametrize("limit", [1, 1 << 22])
+def test_fetched(cupy, limit, rng, monkeypatch):
+    monkeypatch.setattr(traffic, "WORTH_COPIERS", limit)
+    for array in (rng.normal(size=(40, 5)), rng.normal(size=(40, 5)).T, rng.normal(size=7), rng.normal(size=(2, 3, 4))):
+        found = traffic.fetched(cupy.asarray(array))
+        assert isinstance(found, np.ndarray)
+        np.testing.assert_array_equal(found, array)
+        assert traffic.fetched(array) is array
+
+
 @pytest.mark.parametrize("large", [True, False])
 def test_an_array_of_one_chunk_is_sent_where_it_is_large(cupy, large, rng, monkeypatch):
     X, parts = rng.normal(size=(50, 4)), []
