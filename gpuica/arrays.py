@@ -48,9 +48,16 @@ def known(X):
 
 def host(X):
     """An array-like of any library, on any device, as a NumPy array; bfloat16 as float32."""
+    return to_host(here(X))
+
+
+def here(X):
+    """A torch tensor, a CuPy array, or an array of bfloat16 as a NumPy array; anything else as it is."""
     X = X.cpu() if _is_tensor(X) and X.device.type == "cuda" else X  # by torch, which needs no CuPy for it
     array = X if isinstance(X, BFloat16) else known(X)[0]
-    return to_host(array[:] if isinstance(array, BFloat16) else array)
+    if isinstance(array, BFloat16):
+        array = array[:]
+    return to_host(array) if array_device(array) != CPU else array
 
 
 def _is_tensor(X):

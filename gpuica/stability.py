@@ -74,15 +74,15 @@ def stability(estimator, X, *, n_runs=20, bootstrap=False, random_state=None, sa
     if n_runs < 2:
         raise ValueError(f"n_runs must be at least 2 to compare runs, got {n_runs}.")
     rng = check_random_state(random_state)
-    sample_weight = None if sample_weight is None else host(sample_weight)
     if bootstrap:
         X, runs = known(X)[0], []
+        w = None if sample_weight is None else host(sample_weight)
         for _ in range(n_runs):
             again = clone(estimator).set_params(random_state=rng.randint(2**31 - 1))
             drawn = rng.randint(len(X), size=len(X))
-            weights = None if sample_weight is None else sample_weight[drawn]
-            runs.append(again.fit(X[array_device(X).put(drawn)], sample_weight=weights).components_)
-        spread = np.cov(host(X).astype(np.float64), rowvar=False, aweights=sample_weight)
+            rows, weights = X[array_device(X).put(drawn)], None if w is None else w[drawn]
+            runs.append(again.fit(rows, sample_weight=weights).components_)
+        spread = np.cov(host(X).astype(np.float64), rowvar=False, aweights=w)
         spread = spread.reshape(X.shape[1], X.shape[1])
     else:
         together = clone(estimator).set_params(random_state=rng)

@@ -11,7 +11,7 @@ from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted
 
-from ..arrays import host
+from ..arrays import here
 from ..code_oracle import CodeOracle
 from ..coders import CODERS, as_coder
 from ..rows import open_rows
@@ -295,7 +295,7 @@ def sparse_encode(
 def check_dictionary(dictionary, n_features=None):
     """The dictionary, of any library and on any device, as a finite float array (K, n_features) on the host, or a
     ValueError."""
-    D = check_array(host(dictionary), dtype=[np.float64, np.float32], input_name="dictionary")
+    D = check_array(here(dictionary), dtype=[np.float64, np.float32], input_name="dictionary")
     if n_features is not None and D.shape[1] != n_features:
         raise ValueError(
             "Dictionary and X have different numbers of features:"
