@@ -255,6 +255,22 @@ def test_host_in_host_out(cupy, name, monkeypatch):
     assert amari(ica.components_ @ A) < 0.03
 
 
+def test_what_cupy_refuses_is_refused_by_the_stand_in(cupy):
+    X = cupy.asarray(np.ones((3, 2)))
+    for convert in (np.asarray, np.array, lambda X: X + np.ones(2), lambda X: cupy.sqrt([1.0, 2.0])):
+        with pytest.raises(TypeError):
+            convert(X)
+    for name in ("__array_interface__", "newbyteorder", "ctypes"):
+        assert not hasattr(X, name)
+    with pytest.raises(TypeError):
+        X.set(np.ones((3, 2), dtype=np.float32))
+    little = cupy.asarray(np.arange(3, dtype=">f4"))
+    assert little.dtype == np.dtype("<f4")
+    np.testing.assert_array_equal(little.get(), [0, 1, 2])
+    assert cupy.asarray(X).data.ptr == X.data.ptr
+    np.testing.assert_array_equal(cupy.diag(X[:2].sum(axis=0)).get(), [[2, 0], [0, 2]])
+
+
 def test_device_in_cpu_work_device_out(cupy):
     ica = FastICA(random_state=0, device="cpu")
     sources = ica.fit_transform(cupy.asarray(mixture(500, 3)[0]))
