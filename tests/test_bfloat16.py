@@ -85,6 +85,25 @@ def test_bits_of_the_host_are_sent_as_they_are(cupy, X, monkeypatch):
     assert set(sent) == {np.dtype(np.uint16)}
 
 
+def test_batches_of_the_host_are_decoded_on_the_device(cupy, X, monkeypatch):
+    from gpuica.rows import memory
+
+    bits, numbers = bits_of(X)
+    kinds, decode = [], memory.from_brain
+    monkeypatch.setattr(memory, "from_brain", lambda part: kinds.append(type(part)) or decode(part))
+    rows = open_rows(arrays.BFloat16(bits), dtype=np.dtype(np.float32), device=CUDA, chunk_rows=300)
+    np.testing.assert_array_equal(rows.take(np.array([5, 2])).get(), numbers[[5, 2]])
+    order = np.random.RandomState(0).permutation(2000)
+    for batches, starts in (
+        (rows.batches(500, np.random.RandomState(0)), range(0, 2000, 500)),
+        (rows.cycled(500), range(0, 1000, 500)),
+    ):
+        for start, batch in zip(starts, batches, strict=False):
+            wanted = np.sort(order[start : start + 500]) if len(starts) == 4 else np.arange(start, start + 500)
+            np.testing.assert_array_equal(batch.map(lambda chunk: chunk).get(), numbers[wanted])
+    assert set(kinds) == {cupy.ndarray}
+
+
 def test_nan_on_the_device(as_bfloat16, X):
     X[7, 1] = np.nan
     there, _ = as_bfloat16(X)

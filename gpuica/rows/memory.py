@@ -126,11 +126,12 @@ class MemoryRows(Rows):
             )
 
     def _shuffled(self, rng):
-        """The numbers of all rows in random order, on the device.
+        """The numbers of all rows in random order.
 
-        There by sorting keys: the host draws 10^7 numbers in some 0.2 s, for which the device would have nothing to do.
+        On a device that has the rows by sorting keys: to draw 10^7 numbers takes the host tenths of a second, for which
+        the device would have nothing to do.
         """
-        if self.device != CPU and self.n_rows <= WIDEST_KEY:
+        if array_device(self.array) != CPU and self.n_rows <= WIDEST_KEY:
             with suppress(*self.device.out_of_memory):
                 return self.xp.argsort(_keys(self.n_rows, rng, self.xp))
         return rng.permutation(self.n_rows)
@@ -187,10 +188,12 @@ class MemoryRows(Rows):
         say_once(f"{self.device} ran out of memory: the fit goes on with chunks of half the rows.")
 
     def _chunk(self, i):
-        return self._prepared(self.array[i * self.chunk_rows : (i + 1) * self.chunk_rows])
+        return self._prepared(_at(self.array, slice(i * self.chunk_rows, (i + 1) * self.chunk_rows)))
 
     def _prepared(self, part):
         """The rows on the device, in the working dtype; a view where nothing need be changed."""
+        if isinstance(part, BFloat16):
+            part = from_brain(self.device.put(part.bits))
         part = self.device.put(part).astype(self.dtype, copy=False)
         if self.prepare:
             return self.prepare(part)
@@ -213,7 +216,7 @@ class MemoryRows(Rows):
             with closing(sent(parts, self.device)) as uploads:
                 for i, part in enumerate(uploads):
                     check()
-                    work(i, self._prepared(part if stored is self.array else from_brain(part)))
+                    work(i, self._prepared(part if stored is self.array else BFloat16(part)))
         elif self.device != CPU or n_chunks == 1 or self.n_rows * self.work < WORTH_THREADS:
             for i in range(n_chunks):
                 check()
@@ -234,7 +237,9 @@ def _keys(n, rng, xp):
 
 
 def _at(array, rows):
-    """array[rows], rows a slice or a host array of indices, which go to where the array is."""
+    """array[rows], rows a slice or an array of indices, which go to where the array is; bfloat16 as it is."""
+    if isinstance(array, BFloat16):
+        return BFloat16(_at(array.bits, rows))
     return array[rows if isinstance(rows, slice) else array_device(array).put(rows)]
 
 
