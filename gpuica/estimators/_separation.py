@@ -140,10 +140,9 @@ class Separation(Unmixing):
             if not solution.converged:
                 warn(self._what_is_left(solution), ConvergenceWarning)
             sources = None
-            if compute_sources and white.scratch is not None:
-                sources = given.back(white.map(rotate, to_sources, out=white.scratch))
-            elif compute_sources:
-                sources = hand_out(self, given, device, white, rotate, (to_sources,), len(to_sources))
+            if compute_sources:
+                what = rotate, (to_sources,), len(to_sources)
+                sources = hand_out(self, given, device, white, *what, scratch=white.scratch)
             self.n_passes_ += white.n_passes - counted
         del rows, white, oracle, spectrum, starts, solution, to_sources  # before their memory can be given back
         device.share()

@@ -2,17 +2,20 @@
 
 import itertools
 import threading
+from contextlib import closing, suppress
 
 import numpy as np
 
+from ..arrays import BFloat16, from_brain
 from ..device import CPU, array_device, say_once
 from ..interrupts import check, watch
 from ..threads import host_threads, one_blas_thread
-from ..traffic import sent
+from ..traffic import WORTH_COPIERS, sent
 from . import Rows, project
 
 CACHED = 1 << 18  # numbers of a host chunk: 1 MB in float32, so that a chunk and what is made of it share a core's L2
 WORTH_THREADS = 5e7  # work of a pass, about a millisecond, below which starting threads (0.1 ms) gains nothing
+WIDEST_KEY = 1 << 32  # rows that keys of 32 bits tell apart
 BATCH_CHUNK = 128  # rows of a chunk of a batch, which is small: several threads shall have some
 RESIDENT = 1 << 26  # numbers of a device chunk at most
 LAUNCHES = 4e9  # work of a device chunk that takes as long as the launches for it: 0.3 ms, at 50 TFLOP/s
@@ -49,7 +52,7 @@ class MemoryRows(Rows):
     def sum(self, contribution, *params):
         self.n_passes += 1
         check()
-        if self.n_rows <= self.chunk_rows and self.device == CPU:
+        if not self.n_rows or (self.n_rows <= self.chunk_rows and self.device == CPU):
             parts = contribution(self._chunk(0), *params, **self._weights(0))
             return tuple(part.astype(np.float64, copy=False) for part in parts)
         totals = Totals()
@@ -94,6 +97,9 @@ class MemoryRows(Rows):
         return out
 
     def _map_there(self, function, params, out):
+        if not self.n_rows:
+            return function(self._chunk(0), *params)
+
         def place(row, part):
             nonlocal out
             if out is None:
@@ -105,10 +111,10 @@ class MemoryRows(Rows):
         return out
 
     def batches(self, size, rng=None):
-        order = None if rng is None else rng.permutation(self.n_rows)
+        order = None if rng is None else self._shuffled(rng)
         for start in range(0, self.n_rows, size):
             stop = min(start + size, self.n_rows)
-            rows = slice(start, stop) if order is None else np.sort(order[start:stop])
+            rows = slice(start, stop) if order is None else array_device(order).xp.sort(order[start:stop])
             yield MemoryRows(
                 _at(self.array, rows),
                 dtype=self.dtype,
@@ -119,10 +125,26 @@ class MemoryRows(Rows):
                 weights=None if self.weights is None else _at(self.weights, rows),
             )
 
+    def _shuffled(self, rng):
+        """The numbers of all rows in random order.
+
+        On a device that has the rows by sorting keys: to draw 10^7 numbers takes the host tenths of a second, for which
+        the device would have nothing to do.
+        """
+        if array_device(self.array) != CPU and self.n_rows <= WIDEST_KEY:
+            with suppress(*self.device.out_of_memory):
+                return self.xp.argsort(_keys(self.n_rows, rng, self.xp))
+        return rng.permutation(self.n_rows)
+
     def onto(self, ready):
-        if not self.device.fits(self.n_rows * len(ready[1]) * self.dtype.itemsize):
+        stored = None
+        if self.device.fits(self.n_rows * len(ready[1]) * self.dtype.itemsize):
+            with suppress(*self.device.out_of_memory):
+                stored = self.map(project, ready)
+        if stored is None:
+            if self.device != CPU:
+                say_once(f"{self.device} has no room for a whitened copy of X: it is computed anew in every pass.")
             return super().onto(ready)
-        stored = self.map(project, ready)
         rows = MemoryRows(stored, device=self.device, weights=self.weights)
         rows.scratch, rows.n_passes = stored, self.n_passes
         return rows
@@ -166,10 +188,12 @@ class MemoryRows(Rows):
         say_once(f"{self.device} ran out of memory: the fit goes on with chunks of half the rows.")
 
     def _chunk(self, i):
-        return self._prepared(self.array[i * self.chunk_rows : (i + 1) * self.chunk_rows])
+        return self._prepared(_at(self.array, slice(i * self.chunk_rows, (i + 1) * self.chunk_rows)))
 
     def _prepared(self, part):
         """The rows on the device, in the working dtype; a view where nothing need be changed."""
+        if isinstance(part, BFloat16):
+            part = from_brain(self.device.put(part.bits))
         part = self.device.put(part).astype(self.dtype, copy=False)
         if self.prepare:
             return self.prepare(part)
@@ -185,11 +209,14 @@ class MemoryRows(Rows):
     def _each_chunk(self, work, wait_for_room=None):
         """Call work(i, chunk) for every chunk i; host threads take turns when there is enough to do."""
         n_chunks = -(-self.n_rows // self.chunk_rows)
-        if self.device != CPU and n_chunks > 1 and isinstance(self.array, np.ndarray):
-            parts = (self.array[i * self.chunk_rows : (i + 1) * self.chunk_rows] for i in range(n_chunks))
-            for i, part in enumerate(sent(parts, self.device)):
-                check()
-                work(i, self._prepared(part))
+        stored = self.array.bits if isinstance(self.array, BFloat16) else self.array
+        uploaded = self.device != CPU and isinstance(stored, np.ndarray)
+        if uploaded and (n_chunks > 1 or stored.nbytes > WORTH_COPIERS):
+            parts = (stored[i * self.chunk_rows : (i + 1) * self.chunk_rows] for i in range(n_chunks))
+            with closing(sent(parts, self.device)) as uploads:
+                for i, part in enumerate(uploads):
+                    check()
+                    work(i, self._prepared(part if stored is self.array else BFloat16(part)))
         elif self.device != CPU or n_chunks == 1 or self.n_rows * self.work < WORTH_THREADS:
             for i in range(n_chunks):
                 check()
@@ -198,9 +225,27 @@ class MemoryRows(Rows):
             in_turns(n_chunks, lambda i: work(i, self._chunk(i)), wait_for_room)
 
 
+def _keys(n, rng, xp):
+    """n different numbers of 32 bits in no order, by twice the finalizer of MurmurHash3, which maps no two to one."""
+    keys = xp.arange(n, dtype=np.uint32)
+    for _ in range(2):
+        keys += int(rng.randint(1 << 32, dtype=np.uint32))
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+            keys ^= keys >> shift
+            keys *= factor
+    return keys
+
+
 def _at(array, rows):
-    """array[rows], rows a slice or a host array of indices, which go to where the array is."""
+    """array[rows], rows a slice or an array of indices, which go to where the array is; bfloat16 as it is."""
+    if isinstance(array, BFloat16):
+        return BFloat16(_at(array.bits, rows))
     return array[rows if isinstance(rows, slice) else array_device(array).put(rows)]
+
+
+def resident(device):
+    """Numbers of a chunk on a device at most: it and its like in float64 must fit the memory several times."""
+    return min(RESIDENT, device.budget() // 64)
 
 
 def default_chunk_rows(n_features, device=CPU, work=None):
@@ -211,9 +256,9 @@ def default_chunk_rows(n_features, device=CPU, work=None):
     """
     if device == CPU:
         return min(max(CACHED // n_features, 512), 8192)
-    most = min(RESIDENT, device.budget() // 64)  # a chunk and its like in float64 must fit the memory several times
     stays = device.cache // (4 * 4 * n_features)
-    return max(1, min(most // n_features, max(stays, int(LAUNCHES / (work or n_features * (n_features + 128))))))
+    worth_launching = int(LAUNCHES / (work or n_features * (n_features + 128)))
+    return max(1, min(resident(device) // n_features, max(stays, worth_launching)))
 
 
 def in_turns(n, work, wait_for_room=None):
