@@ -23,7 +23,12 @@ def _cuda(block, grid, dynamic):
         gridDim=SimpleNamespace(x=grid[0], y=grid[1]),
         syncthreads=lambda: None,
         syncthreads_or=lambda flag: flag,
-        shared=SimpleNamespace(array=lambda shape, dtype: _array(shape or dynamic // 8, dtype)),
+        syncwarp=lambda: None,
+        shfl_down_sync=lambda mask, value, delta: value,
+        shfl_xor_sync=lambda mask, value, bits: value,
+        shared=SimpleNamespace(
+            array=lambda shape, dtype: _array(shape or dynamic // np.dtype(str(dtype)).itemsize, dtype)
+        ),
     )
 
 

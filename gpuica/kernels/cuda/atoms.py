@@ -40,7 +40,8 @@ def _scales(L, S, used, R, Y):
     t, threads, b = cuda.threadIdx.x, cuda.blockDim.x, len(L)
     for j in range(b):
         square = 0.0
-        for k in range(t, b, threads):
+        k = t
+        while k < b:
             y, r = S[j, k], 1.0 if k == j else 0.0
             for i in range(j):
                 y -= L[j, i] * Y[i, k]
@@ -48,11 +49,14 @@ def _scales(L, S, used, R, Y):
             Y[j, k] = y
             R[j, k] = r
             square += r * y
+            k += threads
         norm = math.sqrt(max(summed(square, tree), 0.0))
         if used[j] and norm > 1:
-            for k in range(t, b, threads):
+            k = t
+            while k < b:
                 Y[j, k] /= norm
                 R[j, k] /= norm
+                k += threads
 
 
 @cuda.jit
@@ -67,7 +71,8 @@ def _in_turn(D, U, L, used, positive, unit, steps):
     for j in range(b):
         if used[j]:
             square = 0.0
-            for f in range(t, d, threads):
+            f = t
+            while f < d:
                 u = U[j, f]
                 for i in range(j):
                     u -= L[j, i] * steps[i, f]
@@ -75,20 +80,25 @@ def _in_turn(D, U, L, used, positive, unit, steps):
                     u = D.dtype.type(0)
                 U[j, f] = u
                 square += float64(u) * float64(u)
+                f += threads
             norm = math.sqrt(summed(square, tree))
             scale = D.dtype.type(1)
             if unit or norm > 1:
                 scale = D.dtype.type(1 / norm if norm > 0 else 0)
-            for f in range(t, d, threads):
+            f = t
+            while f < d:
                 if unit and norm == 0:  # no direction: the old one stays
                     steps[j, f] = D.dtype.type(0)
                 else:
                     new = U[j, f] * scale
                     steps[j, f] = new - D[j, f]
                     D[j, f] = new
+                f += threads
         else:
-            for f in range(t, d, threads):
+            f = t
+            while f < d:
                 steps[j, f] = D.dtype.type(0)
+                f += threads
 
 
 def descend(D, U, L, used, positive, unit, threads=None):

@@ -25,17 +25,18 @@ def _compress(C, starts, indices, values):
     places = cuda.shared.array(THREADS, int32)
     row, t, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
     K, place = C.shape[1], starts[row]
-    for first in range(0, K, threads):
+    first = 0
+    while first < K:
         j = first + t
         value = C[row, j] if j < K else C.dtype.type(0)
         flag = np.int32(1) if value != 0 else np.int32(0)
-        if cuda.syncthreads_or(flag) == 0:
-            continue
-        before, found = place_among(flag, places)
-        if flag == 1:
-            indices[place + before] = j
-            values[place + before] = value
-        place += found
+        if cuda.syncthreads_or(flag) != 0:
+            before, found = place_among(flag, places)
+            if flag == 1:
+                indices[place + before] = j
+                values[place + before] = value
+            place += found
+        first += threads
 
 
 @cuda.jit
@@ -47,18 +48,24 @@ def _products(starts, indices, values, of_atom, rows, weights, A, tile):
     right = min(left + tile, A.shape[1])
     if of_atom[j] == of_atom[j + 1]:
         return
-    for k in range(t, right - left, threads):
+    k = t
+    while k < right - left:
         sums[k] = 0.0
+        k += threads
     cuda.syncthreads()
     for p in range(of_atom[j], of_atom[j + 1]):
         row, weight = rows[p], float64(weights[p])
-        for e in range(starts[row] + t, starts[row + 1], threads):
+        e = starts[row] + t
+        while e < starts[row + 1]:
             k = indices[e]
             if left <= k and k < right:
                 sums[k - left] += weight * float64(values[e])
+            e += threads
         cuda.syncthreads()
-    for k in range(t, right - left, threads):
+    k = t
+    while k < right - left:
         A[j, left + k] += sums[k]
+        k += threads
 
 
 @cuda.jit
@@ -77,11 +84,13 @@ def _squares(X, D, starts, indices, values, squares):
     """‖x - c D‖² of one row a block."""
     tree = cuda.shared.array(THREADS, float64)
     row, total = cuda.blockIdx.x, 0.0
-    for f in range(cuda.threadIdx.x, X.shape[1], cuda.blockDim.x):
+    f = cuda.threadIdx.x
+    while f < X.shape[1]:
         left = float64(X[row, f])
         for e in range(starts[row], starts[row + 1]):
             left -= float64(values[e]) * float64(D[indices[e], f])
         total += left * left
+        f += cuda.blockDim.x
     total = summed(total, tree)
     if cuda.threadIdx.x == 0:
         squares[row] = total

@@ -75,11 +75,13 @@ def _choose(H, live, state, levels, acts, codes, picks, alpha, positive, slack, 
     if violations[t] > 0 and m + rank < picks.shape[1] and rank < CANDIDATES:
         picks[block, m + rank] = place
     chosen = min(chosen, min(CANDIDATES, picks.shape[1] - m))
-    for i in range(t, picks.shape[1], threads):
+    i = t
+    while i < picks.shape[1]:
         if i < m:
             picks[block, i] = acts[row, i]
         elif i >= m + chosen:
             picks[block, i] = -1
+        i += threads
     if t == 0:
         state[row, 1] = age + 1
         state[row, 2] = misses

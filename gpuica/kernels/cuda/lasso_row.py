@@ -21,21 +21,25 @@ GOING, SOLVED, UNFINISHED, FULL = 0, 1, 2, 3  # how a row ends; FULL: for want o
 def largest_of(h, positive):
     """The largest |h_j|, or h_j > 0, of those that are this thread's, and the first place of it; (0, -1) for none."""
     best, place = 0.0, int32(-1)
-    for j in range(cuda.threadIdx.x, len(h), cuda.blockDim.x):
+    j = cuda.threadIdx.x
+    while j < len(h):
         value = float64(h[j]) if positive else abs(float64(h[j]))
         if value > best:
             best, place = value, int32(j)
+        j += cuda.blockDim.x
     return best, place
 
 
 @cuda.jit(device=True)
 def subtract(x, D, ids, act, c, m, r):
     """r = x - c D over the support, summed in float64.  x, r: (d,)."""
-    for f in range(cuda.threadIdx.x, len(r), cuda.blockDim.x):
+    f = cuda.threadIdx.x
+    while f < len(r):
         left = float64(x[f])
         for i in range(m):
             left -= c[i] * float64(D[ids[0, act[i]], f])
         r[f] = left
+        f += cuda.blockDim.x
     cuda.syncthreads()
 
 
@@ -44,8 +48,10 @@ def correlations(D, ids, act, r, m, out, tree):
     """out_i = D_i r over the support, summed in float64."""
     for i in range(m):
         atom, part = ids[0, act[i]], 0.0
-        for f in range(cuda.threadIdx.x, len(r), cuda.blockDim.x):
+        f = cuda.threadIdx.x
+        while f < len(r):
             part += float64(D[atom, f]) * float64(r[f])
+            f += cuda.blockDim.x
         total = summed(part, tree)
         if cuda.threadIdx.x == 0:
             out[i] = total
@@ -67,15 +73,19 @@ def _outside(D, k, r, M, G, lists, ids, act, tree, m):
         subtract(atom, D, ids, act, w, m, r)
         correlations(D, ids, act, r, m, v, tree)
         times(M, v, z, m)
-        for i in range(cuda.threadIdx.x, m, cuda.blockDim.x):
+        i = cuda.threadIdx.x
+        while i < m:
             w[i] += z[i]
+            i += cuda.blockDim.x
         cuda.syncthreads()
         part = 0.0
-        for f in range(cuda.threadIdx.x, len(r), cuda.blockDim.x):
+        f = cuda.threadIdx.x
+        while f < len(r):
             left = float64(atom[f])
             for i in range(m):
                 left -= w[i] * float64(D[ids[0, act[i]], f])
             part += left * left
+            f += cuda.blockDim.x
         outside = summed(part, tree)
     return outside
 
@@ -95,8 +105,10 @@ def _make_way(sign, M, lists, act, m):
     cuda.syncthreads()  # all have read c
     if meets == m:
         return m, 0.0
-    for i in range(cuda.threadIdx.x, m, cuda.blockDim.x):
+    i = cuda.threadIdx.x
+    while i < m:
         c[i] -= step * sign * w[i]
+        i += cuda.blockDim.x
     if cuda.threadIdx.x == 0:
         a[meets] = a[m - 1]
     cuda.syncthreads()
@@ -109,8 +121,10 @@ def _enter(D, k, sign, exchange, floor, now, most, r, M, G, lists, wide, ids, ac
 
     Returns the support's size.
     """
-    for i in range(cuda.threadIdx.x, m, cuda.blockDim.x):
+    i = cuda.threadIdx.x
+    while i < m:
         lists[A, i] = G[k, act[i]]
+        i += cuda.blockDim.x
     cuda.syncthreads()
     value = 0.0
     for attempt in range(2):
@@ -141,10 +155,12 @@ def _improve(D, n, alpha, positive, bar, floor, most, r, M, G, lists, wide, ids,
     alone, moved, full = False, False, False
     for now in range(10 * CANDIDATES):
         best = 0.0
-        for k in range(t, n, threads):
+        k = t
+        while k < n:
             violation = h[k] if positive else abs(h[k])
             if ids[1, k] == 0:
                 best = max(best, violation)
+            k += threads
         top = largest(best, tree)
         if top <= bar and now > 0:
             break
@@ -167,7 +183,8 @@ def _improve(D, n, alpha, positive, bar, floor, most, r, M, G, lists, wide, ids,
         for i in range(m):
             changed |= lists[BORN, i] == now
         cuda.syncthreads()  # all have read h and which atoms are inside
-        for k in range(t, n, threads):
+        k = t
+        while k < n:
             total, inside = b[k], 0
             for i in range(m):
                 total -= G[k, act[i]] * lists[C, i]
@@ -175,6 +192,7 @@ def _improve(D, n, alpha, positive, bar, floor, most, r, M, G, lists, wide, ids,
                     inside = 1
             h[k] = total
             ids[1, k] = inside
+            k += threads
         cuda.syncthreads()
         moved |= changed
         if alone and not changed:
@@ -188,13 +206,15 @@ def _begin(D, h, row_codes, n, size, floor, most, r, M, G, lists, wide, ids, act
     """M and the lists of the support of `size` atoms, which come first in the working set.  Returns how many are kept:
     those that depend on others before them leave."""
     t, threads = cuda.threadIdx.x, cuda.blockDim.x
-    for k in range(t, n, threads):
+    k = t
+    while k < n:
         total = float64(h[ids[0, k]])
         wide[1, k] = total
         for i in range(size):
             total += G[k, i] * row_codes[i]
         wide[0, k] = total  # b = D_j x = h_j + G_j c
         ids[1, k] = 0
+        k += threads
     cuda.syncthreads()
     m = 0
     for i in range(size):
@@ -212,14 +232,18 @@ def _begin(D, h, row_codes, n, size, floor, most, r, M, G, lists, wide, ids, act
 def _polish(alpha, signed, M, lists, wide, act, m):
     """c + M (D r - alpha s), D r of the data in wide[2]: what rounding left undone."""
     c, s, v, z = lists[C], lists[S], lists[V], lists[Z]
-    for i in range(cuda.threadIdx.x, m, cuda.blockDim.x):
+    i = cuda.threadIdx.x
+    while i < m:
         v[i] = wide[2, act[i]] - alpha * s[i]
+        i += cuda.blockDim.x
     cuda.syncthreads()
     times(M, v, z, m)
-    for i in range(cuda.threadIdx.x, m, cuda.blockDim.x):
+    i = cuda.threadIdx.x
+    while i < m:
         c[i] += z[i]
         if signed and c[i] * s[i] < 0:  # zero, but for rounding
             c[i] = 0.0
+        i += cuda.blockDim.x
     cuda.syncthreads()
 
 
@@ -243,13 +267,17 @@ def _load(row, block, Gram, pairs, acts, picks, G, ids, size):
     t, threads, by_gram, n = cuda.threadIdx.x, cuda.blockDim.x, pairs.shape[1] == 1, 0
     for k in range(picks.shape[1]):
         n += picks[block, k] >= 0
-    for k in range(t, n, threads):
+    k = t
+    while k < n:
         ids[0, k] = picks[block, k]
         ids[2, k] = k
+        k += threads
     cuda.syncthreads()
-    for pair in range(t, n * n, threads):
+    pair = t
+    while pair < n * n:
         i, j = pair // n, pair % n
         G[i, j] = float64(Gram[ids[0, i], ids[0, j]] if by_gram else pairs[block, i, j])
+        pair += threads
     cuda.syncthreads()
     return n
 
@@ -278,11 +306,15 @@ def solve(
     if end != GOING:
         if m == size:
             _polish(alpha, signed, M, lists, wide, act, m)
-            for i in range(t, m, threads):
+            i = t
+            while i < m:
                 codes[row, i] = lists[C, i]
+                i += threads
         cuda.syncthreads()
-        for i in range(t, size, threads):
+        i = t
+        while i < size:
             out[row, picks[block, i]] = codes[row, i]
+            i += threads
         return
     bar = alpha + rounding
     m, moved, full = _improve(D, n, alpha, positive, bar, floor, most, r, M, G, lists, wide, ids, act, tree, m)
@@ -294,8 +326,10 @@ def solve(
             end = GOING  # stuck: as a support that misses its equations
             misses += 1
     if end == SOLVED:
-        for i in range(t, m, threads):
+        i = t
+        while i < m:
             out[row, ids[0, act[i]]] = lists[C, i]
+            i += threads
     if t == 0:
         state[row, 2] = misses
         state[row, 3] = end
