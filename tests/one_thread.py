@@ -11,7 +11,8 @@ import numpy as np
 
 
 def _array(shape, dtype):
-    return np.full(shape, math.nan, np.dtype(str(dtype))) if "float" in str(dtype) else np.full(shape, -99, str(dtype))
+    """Numbers that are seen where they are read before they are written."""
+    return np.full(shape, math.nan if "float" in str(dtype) else -99).astype(str(dtype))
 
 
 def _cuda(block, grid, dynamic):

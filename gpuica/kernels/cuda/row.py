@@ -12,7 +12,7 @@ from .block import summed
 
 THREADS = 128
 BLOCKS = 12  # for each multiprocessor
-MEMORY = 1 << 30  # bytes of the workspaces, or half of what there is where blocks would want for more
+MEMORY = 1 << 30  # bytes of workspaces that need no asking
 SHARED = 96 << 10  # bytes of shared memory of a multiprocessor, where that is not known
 FULL = 3  # how a row ends that found no room
 
@@ -85,10 +85,14 @@ def judged(x, D, q, act, m, square, limit, target, eps, tree):
 
 def blocks_for(n, workspace, blocks, X, each=BLOCKS):
     """How many blocks to launch for n rows, each with a workspace of so many bytes.  each: for a multiprocessor."""
-    device = array_device(X)
-    blocks = min(n, blocks or each * multiprocessors(device.index))
-    memory = MEMORY if blocks * workspace <= MEMORY else max(MEMORY, device.budget())
-    return max(1, min(blocks, memory // max(workspace, 1)))
+    return at_once(min(n, blocks or each * multiprocessors(array_device(X).index)), workspace, X)
+
+
+def at_once(n, size, X):
+    """How many of n workspaces of `size` bytes to have at once: all that fit into MEMORY, or else into a quarter of the
+    device's free memory."""
+    memory = MEMORY if n * size <= MEMORY else max(MEMORY, array_device(X).budget() // 2)
+    return max(1, min(n, memory // max(size, 1)))
 
 
 def shared_memory(X):
