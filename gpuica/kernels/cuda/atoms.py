@@ -11,10 +11,10 @@ where atoms are used together.
 
 The floor, for K = 16,384 atoms of d = 2,304 features in float32: 2 K² d = 1.2e12 operations for A D, 25 ms at 50
 TFLOP/s (the bytes, K² + K d numbers in blocks of 128, are 10 ms at 3 TB/s); K steps in turn of about 0.5 µs (64 rows of
-two 128 x 128 matrices from L1, by 512 threads, and five barriers), 8 ms; 6 K b d operations in float64, 3e10, 1 ms. A sweep
-over features for each atom (one multiprocessor: 2 to 5 µs an atom) or a barrier over the grid (1.5 to 2 µs) would be 30
-to 80 ms for the steps alone. Where entries must be positive or norms are 1, that algebra does not hold: `_in_turn` is
-the plain loop, in one block.
+two 128 x 128 matrices from L1, by 512 threads, and five barriers), 8 ms; 6 K b d operations in float64, 3e10, 1 ms.  A
+sweep over features for each atom (one multiprocessor: 2 to 5 µs an atom) or a barrier over the grid (1.5 to 2 µs) would
+be 30 to 80 ms for the steps alone.  Where entries must be positive or norms are 1, that algebra does not hold:
+`_in_turn` is the plain loop, in one block.
 """
 
 import math
