@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN = .venv/bin
 TORCH ?= torch
 
-.PHONY: demo test check check-kernels check-kernels-newest test-gpu bench-gpu gpu test-torch bench docs clean
+.PHONY: demo test check check-kernels check-kernels-newest test-gpu sanitize-gpu bench-gpu gpu test-torch bench docs clean
 
 demo: .venv/ready                ## the main job on real data, with a table and a picture at the end
 	$(BIN)/python -m benchmarks.demo
@@ -28,6 +28,9 @@ check-kernels-newest:            ## the same with the newest NumPy and numba-cud
 
 test-gpu:                        ## tests that need a GPU, seven minutes at most: make test-gpu GPU_PYTHON=python
 	PYTHONPATH=. $(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu --tests --seconds 420 $(if $(OUT),--out $(OUT))
+
+sanitize-gpu:                    ## small launches of every CUDA kernel under compute-sanitizer, one minute at most
+	PYTHONPATH=. $(or $(GPU_PYTHON),$(BIN)/python) -m tests.sanitize $(if $(OUT),--report $(OUT))
 
 bench-gpu:                       ## figures of a GPU, seven minutes at most; to the folder OUT, else benchmarks/results
 	PYTHONPATH=. $(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu --seconds 420 $(if $(OUT),--out $(OUT))

@@ -114,8 +114,11 @@ def fastica_torch(X, problem, seed, tol, max_iter, *, device):
     return _answer(components, mean, estimator.n_iter_, None, estimator.n_iter_ < max_iter)
 
 
-def icalens(X, problem, seed, tol, max_iter, *, device):
-    """icalens' own FastICA on raw rows.  It has no stopping rule, so scikit-learn's is put in from outside."""
+def icalens(X, problem, seed, tol, max_iter, *, device, resident=False):
+    """icalens' own FastICA on raw rows.  It has no stopping rule, so scikit-learn's is put in from outside.
+
+    resident: move all rows to the device first; otherwise it moves them batch by batch in every iteration.
+    """
     import torch
     from icalens._fastica import _symmetric_decorrelation, fit_fastica
 
@@ -133,7 +136,7 @@ def icalens(X, problem, seed, tol, max_iter, *, device):
 
     with suppress(AtRestError):
         fit_fastica(
-            torch.from_numpy(X),
+            torch.from_numpy(X).to(device if resident else "cpu"),
             n_components=problem.n_components,
             max_iter=max_iter,
             device=device,

@@ -3,8 +3,9 @@
     python -m benchmarks.gpu [--seconds 420] [--scale 1] [--only word ...] [--out FOLDER]
     python -m benchmarks.gpu --tests [--seconds 420] [--out FOLDER]
 
-Each figure has a process of its own, which is killed with all it started when its time is over.  A result is appended
-to FOLDER/gpu-NAME-DATE.jsonl (benchmarks/results by default) as soon as it is known, after a first line with device,
+The most important figures come first; those for which there is no time are left out, with a line that says so.  A
+figure that fails or takes too long ends its process, and the others go on in a new one.  A result is appended to
+FOLDER/gpu-NAME-DATE.jsonl (benchmarks/results by default) as soon as it is known, after a first line with device,
 driver, versions, commit and date.  A table comes last.
 
 --tests: the tests that need a GPU, and no figures; the report goes to FOLDER/gpu-tests-DATE.txt line by line, each
@@ -14,6 +15,7 @@ failure at once to FOLDER/gpu-tests-DATE-failures.txt.  --scale: all numbers of 
 
 import argparse
 import contextlib
+import faulthandler
 import importlib.util
 import json
 import os
@@ -24,17 +26,19 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from gpuica.device import why_no_gpu
 
 from .environment import environment
 
 ROOT = Path(__file__).parents[1]
-RESULT = "RESULT "  # begins a line of a child's output that holds a result
+RESULT, BEGUN = "RESULT ", "BEGUN "  # begin lines of a child's output: a result, the name of a line
 LONGEST_TEST = 120  # seconds
-STARTING = 25  # seconds that a figure's process may take to load its libraries and compile its kernels
+STARTING = 12  # seconds that a process may take to load its libraries
 
 
 def lines_of_output(command, seconds):
@@ -67,7 +71,7 @@ def run_tests(out, seconds):
     """Run the tests that need a GPU; pytest's exit status, or that of the signal that ended it."""
     report = out / f"gpu-tests-{_now()}.txt"
     failures = report.with_name(f"{report.stem}-failures.txt")
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-rf", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-rf", "--durations=25", "-p", "no:cacheprovider"]
     command += ["-p", "no:benchmark"]  # pytest-benchmark warns of xdist, and warnings are errors
     command += ["-p", "tests.failures_plugin", "--failures-to", str(failures)]
     if importlib.util.find_spec("pytest_timeout"):
@@ -110,37 +114,105 @@ class Results:
         return {result["ceiling"]: result["rate"] for result in self.all if "ceiling" in result}
 
 
+class Line(NamedTuple):
+    """A figure, or a few that belong together.
+
+    measure: a function of (bench, seconds left) that gives results, dicts, in a list or one by one.
+    """
+
+    name: str
+    seconds: float  # that it may need
+    measure: Callable
+
+
+def figures():
+    """All lines, the most important first."""
+    from . import gpu_coding, gpu_lines, gpu_rivals
+
+    return [
+        Line("compiled", 2, gpu_lines.compiled),
+        Line("ceilings", 4, gpu_lines.ceilings),
+        Line("passes", 6, gpu_lines.passes),
+        Line("eeg", 4, gpu_lines.eeg),
+        Line("whole fit", 28, gpu_rivals.whole_fit),
+        Line("picard", 45, gpu_rivals.picard_fit),
+        Line("lasso", 38, gpu_coding.lasso),
+        Line("omp", 25, gpu_coding.omp),
+        Line("whitening", 8, gpu_lines.whitening),
+        Line("streamed", 15, gpu_lines.streamed),
+        Line("mini-batches", 20, gpu_coding.mini_batches),  # from here on torch is loaded, and CuPy keeps no memory
+        Line("same card", 30, gpu_rivals.same_card),
+        Line("sweeps", 4, gpu_lines.sweeps),
+        Line("decorrelation", 4, gpu_lines.decorrelation),
+        Line("atoms", 6, gpu_coding.atoms),
+        Line("resident fits", 8, gpu_lines.resident_fits),
+    ]
+
+
 def measure(results, lines, args, deadline):
-    """Measure every line for which there is time, each in a process of its own."""
-    for name, needed, _ in lines:
+    """Measure every line for which there is time.
+
+    A line that fails or is stopped ends its process, because an error of CUDA's stays; those after it get another.
+    """
+    waiting = list(lines)
+    while waiting:
+        left = deadline - time.monotonic() - STARTING
+        if waiting[0].seconds > left:
+            results.add(_left_out(waiting.pop(0), left))
+        else:
+            waiting = _measured(results, waiting, args, left)
+
+
+def _measured(results, lines, args, left):
+    """Measure lines in a process of their own; those that it did not come to."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--line", *(line.name for line in lines), "--seconds", str(left)]
+    command += ["--scale", str(args.scale), "--ceilings", json.dumps(results.ceilings())]
+    begun: list[str] = []
+    status: int | str = 1
+    for status in lines_of_output(command + ["--fake"] * args.fake, STARTING + left):
+        if not isinstance(status, str):
+            break
+        if status.startswith(RESULT):
+            results.add(json.loads(status[len(RESULT) :]))
+        elif status.startswith(BEGUN):
+            begun.append(status[len(BEGUN) :].strip())
+        else:
+            print(status, end="", flush=True)
+    if status:
+        names = begun[-1:] or [line.name for line in lines]
+        results.add({"figure": ", ".join(names), "note": f"failed: its process was stopped or ended ({status})"})
+    return [line for line in lines if begun and line.name not in begun]
+
+
+def _left_out(line, left):
+    return {"figure": line.name, "note": f"left out: needs {line.seconds} s, {max(left, 0):.0f} s are left"}
+
+
+def run_lines(lines, bench, seconds):
+    """Lines, in this process: their results to standard output, up to the first that fails."""
+    deadline = time.monotonic() + seconds
+    for line in lines:
+        print(BEGUN + line.name, flush=True)
         left = deadline - time.monotonic()
-        if needed + STARTING > left:
-            results.add({"figure": name, "note": f"left out: needs {needed + STARTING} s, {left:.0f} s are left"})
+        if line.seconds > left:
+            print(RESULT + json.dumps(_left_out(line, left)), flush=True)
             continue
-        limit = min(left, STARTING + 3 * needed)
-        command = [sys.executable, "-m", "benchmarks.gpu", "--line", name, "--seconds", str(left - STARTING)]
-        command += ["--scale", str(args.scale), "--ceilings", json.dumps(results.ceilings())]
-        status: int | str = 1
-        for status in lines_of_output(command + ["--fake"] * args.fake, limit):
-            if isinstance(status, str) and status.startswith(RESULT):
-                results.add(json.loads(status[len(RESULT) :]))
-            elif isinstance(status, str):
-                print(status, end="", flush=True)
-        if status == -signal.SIGKILL:
-            results.add({"figure": name, "note": f"stopped after {limit:.0f} s"})
-        elif status:
-            results.add({"figure": name, "note": f"failed: its process ended with status {status}"})
-
-
-def run_line(name, lines, bench, left):
-    """One line, in its own process: its results to standard output."""
-    line = next(line for found, _, line in lines if found == name)
-    try:
-        for result in line(bench, left):
-            print(RESULT + json.dumps(result), flush=True)
-    except Exception as error:
-        traceback.print_exc()
-        print(RESULT + json.dumps({"figure": name, "note": f"failed: {type(error).__name__}: {str(error)[:200]}"}))
+        # ends the process wherever it hangs, and says where
+        faulthandler.dump_traceback_later(min(left, 2 * line.seconds + STARTING), exit=True)
+        began = time.monotonic()
+        try:
+            for result in line.measure(bench, left):
+                bench.learn(result)
+                print(RESULT + json.dumps(result), flush=True)
+        except Exception as error:
+            traceback.print_exc()
+            note = f"failed: {type(error).__name__}: {str(error)[:200]}"
+            print(RESULT + json.dumps({"figure": line.name, "note": note}), flush=True)
+            return
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            bench.tidy()
+        print(f"{line.name}: {time.monotonic() - began:.1f} s", flush=True)
 
 
 def as_text(result):
@@ -148,7 +220,7 @@ def as_text(result):
     shown = "" if value is None else f"{value:.4g} {result.get('unit', '')}"
     share = f"{100 * result['share']:.0f} % of {result['of']}" if "share" in result else ""
     ratio = f"{result['ratio']:.1f}x {result['against']}" if "ratio" in result else ""
-    return f"{result['figure'][:62]:62} {shown:>18}  {'; '.join(filter(None, [share, ratio, result.get('note', '')]))}"
+    return f"{result['figure'][:76]:76} {shown:>18}  {'; '.join(filter(None, [share, ratio, result.get('note', '')]))}"
 
 
 def _now():
@@ -163,7 +235,7 @@ def arguments():
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--tests", action="store_true")
     parser.add_argument("--fake", action="store_true")
-    parser.add_argument("--line", help=argparse.SUPPRESS)  # measure one figure in this process
+    parser.add_argument("--line", nargs="*", help=argparse.SUPPRESS)  # measure these in this process
     parser.add_argument("--ceilings", type=json.loads, default={}, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -182,15 +254,14 @@ def main():
             from tests import fake_cupy
 
             stack.enter_context(fake_cupy.installed())
-        from . import gpu_lines, gpu_rivals
         from .gpu_bench import Bench
 
-        bench, lines = Bench(args.scale, args.ceilings), (*gpu_lines.LINES, *gpu_rivals.LINES)
+        bench, lines = Bench(args.scale, args.ceilings), figures()
         if args.line:
-            run_line(args.line, lines, bench, args.seconds)
+            run_lines([line for line in lines if line.name in args.line], bench, args.seconds)
             return 0
         if args.only:
-            lines = [line for line in lines if any(word in line[0] for word in args.only)]
+            lines = [line for line in lines if any(word in line.name for word in args.only)]
         where = {**environment(), "device": bench.device(), "scale": args.scale}
         name = re.sub(r"\W+", "-", where["device"]["name"]).strip("-").lower()
         print(f"{where['device']['name']}; commit {where['commit']}, {where['date']}", flush=True)

@@ -1,4 +1,4 @@
-"""A clock for device work, random rows on the device, and the ceilings that shares are shares of."""
+"""A clock for device work, random data made on the device, and the ceilings that shares are shares of."""
 
 import gc
 import statistics
@@ -74,23 +74,102 @@ class Bench:
             times.append(time.perf_counter() - began)
         return min(times), answer
 
-    def rows(self, n, k, dtype=np.float32):
-        """Random rows (n, k) on the device: Laplace and uniform sources of variance 1, not mixed, a block repeated."""
-        block = min(n, max(1, (1 << 24) // k))
-        S = self.rng.laplace(scale=0.5**0.5, size=(block, k))
-        S[:, 1::2] = self.rng.uniform(-(3**0.5), 3**0.5, size=S[:, 1::2].shape)
-        block_there = self.xp.asarray(S.astype(dtype))
-        there = self.xp.empty((n, k), dtype=dtype)
-        for start in range(0, n, block):
-            stop = min(start + block, n)
-            there[start:stop] = block_there[: stop - start]
+    def normal(self, shape):
+        """Standard normal numbers on the device, float32."""
+        if self.real:
+            return self.xp.random.standard_normal(shape, dtype=np.float32)
+        return self.xp.asarray(self.rng.standard_normal(shape, dtype=np.float32))
+
+    def uniform(self, low, high, shape):
+        """Uniform numbers on the device, float32."""
+        if self.real:
+            return self.xp.random.uniform(low, high, shape, dtype=np.float32)
+        return self.xp.asarray(self.rng.uniform(low, high, shape).astype(np.float32))
+
+    def laplace(self, shape):
+        """Laplace numbers of variance 1 on the device, float32."""
+        if self.real:
+            first, second = (self.xp.random.standard_exponential(shape, dtype=np.float32) for _ in range(2))
+            return (first - second) * 0.5**0.5
+        return self.xp.asarray(self.rng.laplace(scale=0.5**0.5, size=shape).astype(np.float32))
+
+    def integers(self, high, shape):
+        """Whole numbers below `high` on the device, int32."""
+        if self.real:
+            return self.xp.random.randint(0, high, shape, dtype=np.int32)
+        return self.xp.asarray(self.rng.integers(high, size=shape, dtype=np.int32))
+
+    def _filled(self, n, d, part):
+        """Rows (n, d) float32 on the device, of parts part(rows)."""
+        there, step = self.xp.empty((n, d), dtype=np.float32), max(1, (1 << 26) // d)
+        for start in range(0, n, step):
+            there[start : start + step] = part(min(step, n - start))
         return there
+
+    def rows(self, n, k):
+        """Random rows (n, k) on the device: Laplace and uniform sources of variance 1 in turn, not mixed."""
+
+        def part(rows):
+            S = self.laplace((rows, k))
+            S[:, 1::2] = self.uniform(-(3**0.5), 3**0.5, (rows, k // 2))
+            return S
+
+        return self._filled(n, k, part)
+
+    def activations(self, n, k, group=16):
+        """Rows (n, k) on the device as of a language model: sparse, heavy-tailed sources that depend on each other,
+        through the size of each row and of groups of sources; mixed, about a mean."""
+        group = min(group, k)
+        A, mean = self.normal((k, k)) / k**0.5, self.normal((k,))
+
+        def part(rows):
+            S = self.normal((rows, k)) * (self.uniform(0, 1, (rows, k)) < 0.3)
+            sizes = self.xp.exp(0.5 * self.normal((rows, k // group)))
+            S[:, : k // group * group] *= sizes[:, self.xp.arange(k // group * group) // group]
+            return (S * self.xp.exp(0.5 * self.normal((rows, 1)))) @ A + mean
+
+        return self._filled(n, k, part)
+
+    def dictionary(self, k, d):
+        """Random atoms (k, d) of norm 1 on the device."""
+        D = self.normal((k, d))
+        return D / self.xp.sqrt((D * D).sum(axis=1, keepdims=True))
+
+    def coded(self, n, D, used, noise=0.05):
+        """Rows (n, d) on the device: `used` atoms of D (k, d) each, of ±0.5 to ±1.5, and normal noise."""
+
+        def part(rows):
+            X = noise * self.normal((rows, D.shape[1]))
+            for _ in range(used):
+                sign = 2.0 * (self.uniform(0, 1, (rows, 1)) < 0.5).astype(np.float32) - 1
+                X += sign * self.uniform(0.5, 1.5, (rows, 1)) * D[self.integers(len(D), (rows,))]
+            return X
+
+        return self._filled(n, D.shape[1], part)
+
+    def bfloat16(self, X):
+        """The bits (uint16, on the host) of the nearest bfloat16 numbers of X, float32 on the device."""
+        bits = X.view(np.uint32)
+        return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16).get()
+
+    def link(self, size=1 << 29):
+        """Bytes a second from page-locked host memory."""
+        size = int(size * self.scale) // 4 * 4
+        source = np.frombuffer(self.xp.cuda.alloc_pinned_memory(size), dtype=np.float32, count=size // 4)
+        target = self.xp.zeros(size // 4, dtype=np.float32)
+        return size / self.wall(lambda: target.set(source), repeats=4)[0]
+
+    def learn(self, result):
+        """Remember a result that is a ceiling."""
+        if "ceiling" in result:
+            self.ceilings[result["ceiling"]] = result["rate"]
 
     def share(self, rate, ceiling):
         """The entries of a result that compare a rate with a ceiling."""
         return {"share": rate / self.ceilings[ceiling], "of": ceiling} if ceiling in self.ceilings else {}
 
     def tidy(self):
+        """Give back what nobody uses."""
         gc.collect()
         self.xp.get_default_memory_pool().free_all_blocks()
 

@@ -1,22 +1,26 @@
-"""The figures of `benchmarks.gpu` that need gpuica alone: (name, seconds that it may need, function of the bench).
-
-A function gives results, dicts, in a list or one by one.
+"""The figures of `benchmarks.gpu` that need gpuica alone, beside the ceilings of the card: functions of (bench, seconds
+left) that give results, dicts, in a list or one by one.
 """
 
+import tempfile
 import warnings
+from pathlib import Path
 
 import numpy as np
 
-from gpuica import FastICA, MiniBatchDictionaryLearning, Picard, kernels, sparse_encode
+from gpuica import FastICA, Picard, kernels, shards
 from gpuica.contrasts import LogCosh
 from gpuica.device import array_device, why_no_kernels
-from gpuica.oracle import ContrastOracle
+from gpuica.oracle import ContrastOracle, MomentOracle
 from gpuica.products import product, products
 from gpuica.rows import open_rows
-from gpuica.solvers.atoms import block_descent
+from gpuica.rows.files import write_tensors
 from gpuica.solvers.polar import orthonormal, polar
+from gpuica.solvers.whitening import WHITENERS
 
 from .gpu_bench import gradient
+
+EPS = float(np.finfo(np.float32).eps)
 
 
 def compiled(bench, left):
@@ -25,18 +29,26 @@ def compiled(bench, left):
 
 
 def ceilings(bench, left):
-    """Bandwidth of a copy on the device; rates of products of 8192 x 8192 matrices."""
+    """Bandwidth of a copy on the device and of the link; rates of products of 8192 x 8192 matrices."""
     xp, rate = bench.xp, _copy_rate(bench)
     yield {"figure": "copy", "value": rate / 1e9, "unit": "GB/s", "ceiling": "copy", "rate": rate}
+    rate = bench.link()
+    yield {
+        "figure": "from page-locked host memory",
+        "value": rate / 1e9,
+        "unit": "GB/s",
+        "ceiling": "link",
+        "rate": rate,
+    }
     size = 8192 if bench.scale == 1 else 256
-    A, B = (xp.asarray(bench.rng.standard_normal((size, size), dtype=np.float32)) for _ in range(2))
+    A, B = bench.normal((size, size)), bench.normal((size, size))
     exact = A[:64].astype(np.float64) @ B.astype(np.float64)
     kinds = {"float32": ("float32", "f4"), "tf32": ("tf32", "f4"), "bf16": ("bf16", "f4"), "float64": ("float32", "f8")}
     for name, (precision, dtype) in kinds.items():
         left_factor, right_factor = A.astype(dtype), B.astype(dtype)
         try:
             with products(xp, precision):
-                seconds = bench.seconds(lambda: product(left_factor, right_factor))  # noqa: B023
+                seconds = bench.seconds(lambda: product(left_factor, right_factor), 10, 0.5)  # noqa: B023
                 error = float(xp.abs(product(left_factor[:64], right_factor) - exact).max()) / size**0.5
         except Exception as problem:
             yield {"figure": f"product, {name}", "note": f"failed: {problem}"}
@@ -50,7 +62,6 @@ def ceilings(bench, left):
             "ceiling": name,
             "rate": rate,
         }
-    yield from _bfloat16(bench, size)
 
 
 def _copy_rate(bench):
@@ -60,35 +71,13 @@ def _copy_rate(bench):
     return 2 * source.nbytes / bench.seconds(lambda: target.__setitem__(..., source))
 
 
-def _bfloat16(bench, size):
-    """By torch, of factors that are stored in bfloat16, for comparison."""
-    try:
-        import torch
-
-        A, B = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-        times = []
-        for _ in range(12):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            A @ B
-            end.record()
-            end.synchronize()
-            times.append(start.elapsed_time(end) / 1e3)
-        rate = 2 * size**3 / sorted(times)[5]
-        del A, B
-        torch.cuda.empty_cache()
-        return [{"figure": "product, bfloat16, by torch", "value": rate / 1e12, "unit": "TFLOP/s"}]
-    except Exception as error:
-        return [{"figure": "product, bfloat16, by torch", "note": f"not measured: {str(error)[:80]}"}]
-
-
 def sweeps(bench, left):
     """The fused sweep against the bandwidth, its error against the plain code's, both against float64."""
-    for k in (4, 64, 512, 2048) if bench.scale == 1 else (4, 64):
+    for k in (4, 64, 512) if bench.scale == 1 else (4, 64):
         Y = bench.rows(bench.n(1 << 28) // k, k)
         there = kernels.on_cuda(Y)
         for name, sweep in (("score", kernels.score), ("score and loss", kernels.score_and_loss)):
-            rate = 2 * Y.nbytes / bench.seconds(lambda: sweep(Y, LogCosh()), repeats=10)  # noqa: B023
+            rate = 2 * Y.nbytes / bench.seconds(lambda: sweep(Y, LogCosh()), 10, 0.5)  # noqa: B023
             yield {
                 "figure": f"{name}, {len(Y):,} x {k}" + ("" if there else ", by arrays"),
                 "value": rate / 1e9,
@@ -110,8 +99,8 @@ def decorrelation(bench, left):
     for k in (64, 512, 2048) if bench.scale == 1 else (16,):
         W = orthonormal(bench.xp.asarray(bench.rng.normal(size=(k, k))), bench.xp)
         M = bench.xp.asarray(np.geomspace(0.01, 1, k))[:, None] * W
-        fast = bench.seconds(lambda: polar(M, bench.xp))  # noqa: B023
-        slow = bench.seconds(lambda: orthonormal(M, bench.xp), repeats=5)  # noqa: B023
+        fast = bench.seconds(lambda: polar(M, bench.xp), 10, 0.5)  # noqa: B023
+        slow = bench.seconds(lambda: orthonormal(M, bench.xp), 3, 0.5)  # noqa: B023
         yield {
             "figure": f"decorrelation, k = {k}",
             "value": 1e3 * fast,
@@ -123,158 +112,111 @@ def decorrelation(bench, left):
 
 
 def passes(bench, left):
-    """A FastICA pass over resident float32 rows, at several chunk sizes and precisions, beside the product rate."""
+    """A FastICA pass over resident float32 rows at several precisions, beside the product rate."""
     for n, k in ((4_000_000, 512), (1_000_000, 768), (10_000_000, 64)):
         n, k = bench.n(n), bench.k(k)
-        Z = bench.rows(n, k)
-        device = array_device(Z)
-        W = orthonormal(bench.xp.asarray(bench.rng.normal(size=(k, k))), bench.xp)
-        chosen = open_rows(Z, dtype=Z.dtype, device=device).chunk_rows
-        for precision in ("float32", "tf32", "bf16"):
-            for chunk_rows in dict.fromkeys((chosen, chosen // 4, 4 * chosen)) if k == 512 else (chosen,):
-                rows = open_rows(Z, dtype=Z.dtype, device=device, chunk_rows=max(64, chunk_rows))
-                oracle = ContrastOracle(rows, LogCosh(), precision=precision)
-                seconds = bench.seconds(lambda: oracle.fixed_point(W), repeats=5)  # noqa: B023
-                rate = 4 * n * k * k / seconds
-                yield {
-                    "figure": f"FastICA pass, {n:,} x {k}, {precision}, chunks of {rows.chunk_rows:,}",
-                    "value": 1e3 * seconds,
-                    "unit": "ms",
-                    **bench.share(rate, precision),
-                    "note": "the package's choice" if chunk_rows == chosen else "",
-                }
-        del Z
+        Z = rows = oracle = None  # the last ones go before the next are made
         bench.tidy()
+        Z = bench.rows(n, k)
+        W = orthonormal(bench.xp.asarray(bench.rng.normal(size=(k, k))), bench.xp)
+        rows = open_rows(Z, dtype=Z.dtype, device=array_device(Z))
+        for precision in ("float32", "tf32", "bf16") if k == 512 else ("float32",):
+            oracle = ContrastOracle(rows, LogCosh(), precision=precision)
+            seconds = bench.seconds(lambda: oracle.fixed_point(W), 5, 0.5)  # noqa: B023
+            yield {
+                "figure": f"FastICA pass, {n:,} x {k}, {precision}",
+                "value": 1e3 * seconds,
+                "unit": "ms",
+                **bench.share(4 * n * k * k / seconds, precision),
+                "note": f"chunks of {rows.chunk_rows:,} rows",
+            }
 
 
-def _per_iteration(bench, fit, few, many):
+def per_iteration(bench, fit, few, many, repeats=1):
     """Seconds of an iteration: the difference of two fits that do not stop by themselves."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fit(2)
-        return (bench.wall(lambda: fit(many))[0] - bench.wall(lambda: fit(few))[0]) / (many - few)
+        seconds = [bench.wall(lambda: fit(m), repeats)[0] for m in (few, many)]  # noqa: B023
+    return (seconds[1] - seconds[0]) / (many - few)
 
 
 def eeg(bench, left):
     """One iteration at the size of an EEG, all of it, on the host's clock."""
     X = bench.rows(bench.n(200_000), bench.k(64))
     for name, learner in (("FastICA", FastICA), ("Picard", Picard)):
-        options = {"growth": None} if learner is Picard else {}
-        seconds = _per_iteration(
-            bench,
-            lambda m: learner(max_iter=m, tol=0, random_state=0, **options).fit(X),  # noqa: B023
-            10,
-            60,
-        )
+
+        def fit(m, learner=learner):
+            learner(max_iter=m, tol=0, random_state=0, growth=None).fit(X)
+
+        seconds = per_iteration(bench, fit, 10, 60, repeats=3)
         yield {"figure": f"{name} iteration, {len(X):,} x {X.shape[1]}", "value": 1e3 * seconds, "unit": "ms"}
 
 
-def iterations(bench, left):
-    """50 iterations over rows as wide as a small language model's."""
-    X = bench.rows(bench.n(1_000_000), bench.k(768))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        FastICA(max_iter=2, tol=0, random_state=0).fit(X)
-        seconds, _ = bench.wall(lambda: FastICA(max_iter=50, tol=0, random_state=0).fit(X))
-    return [
-        {"figure": f"FastICA, {len(X):,} x {X.shape[1]}, 50 iterations, whitening too", "value": seconds, "unit": "s"}
-    ]
+def whitening(bench, left):
+    """Principal directions of wide rows on the device: the pass over the rows, and the decompositions after it."""
+    n, d = bench.n(100_000), 4096 if bench.scale == 1 else 16
+    X = bench.rows(n, d) @ bench.normal((d, d))
+    for name, whitener in WHITENERS.items():
+        oracle, small = (
+            MomentOracle(open_rows(rows, dtype=X.dtype, device=array_device(X))) for rows in (X, X[:2000, :256])
+        )
+        whitener(small, eps=EPS)  # makes the handles of the libraries
+        oracle.moments()
+        pass_seconds, moments = bench.wall(oracle.moments, repeats=2)
+        oracle.moments = lambda: moments  # noqa: B023
+        seconds, spectrum = bench.wall(lambda: whitener(oracle, eps=EPS))  # noqa: B023
+        yield {
+            "figure": f"whitening by {name!r}, {n:,} x {d:,}",
+            "value": pass_seconds + seconds,
+            "unit": "s",
+            "note": f"moments {pass_seconds:.3f} s, decompositions {seconds:.3f} s, rank {spectrum.rank:,}",
+        }
+
+
+def streamed(bench, left):
+    """Passes of a fit over bfloat16 rows in files that are in the page cache, beside the rate of the link.
+
+    The same files again and again stand for more.  The memory that the fit may use bounds what it keeps on the device,
+    a quarter, which is not counted.
+    """
+    n, k, n_files, times = bench.n(1_000_000), bench.k(512), 4, 8
+    X = bench.rows(n, k) @ bench.normal((k, k))
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{i}.safetensors" for i in range(n_files)]
+        for i, path in enumerate(paths):
+            part = bench.bfloat16(X[i * n // n_files : (i + 1) * n // n_files])
+            write_tensors(path, {"rows": part}, {}, brain=True)
+        del X
+        bench.tidy()
+
+        def fit(m):
+            FastICA(max_iter=m, tol=0, random_state=0, device="cuda", memory_limit="2GB").fit(shards(paths * times))
+
+        seconds = per_iteration(bench, fit, 2, 8)
+    size, kept, rows = 2 * n * k * times, 500_000_000 if bench.scale == 1 else 0, 200_000_000
+    rate = (size - kept) / seconds
+    yield {
+        "figure": f"streamed bfloat16 rows, a pass over {n * times:,} x {k}",
+        "value": rate / 1e9,
+        "unit": "GB/s",
+        **bench.share(rate, "link"),
+        "note": f"files of {2 * n * k / 1e9:.2f} GB in the page cache, {times} times a pass; "
+        f"a pass over {rows:,} rows at this rate: {2 * rows * k / rate:.1f} s",
+    }
 
 
 def resident_fits(bench, left):
     """Whole fits of rows on the device, and the gradient they end with."""
-    X = bench.rows(bench.n(500_000), bench.k(512))
-    for name, fit in (
-        ("FastICA", lambda: FastICA(random_state=0, max_iter=100).fit(X)),
-        ("FastICA, growth", lambda: FastICA(random_state=0, max_iter=100, growth="auto").fit(X)),
-        ("Picard", lambda: Picard(random_state=0, max_iter=100).fit(X)),
+    X = bench.rows(bench.n(500_000), bench.k(512)) @ bench.normal((bench.k(512),) * 2)
+    for name, learner in (
+        ("FastICA", FastICA(random_state=0)),
+        ("FastICA, growth", FastICA(random_state=0, growth="auto")),
+        ("Picard", Picard(random_state=0)),
     ):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            fit()
-            seconds, found = bench.wall(fit)
+            learner.fit(X[:20_000])
+            seconds, found = bench.wall(lambda: learner.fit(X))  # noqa: B023
         note = f"gradient {gradient(bench.xp, X, found.components_, found.mean_):.1e}, {found.n_iter_} iterations"
         yield {"figure": f"{name}, {len(X):,} x {X.shape[1]}, resident", "value": seconds, "unit": "s", "note": note}
-
-
-def atoms(bench, left):
-    """Blocked descent of 16,384 atoms of 2,304 features from their sums."""
-    k, d = (16_384, 2_304) if bench.scale == 1 else (64, 16)
-    D = bench.xp.asarray(bench.rng.standard_normal((k, d), dtype=np.float32))
-    D /= bench.xp.sqrt((D * D).sum(axis=1, keepdims=True))
-    A = D @ D.T
-    B = A @ D + bench.xp.asarray(0.1 * bench.rng.standard_normal((k, d), dtype=np.float32))
-    seconds = bench.seconds(lambda: block_descent(D, A, B, xp=bench.xp), repeats=5, longest=10)
-    rate = 2 * k * k * d / seconds
-    return [
-        {"figure": f"atom update, {k:,} x {d:,}", "value": 1e3 * seconds, "unit": "ms", **bench.share(rate, "float32")}
-    ]
-
-
-def coders(bench, left):
-    """Rows a second by the public functions, and how near the codes are to those of the CPU in float64."""
-    lasso = {"algorithm": "lasso_cd", "alpha": 0.2}
-    omp = {"algorithm": "omp", "n_nonzero_coefs": 32 if bench.scale == 1 else 4}
-    return [
-        _coder(bench, "lasso", 512, 4096, 1_000_000, lasso, left / 8),
-        _coder(bench, "OMP, 32 atoms", 256, 1024, 500_000, omp, left / 8),
-    ]
-
-
-def _coder(bench, name, d, k, n, settings, longest):
-    """n rows of d features by k atoms, or as many of the rows as take `longest` seconds."""
-    d, k = (d, k) if bench.scale == 1 else (8, 16)
-    D = bench.rng.standard_normal((k, d), dtype=np.float32)
-    D /= np.linalg.norm(D, axis=1, keepdims=True)
-    X, there = bench.rows(bench.n(n), d) / d**0.5, bench.xp.asarray(D)
-
-    def encode(rows):
-        return bench.wall(lambda: sparse_encode(X[:rows], there, **settings))
-
-    trial = max(64, len(X) // 100)
-    encode(trial)
-    seconds, _ = encode(trial)
-    rows = int(max(trial, min(len(X), (1 << 34) // k, trial * min(20.0, longest) / max(seconds, 1e-9))))
-    seconds, codes = encode(rows)
-    cpu = sparse_encode(X[:64].get().astype(np.float64), D.astype(np.float64), device="cpu", **settings)
-    error = np.linalg.norm(codes[:64].get() - cpu) / max(np.linalg.norm(cpu), 1e-300)
-    return {
-        "figure": f"{name}, {k:,} atoms of {d}, {rows:,} rows",
-        "value": rows / seconds,
-        "unit": "rows/s",
-        "note": f"relative error of 64 codes {error:.0e}",
-    }
-
-
-def mini_batches(bench, left):
-    """Rows a second of an epoch of MiniBatchDictionaryLearning."""
-    n, k = bench.n(200_000), 4096 if bench.scale == 1 else 16
-    X = bench.rows(n, bench.k(512))
-    options = {"batch_size": 4096, "alpha": 1.0, "init": "data", "random_state": 0, "fit_algorithm": "cd"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        MiniBatchDictionaryLearning(k, max_iter=1, **options).fit(X[: min(n, 8192)])
-        seconds, _ = bench.wall(lambda: MiniBatchDictionaryLearning(k, max_iter=1, **options).fit(X))
-    return [
-        {
-            "figure": f"MiniBatchDictionaryLearning, an epoch of {n:,} x {X.shape[1]}, {k:,} atoms",
-            "value": seconds,
-            "unit": "s",
-            "note": f"4,000,000 rows at this rate: {4e6 / n * seconds:.0f} s",
-        }
-    ]
-
-
-LINES = [
-    ("compiled", 2, compiled),
-    ("ceilings", 10, ceilings),
-    ("sweeps", 10, sweeps),
-    ("decorrelation", 8, decorrelation),
-    ("passes", 30, passes),
-    ("eeg", 8, eeg),
-    ("iterations", 15, iterations),
-    ("resident fits", 25, resident_fits),
-    ("atoms", 20, atoms),
-    ("coders", 60, coders),
-    ("mini-batches", 60, mini_batches),
-]

@@ -1,16 +1,15 @@
-"""The figures of `benchmarks.gpu` beside rivals: scikit-learn and python-picard on all cores, fastica-torch and icalens
-on the same card, where they can be imported.
+"""The figures of `benchmarks.gpu` beside other ICAs: scikit-learn and python-picard on all cores, fastica-torch and
+icalens on the same card, where they can be imported; functions of (bench, seconds left) that give results.
 
-As a script it is one rival's fit, in a process of its own, which may be stopped:
-
-    python -m benchmarks.gpu_rivals scikit-learn X.npy answer.npz MAX_ITER
+Rivals on the host work in a process of their own (`benchmarks.gpu_rival_process`) for some seconds.  What their whole
+fit would take follows from what they do once and from their iterations: the clock is read at each.
 """
 
 import importlib.util
+import json
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from functools import partial
 from pathlib import Path
@@ -24,126 +23,134 @@ from . import contestants
 from .gpu_bench import gradient
 
 ROOT = Path(__file__).parents[1]
-GRADIENT = 3e-4  # Picard's and python-picard's tol: a fifth of the sampling error of 500,000 rows
 
 
-def fit_scikit_learn(X, max_iter):
-    from sklearn.decomposition import FastICA as Rival
-
-    found = Rival(random_state=0, whiten_solver="eigh", max_iter=max_iter).fit(X)
-    return found.components_, found.mean_, found.n_iter_
-
-
-def fit_python_picard(X, max_iter):
-    from picard import picard
-
-    options = {"return_X_mean": True, "return_n_iter": True, "random_state": 0}
-    K, W, _, mean, n_iter = picard(X.T, ortho=True, extended=True, tol=GRADIENT, max_iter=max_iter, **options)
-    return W @ K, mean, n_iter
-
-
-RIVALS = {"scikit-learn": fit_scikit_learn, "python-picard": fit_python_picard}
-
-
-def whole_fits(bench, left):
-    """Fits of 500,000 x 512 rows in host memory, transfers included, against all cores of this machine."""
-    n, k = bench.n(500_000), bench.k(512)
-    there = bench.rows(n, k) @ bench.xp.asarray(bench.rng.standard_normal((k, k), dtype=np.float32))
-    X = there.get()
+def rival(name, arrays, settings, seconds):
+    """What a rival's process says after about so many seconds of work, a dict, or None where it fails or takes much
+    longer.  arrays: name -> array."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "X.npy"
-        np.save(path, X)
-        for ours, rival, learner in (
-            ("FastICA", "scikit-learn", partial(FastICA, random_state=0, max_iter=200)),
-            ("Picard", "python-picard", partial(Picard, random_state=0, tol=GRADIENT, max_iter=200)),
-        ):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                learner(device="cuda").fit(X[: n // 10])
-                seconds, found = bench.wall(lambda: learner(device="cuda").fit(X), repeats=2)  # noqa: B023
-            reached = gradient(bench.xp, there, found.components_, found.mean_)
-            note = f"gradient {reached:.1e}, {found.n_iter_} iterations"
-            result = {"figure": f"{ours}, {n:,} x {k}, from the host", "value": seconds, "unit": "s", "note": note}
-            yield dict(result)  # the rival may be stopped
-            result.update(_beside(bench, there, rival, path, found.n_iter_, seconds, note, limit=(left - 20) / 2.2))
-            yield {**result, "figure": f"{result['figure']}, beside {rival}"}
+        for array in arrays:
+            np.save(Path(folder) / f"{array}.npy", arrays[array])
+        settings = json.dumps({**settings, "seconds": seconds})
+        command = [sys.executable, "-m", "benchmarks.gpu_rival_process", name, folder, settings]
+        try:
+            run = subprocess.run(
+                command, cwd=ROOT, timeout=30 + 3 * seconds, capture_output=True, text=True, check=True
+            )
+        except subprocess.TimeoutExpired:
+            return None
+        except subprocess.CalledProcessError as error:
+            print(error.stderr[-2000:])
+            return None
+        answer = json.loads(run.stdout.splitlines()[-1])
+        return answer | {path.stem: np.load(path) for path in Path(folder).glob("*.npy") if path.stem not in arrays}
 
 
-def _beside(bench, there, rival, path, n_iter, seconds, note, limit):
-    """The entries that compare with a rival: its whole fit, or, where there is no time for it, its iterations times our
-    number of them, which the note then says."""
-    few, many = (2, 5) if limit < 400 else (2, 8)
-    short = [_rival(rival, path, m, limit / 4) for m in (few, many)]
-    if not all(short):
-        return {"note": f"{note}; {rival}: not even {many} iterations in the time, or not installed"}
-    step = max(short[1]["seconds"] - short[0]["seconds"], 0.0) / (many - few)
-    expected = short[0]["seconds"] + step * (n_iter - few)
-    whole = _rival(rival, path, 200, limit / 2) if 1.3 * expected < limit / 2 else None
-    if whole is None:
-        return {
-            "ratio": expected / seconds,
-            "against": f"{rival}, whose {n_iter} iterations would take {expected:.0f} s (from {many} of them)",
-        }
-    theirs = gradient(bench.xp, there, whole["components"], whole["mean"])
+def _beside(name, part, n_rows, n_iter, ours, seconds):
+    """The entries of a result that compare with a rival's whole fit of n_rows rows.  part: those that it works on."""
+    module = {"scikit-learn": "sklearn", "python-picard": "picard"}[name]
+    if importlib.util.find_spec(module) is None:
+        return {"note": f"{name} is not installed"}
+    theirs = rival(name, {"X": part}, {}, seconds)
+    if theirs is None:
+        return {"note": f"{name} failed, or took too long"}
+    share = len(part) / n_rows
+    whole = (theirs["before"] + n_iter * theirs["step"]) / share
+    how = f"{theirs['before']:.1f} s and {theirs['step']:.2f} s an iteration, the median of {theirs['steps']}"
+    how += f", of {len(part):,} rows" if share < 1 else ""
     return {
-        "ratio": float(whole["seconds"]) / seconds,
-        "against": f"{rival} ({float(whole['seconds']):.1f} s, {int(whole['n_iter'])} its, gradient {theirs:.1e})",
+        "ratio": whole / ours,
+        "against": f"{name} on {theirs['cores']} cores, whose {n_iter} iterations would take {whole:.0f} s ({how})"
+        + theirs.get("remark", ""),
     }
 
 
-def _rival(name, path, max_iter, limit):
-    """What a rival's process saved, or None where it failed or took longer than the limit in seconds."""
-    answer = path.with_name("answer.npz")
-    answer.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "benchmarks.gpu_rivals", name, str(path), str(answer), str(max_iter)]
-    try:
-        subprocess.run(command, cwd=ROOT, timeout=max(limit, 1), capture_output=True, check=True)
-    except (subprocess.TimeoutExpired, subprocess.CalledProcessError):
-        return None
-    with np.load(answer) as saved:
-        return dict(saved)
+def whole_fit(bench, left):
+    """FastICA of 500,000 x 512 rows in host memory, transfers included, beside scikit-learn on all cores.
+
+    Both follow the same path from the same start, so that scikit-learn's iterations are as many as ours.
+    """
+    n, k = bench.n(500_000), bench.k(512)
+    there = bench.rows(n, k) @ bench.normal((k, k))
+    X = there.get()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        FastICA(random_state=0, device="cuda").fit(X[: n // 10])
+        seconds, found = bench.wall(lambda: FastICA(random_state=0, device="cuda").fit(X), repeats=2)
+    reached = gradient(bench.xp, there, found.components_, found.mean_)
+    note = f"gradient {reached:.1e}, {found.n_iter_} iterations, converged: {found.converged_}"
+    result = {"figure": f"FastICA, {n:,} x {k}, from the host", "value": seconds, "unit": "s", "note": note}
+    yield result  # the rival may be stopped
+    yield (
+        result
+        | {"figure": f"{result['figure']}, beside scikit-learn"}
+        | _beside("scikit-learn", X, n, found.n_iter_, seconds, 12)
+    )
+
+
+def picard_fit(bench, left):
+    """Picard of 2,000,000 x 768 rows as of a language model, from host memory and on the device, beside python-picard.
+
+    python-picard is taken to need as many iterations on all rows as ours reads them: fewer than it would.
+    """
+    n, k = bench.n(2_000_000), bench.k(768)
+    there = bench.activations(n, k)
+    X = there.get()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        Picard(random_state=0, device="cuda").fit(X[: n // 20])
+        resident, _ = bench.wall(lambda: Picard(random_state=0).fit(there))
+        seconds, found = bench.wall(lambda: Picard(random_state=0, device="cuda").fit(X))
+    reached = gradient(bench.xp, there, found.components_, found.mean_)
+    note = f"gradient {reached:.1e}, {found.n_iter_} iterations, {found.n_passes_:.1f} passes, "
+    note += f"converged: {found.converged_}; {resident:.2f} s where the rows are on the device"
+    result = {"figure": f"Picard, {n:,} x {k}, dependent sources, from the host"}
+    result |= {"value": seconds, "unit": "s", "note": note}
+    yield result  # the rival may be stopped
+    n_iter = int(np.ceil(max(found.n_iter_, found.n_passes_)))
+    there = None
+    part = X[: max(n // 20, 2 * k)]
+    yield (
+        result
+        | {"figure": f"{result['figure']}, beside python-picard"}
+        | _beside("python-picard", part, n, n_iter, seconds, 15)
+    )
 
 
 def same_card(bench, left):
-    """50 iterations over 1,000,000 x 768 rows by fastica-torch and icalens."""
-    X = bench.rows(bench.n(1_000_000), bench.k(768)).get()
-    problem = SimpleNamespace(n_components=X.shape[1])
+    """A fixed number of iterations over 1,000,000 x 512 rows in host memory by fastica-torch and icalens."""
+    n, k, n_iter = bench.n(1_000_000), bench.k(512), 20
+    X = bench.rows(n, k).get()
+    problem = SimpleNamespace(n_components=k)
+    result = {"figure": f"FastICA, {n:,} x {k}, {n_iter} iterations, from the host", "unit": "s"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        FastICA(max_iter=50, tol=0, random_state=0, device="cuda").fit(X[:10_000])
-        ours, _ = bench.wall(lambda: FastICA(max_iter=50, tol=0, random_state=0, device="cuda").fit(X))
+        model = FastICA(max_iter=n_iter, tol=0, random_state=0, device="cuda")
+        model.fit(X[: n // 50])
+        ours, _ = bench.wall(lambda: model.fit(X), repeats=2)
+    yield result | {"value": ours}
     for name, module, fit in (
         ("fastica-torch", "fastica_torch", contestants.fastica_torch),
-        ("icalens", "icalens", contestants.icalens),
+        ("icalens", "icalens", partial(contestants.icalens, resident=True)),  # not batch by batch every time
     ):
         if importlib.util.find_spec(module) is None:
-            yield {"figure": f"{name}, {len(X):,} x 768", "note": "not installed"}
+            yield {"figure": f"{name}, {n:,} x {k}", "note": "not installed"}
             continue
-        call = partial(fit, problem=problem, seed=0, tol=0, max_iter=50, device="cuda")
-        call(X[:10_000])
-        theirs, _ = bench.wall(lambda: call(X))  # noqa: B023
-        yield {
-            "figure": f"FastICA, {len(X):,} x {X.shape[1]}, 50 iterations, from the host",
-            "value": ours,
-            "unit": "s",
-            "ratio": theirs / ours,
-            "against": f"{name} ({theirs:.1f} s)",
-        }
+        bench.tidy()
+        try:
+            call = partial(fit, problem=problem, seed=0, tol=0, max_iter=n_iter, device="cuda")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                call(X[: n // 50])
+                theirs, _ = bench.wall(lambda: call(X), repeats=2)  # noqa: B023
+        except Exception as error:
+            yield {"figure": f"{name}, {n:,} x {k}", "note": f"failed: {type(error).__name__}: {str(error)[:200]}"}
+            continue
+        finally:
+            _free_torch()
+        yield result | {"value": ours, "ratio": theirs / ours, "against": f"{name} ({theirs:.2f} s)"}
 
 
-LINES = [("same card", 60, same_card), ("whole fits", 80, whole_fits)]
-
-
-def main():
-    name, path, answer, max_iter = sys.argv[1:]
-    X = np.load(path)
-    warnings.simplefilter("ignore")
-    RIVALS[name](X[:2000], 2)
-    began = time.perf_counter()
-    components, mean, n_iter = RIVALS[name](X, int(max_iter))
-    seconds = time.perf_counter() - began
-    np.savez(answer, components=components, mean=mean, n_iter=n_iter, seconds=seconds)
-
-
-if __name__ == "__main__":
-    main()
+def _free_torch():
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+        sys.modules["torch"].cuda.empty_cache()

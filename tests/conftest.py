@@ -81,9 +81,14 @@ def no_thread_is_left():
     if zarr := sys.modules.get("zarr.core.sync"):
         zarr.cleanup_resources()
     end = time.monotonic() + 10
-    while (left := set(threading.enumerate()) - before) and time.monotonic() < end:
+    while (left := leftover(before)) and time.monotonic() < end:
         time.sleep(0.05)
     assert not left, f"threads that no test has ended: {left}"
+
+
+def leftover(before):
+    """Threads that were not there before; not pytest-timeout's timer, which runs until the teardown is over."""
+    return {t for t in set(threading.enumerate()) - before if not t.name.startswith("pytest_timeout ")}
 
 
 @pytest.fixture

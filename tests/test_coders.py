@@ -434,7 +434,8 @@ def test_the_definition_in_array_code_is_the_kernel(coder, K):
 @pytest.mark.parametrize("K", [5, 60])
 def test_fista_ends_at_a_duality_gap(K, positive, dtype):
     X, D = data(25, 12, K, dtype)
-    C, unfinished = encode(X, D, Fista(0.1, positive, 5000, tol=1e-5))
+    tol = 1e-5 if dtype == np.float64 else 0.0  # in float32 no gap is below rounding
+    C, unfinished = encode(X, D, Fista(0.1, positive, 5000, tol=tol))
     exact, _ = encode(X.astype(float), D.astype(float), Lasso(0.1, positive))
     cost, best = ((((X - B @ D) ** 2).sum(axis=1) / 2 + 0.1 * np.abs(B).sum(axis=1)) for B in (C.astype(float), exact))
     assert unfinished == 0

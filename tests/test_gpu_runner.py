@@ -4,13 +4,18 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.gpu import Results, lines_of_output
+from benchmarks import gpu
+from benchmarks.gpu import Line, Results, lines_of_output
 from gpuica.device import why_no_gpu
+
+from .conftest import leftover
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,3 +79,66 @@ def test_failures_are_written_before_a_process_dies(tmp_path, workers):
     assert "test_two.py::test_wrong (call)" in text
     assert "assert (1 + 1) == 3" in text
     assert ("test_fatal" in text) == bool(workers)  # alone, nobody is left to write it
+
+
+def test_the_timer_of_pytest_timeout_is_nobody_s_leftover():
+    before, waiting = set(threading.enumerate()), [threading.Timer(60, print), threading.Timer(60, print)]
+    waiting[0].name = "pytest_timeout tests/test_one.py::test_one"
+    for timer in waiting:
+        timer.start()
+    try:
+        assert leftover(before) == {waiting[1]}
+    finally:
+        for timer in waiting:
+            timer.cancel()
+            timer.join()
+
+
+def lines(*names):
+    return [Line(name, 1, lambda bench, left: []) for name in names]
+
+
+ARGS = SimpleNamespace(scale=1.0, fake=False)
+
+
+@pytest.mark.parametrize("ending", [0, -9])  # by an exception, after which the process ends by itself, or stopped
+def test_what_a_process_does_not_come_to_is_measured_in_another(monkeypatch, ending):
+    asked = []
+
+    def outputs(command, seconds):
+        names = command[command.index("--line") + 1 : command.index("--seconds")]
+        asked.append(names)
+        for name in names:
+            yield f"{gpu.BEGUN}{name}\n"
+            if name == "bad":
+                yield ending
+                return
+            yield gpu.RESULT + json.dumps({"figure": name, "value": 1.0}) + "\n"
+        yield 0
+
+    monkeypatch.setattr(gpu, "lines_of_output", outputs)
+    results = Results(None, {})
+    gpu.measure(results, lines("a", "bad", "b", "c"), ARGS, time.monotonic() + 600)
+    assert asked == [["a", "bad", "b", "c"], ["b", "c"]]
+    assert [result["figure"] for result in results.all] == ["a", *(["bad"] if ending else []), "b", "c"]
+
+
+def test_lines_without_time_are_left_out(monkeypatch):
+    monkeypatch.setattr(gpu, "lines_of_output", lambda command, seconds: pytest.fail("there is no time"))
+    results = Results(None, {})
+    gpu.measure(results, lines("a", "b"), ARGS, time.monotonic() + gpu.STARTING)
+    assert ["left out" in result["note"] for result in results.all] == [True, True]
+
+
+def test_a_line_that_fails_is_the_last_of_its_process(capfd):
+    def fails(bench, left):
+        yield {"figure": "before", "ceiling": "copy", "rate": 2.0}
+        raise RuntimeError("illegal address")
+
+    known = {}
+    bench = SimpleNamespace(learn=known.update, tidy=lambda: None)
+    gpu.run_lines([Line("bad", 1, fails), *lines("after")], bench, 60)
+    printed = capfd.readouterr().out
+    assert "RuntimeError: illegal address" in printed
+    assert known["rate"] == 2.0
+    assert "after" not in printed

@@ -43,8 +43,10 @@ def test_a_product_of_every_layout(cupy, left, right, precision, rng):
         C, of_all = product(A, B), product(A, B, of_all=True)
     assert isinstance(C, cupy.ndarray)
     assert C.dtype == np.float32
-    assert (np.abs(C.get() - exact) <= 2.1 * UNITS[precision] * size).all()
-    assert (np.abs(of_all.get() - exact) <= (1.1 if precision == "bf16" else 2.1) * UNITS[precision] * size).all()
+    # a GPU may cut factors to TF32 instead of rounding them, which is twice as far
+    two = 4.2 if precision == "tf32" and cupy.ndarray is not fake_cupy.FakeArray else 2.1
+    assert (np.abs(C.get() - exact) <= two * UNITS[precision] * size).all()
+    assert (np.abs(of_all.get() - exact) <= (1.1 if precision == "bf16" else two) * UNITS[precision] * size).all()
     np.testing.assert_allclose(product(A, B).get(), exact, atol=1e-5)  # no longer rounded
 
 

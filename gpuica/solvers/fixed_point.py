@@ -60,7 +60,7 @@ class Step(NamedTuple):
     """What one iteration from W (k, k) found: new (k, k), each row's movement (k,), which are at rest (k,), the sums
     that it was made of, and the defect of new, 0-d: how far its rows are from orthonormal.
 
-    sums: E g(y) yᵀ (k, k), E g'(y), E g(y)² (k,), and E of `sums.squares` where standard errors were measured.
+    sums: E g(y) zᵀ (k, k), E g'(y), E g(y)² (k,), and E of `sums.squares` where standard errors were measured.
     distance: 0-d, the distance from convergence of tol="auto".
     """
 
@@ -78,10 +78,11 @@ class Step(NamedTuple):
         return len(self.sums) > 3
 
 
-def _gradient_and_error(oracle, sums, power):
-    """`rotation_gradient` and `rotation_error` from sums as of `Step`.  power: E y² (k,)."""
+def _gradient_and_error(oracle, W, sums, power):
+    """`rotation_gradient` and `rotation_error` at W from sums as of `Step`.  power: E y² (k,)."""
     xp = oracle.xp
     cross, slope, square, *squares = sums
+    cross = cross @ W.T
     sign = xp.where(slope < xp.diagonal(cross), -1.0, 1.0)
     with np.errstate(over="ignore", invalid="ignore"):  # rows that are not white, though whiten=False says so
         error = rotation_error(cross, square, power, sign, oracle.n_effective, xp, *squares)
@@ -125,7 +126,7 @@ def parallel(oracle, W, *, max_iter, tol, share=1.0, final=True, report=None):
                 break
     if exact and converged:
         W = last.W  # the gradient of last.new is not known
-    gradient, error = _gradient_and_error(oracle, last.sums, oracle.known_power(last.W))
+    gradient, error = _gradient_and_error(oracle, last.W, last.sums, oracle.known_power(last.W))
     z = in_errors(gradient, error, oracle.xp).max(axis=1)
     largest = oracle.xp.abs(gradient).max(axis=1)
     solution = Solution(W, n_iter, last.movement, converged, last.at_rest, largest, z=z)
@@ -145,14 +146,13 @@ def _checked(oracle, solution, previous, share):
     xp, z = oracle.xp, solution.z
     part: Any = 1.0
     if previous is not None:
-        gradient, error = _gradient_and_error(oracle, previous.sums, oracle.known_power(previous.W))
+        gradient, error = _gradient_and_error(oracle, previous.W, previous.sums, oracle.known_power(previous.W))
         before = in_errors(gradient, error, xp).max(axis=1)
         part = xp.minimum(1.0, z / xp.maximum(before, TINY))
     if float((part * z < FAR).mean()) >= share:
         return solution
     W = solution.W
-    cross, *rest = oracle.fixed_point(W, "rotation")
-    gradient, error = _gradient_and_error(oracle, (cross @ W.T, *rest), oracle.known_power(W))
+    gradient, error = _gradient_and_error(oracle, W, oracle.fixed_point(W, "rotation"), oracle.known_power(W))
     z = in_errors(gradient, error, xp).max(axis=1)
     return _unless_far(replace(solution, gradient=xp.abs(gradient).max(axis=1), z=z), share)
 
@@ -183,11 +183,11 @@ def _steps(oracle, W, n_iter, max_iter, tol, share, exact, *, measure, by_defini
             new, defect = polar(update, xp)
         by_definition = measure = False
         movement = xp.abs(xp.abs((new * W).sum(axis=1)) - 1)
-        sums, apart = (cross @ W.T, *rest), xp.zeros(())
+        sums, apart = (cross, *rest), xp.zeros(())
         if tol != "auto":
             at_rest = movement < tol
         else:
-            gradient, error = _gradient_and_error(oracle, sums, oracle.power(W))
+            gradient, error = _gradient_and_error(oracle, W, sums, oracle.power(W))
             at_rest = within_error(gradient, error)
             if exact:
                 distances = distance(in_errors(gradient, error, xp), xp)
