@@ -9,6 +9,7 @@ precision must not multiply, divide or compare in double: those are slow on most
 import importlib
 import pkgutil
 import re
+import struct
 import sys
 import time
 from types import SimpleNamespace
@@ -32,7 +33,7 @@ def builds():
 
 
 def compiled(build, arch, capability):
-    """(registers, bytes of stack, bytes of spill stores and loads, PTX) of a kernel on an architecture."""
+    """(registers, bytes of stack, of spill stores and loads, and of code, PTX) of a kernel on an architecture."""
     from cuda.core import Linker, LinkerOptions, ObjectCode
 
     from gpuica.kernels.cuda.loading import ptx as ptx_of
@@ -42,18 +43,27 @@ def compiled(build, arch, capability):
         ptx = ptx_of(build.function, build.signature, capability, "the_kernel")
     check_convention(build, ptx)
     linker = Linker(ObjectCode.from_ptx(ptx.encode()), options=LinkerOptions(arch=arch, ptxas_options=["-v"]))
-    linker.link("cubin")
+    code = code_size(linker.link("cubin").code)
     report = linker.get_info_log()
     registers = max(int(n) for n in re.findall(r"Used (\d+) registers", report))
     frame, *spills = (
         sum(map(int, re.findall(rf"(\d+) bytes {what}", report)))
         for what in ("stack frame", "spill stores", "spill loads")
     )
-    return registers, frame, sum(spills), ptx
+    return registers, frame, sum(spills), code, ptx
+
+
+def code_size(cubin):
+    """Bytes of machine code in a cubin, a 64-bit ELF file: of its sections named .text..."""
+    (sections,) = struct.unpack_from("<Q", cubin, 40)
+    entry, count, names = struct.unpack_from("<3H", cubin, 58)
+    headers = [struct.unpack_from("<2I4Q", cubin, sections + entry * i) for i in range(count)]
+    start = headers[names][4]
+    return sum(header[5] for header in headers if cubin[start + header[0] :].startswith(b".text"))
 
 
 PARAMETERS = re.compile(r"\.entry the_kernel\((.*?)\)", re.S)
-SIZES = {"boolean": "8", "int32": "32", "float32": "32", "int64": "64", "float64": "64"}  # bits of numbers
+SIZES = {"bool": "8", "boolean": "8", "int32": "32", "float32": "32", "int64": "64", "float64": "64"}  # bits of numbers
 
 
 def check_convention(build, ptx):
@@ -87,7 +97,7 @@ def main(words):
         np.__all__ = [name for name in np.__all__ if name != REMOVED_NAME]
     targets = {**ARCHITECTURES, **(ALSO if "--all" in words else {})}
     words = [word for word in words if word != "--all"]
-    print(f"{'kernel':48}" + "".join(f"{arch:>14}" for arch in targets) + "   registers, + stack bytes")
+    print(f"{'kernel':48}" + "".join(f"{arch:>14}" for arch in targets) + "   registers, KB of code, + stack bytes")
     for build in builds():
         if words and not any(word in build.name for word in words):
             continue
@@ -95,13 +105,17 @@ def main(words):
         cells = []
         for arch, capability in targets.items():
             try:
-                registers, frame, spills, ptx = compiled(build, arch, capability)
+                registers, frame, spills, code, ptx = compiled(build, arch, capability)
             except Exception as error:
                 cells.append("fails" if arch in ARCHITECTURES else "-")
                 if arch in ARCHITECTURES:
                     failures.append(f"{build.name} does not compile for {arch}: {' '.join(str(error).split())[:600]}")
                 continue
-            cells.append(f"{registers}" + (f" + {frame}" if frame else "") + (f" SPILLS {spills}" if spills else ""))
+            cells.append(
+                f"{registers} {code / 1024:4.0f}"
+                + (f" + {frame}" if frame else "")
+                + (f" SPILLS {spills}" if spills else "")
+            )
             if spills:
                 failures.append(f"{build.name} spills {spills} bytes on {arch}")
             if build.single and (double := sorted(set(DOUBLE.findall(ptx)))):

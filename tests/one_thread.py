@@ -11,7 +11,8 @@ import numpy as np
 
 
 def _array(shape, dtype):
-    return np.full(shape, math.nan, np.dtype(str(dtype))) if "float" in str(dtype) else np.full(shape, -99, str(dtype))
+    """Numbers that are seen where they are read before they are written."""
+    return np.full(shape, math.nan if "float" in str(dtype) else -99).astype(str(dtype))
 
 
 def _cuda(block, grid, dynamic):
@@ -23,7 +24,12 @@ def _cuda(block, grid, dynamic):
         gridDim=SimpleNamespace(x=grid[0], y=grid[1]),
         syncthreads=lambda: None,
         syncthreads_or=lambda flag: flag,
-        shared=SimpleNamespace(array=lambda shape, dtype: _array(shape or dynamic // 8, dtype)),
+        syncwarp=lambda: None,
+        shfl_down_sync=lambda mask, value, delta: value,
+        shfl_xor_sync=lambda mask, value, bits: value,
+        shared=SimpleNamespace(
+            array=lambda shape, dtype: _array(shape or dynamic // np.dtype(str(dtype)).itemsize, dtype)
+        ),
     )
 
 

@@ -14,6 +14,7 @@ CASES = {  # atoms, features, block, threads
     "more threads than atoms or features": (3, 2, 3, 8),
     "one of each": (1, 1, 1, 2),
     "a number of threads that is no power of 2": (9, 10, 5, 3),
+    "four slices of two columns": (6, 5, 6, 9),
 }
 
 

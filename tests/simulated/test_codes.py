@@ -26,13 +26,15 @@ def test_compressed_codes_are_the_non_zeros(shape, dtype, rng):
     assert (columns.dtype, values.dtype) == (np.int32, dtype)
 
 
+@pytest.mark.parametrize("length", [1, None])  # of parts: each row for itself, and all at once
 @pytest.mark.parametrize("tile", [2, 100])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_moments_of_codes(shape, dtype, tile, rng):
+def test_moments_of_codes(shape, dtype, tile, length, rng):
     X, D, C = data(*shape, dtype, rng)
     A, B = np.ones((shape[2], shape[2])), np.ones(D.shape)  # to be added to
-    squares = codes.add_moments(X, D, *codes.compress(C, threads=4), A, B, threads=3, walkers=2, tile=tile)
+    sizes = {"threads": 3, "walkers": 2, "tile": tile, "length": length}
+    squares = codes.add_moments(X, D, *codes.compress(C, threads=4), A, B, **sizes)
     X, D, C = (part.astype(float) for part in (X, D, C))
     np.testing.assert_allclose(A, 1 + C.T @ C, rtol=1e-12, atol=1e-12)  # of float32 too: sums are in float64
     np.testing.assert_allclose(B, 1 + C.T @ X, rtol=1e-12, atol=1e-12)
@@ -46,3 +48,29 @@ def test_no_codes_at_all(rng):
     assert not A.any()
     assert not B.any()
     np.testing.assert_allclose(squares, (X.astype(float) ** 2).sum(axis=1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("length", [3, 4, 100])
+def test_an_atom_of_every_row_and_atoms_of_none(length, rng):
+    X, D, C = data(9, 4, 6, np.float64, rng)
+    C[:, [0, 4]], C[:, 2] = 0, rng.normal(size=9)
+    A, B = np.zeros((6, 6)), np.zeros((6, 4))
+    codes.add_moments(X, D, *codes.compress(C, threads=4), A, B, threads=3, walkers=4, length=length)
+    np.testing.assert_allclose(A, C.T @ C, atol=1e-13)
+    np.testing.assert_allclose(B, C.T @ X, atol=1e-13)
+
+
+def test_parts_are_as_long_as_their_sums_fit_into_memory(monkeypatch, rng):
+    X, D, C = data(12, 2, 5, np.float64, rng)
+    monkeypatch.setattr(codes, "PART", 1)
+    monkeypatch.setattr(codes, "MEMORY", 8 * 5 * 3)  # three parts
+    launched, launch = {}, codes.launch
+    monkeypatch.setattr(
+        codes,
+        "launch",
+        lambda kernel, grid, *more, **shared: launched.update({kernel: grid}) or launch(kernel, grid, *more, **shared),
+    )
+    A, B = np.zeros((5, 5)), np.zeros((5, 2))
+    codes.add_moments(X, D, *codes.compress(C, threads=4), A, B, threads=3, walkers=2)
+    assert launched[codes._products][0] - 5 in (2, 3)
+    np.testing.assert_allclose(A, C.T @ C, atol=1e-13)

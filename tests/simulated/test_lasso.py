@@ -37,7 +37,7 @@ def test_lasso_is_optimal(name, dtype, positive, gram):
 
 
 @pytest.mark.parametrize("gram", [True, False])
-@pytest.mark.parametrize("threads", [2, 5])
+@pytest.mark.parametrize("threads", [2, 5, 64])
 def test_lasso_is_the_textbook_loop_with_several_threads(threads, gram):
     X, D = data(2, 4, 9)
     X[1] *= 0.1
@@ -58,7 +58,7 @@ def test_duplicate_atoms_with_several_threads():
 def test_supports_may_outgrow_shared_memory(gram, dtype, monkeypatch):
     monkeypatch.setattr(lasso, "ROOM", 3)
     monkeypatch.setattr(lasso, "WIDE", 3 + lasso_row.CANDIDATES)
-    monkeypatch.setattr(lasso, "MEMORY", 1)  # one row at a time
+    monkeypatch.setattr(lasso, "at_once", lambda *_: 1)
     X, D = data(4, 20, 30, dtype)
     X[2] *= 1e-3  # done at once
     C, unfinished = encode(X, D, Lasso(0.2), gram)

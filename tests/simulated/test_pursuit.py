@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpuica.coders import OMP, ORMP, MatchingPursuit
-from gpuica.kernels.cuda import block, coding, matching, pursuit, row, support
+from gpuica.kernels.cuda import block, coding, matching, orthogonal, pursuit, row, support
 
 from .. import naive, one_thread
 from ..coherent import DICTIONARIES, check, problem, pursuits, to_target
@@ -25,7 +25,7 @@ def counted(X, D, coder, threads=None, **sizes):
     if threads:
         unfinished = form(X, D, D @ D.T, Q, coder, threads=threads, blocks=2, **sizes)
     else:
-        with one_thread.running(pursuit, matching, row, support, block):
+        with one_thread.running(orthogonal, pursuit, matching, row, support, block):
             unfinished = form(X, D, D @ D.T, Q, coder, blocks=2, **sizes)
     assert np.isfinite(Q).all()
     assert Q.dtype == X.dtype
@@ -49,6 +49,50 @@ def test_orthogonal_pursuits_are_the_textbook_loops(kind, n_nonzero, shape, dtyp
     if n_nonzero < 100:  # beyond, rows are exact whichever atoms came last
         np.testing.assert_allclose(C, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     np.testing.assert_allclose(C @ D, expected @ D, atol=1e-4)
+
+
+SPLITS = {"neither atoms nor directions": 0, "atoms": 2, "two directions": 4, "all": 99}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", [OMP, ORMP])
+@pytest.mark.parametrize("split", SPLITS)
+def test_what_is_in_shared_memory_does_not_matter(split, kind, dtype):
+    """Directions of the support in shared memory, and those beyond it in a workspace."""
+    X, D = data(4, 12, 21, dtype, seed=3)
+    row = len(D) * np.dtype(dtype).itemsize
+    shared = orthogonal.SHARERS * (SPLITS[split] * row + orthogonal.OVERHEAD)
+    held, near, _ = orthogonal._split(6, row, 32, shared)
+    assert (held, near) == {0: (False, 0), 2: (True, 0), 4: (True, 2), 99: (True, 6)}[SPLITS[split]]
+    expected = [(naive.omp if kind is OMP else naive.ormp)(*both, 7) for both in each(X, D)]
+    for threads in (None, 2, 4):  # of which each has several rounds of four atoms, the last of fewer
+        C = encode(X, D, kind(7), threads, shared=shared)
+        np.testing.assert_allclose(C, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+def test_room_grows_as_far_as_rows_need_it(monkeypatch):
+    X, D = data(6, 20, 50)
+    rooms, split = [], orthogonal._split
+    monkeypatch.setattr(orthogonal, "_split", lambda room, *sizes: rooms.append(room) or split(room, *sizes))
+    target = 1e-2 * float((X * X).sum(axis=1).mean())
+    few = encode(X, D, OMP(20, target), room=1)
+    assert rooms == [1, 4, 16]  # 19 at most
+    np.testing.assert_array_equal(few, encode(X, D, OMP(20, target)))
+
+
+@pytest.mark.parametrize(
+    ("room", "row", "threads", "shared", "expected"),
+    [
+        (31, 4096, 256, 233_472, (True, 25, 2)),  # 32 of 1,024 atoms in float32, on an H100
+        (7, 1024, 64, 233_472, (True, 7, 8)),
+        (31, 65_536, 256, 233_472, (False, 0, 2)),
+        (0, 4, 32, 233_472, (True, 0, 16)),
+    ],
+)
+def test_shared_memory_goes_to_two_blocks_or_more(room, row, threads, shared, expected):
+    held, near, sharers = orthogonal._split(room, row, threads, shared)
+    assert (held, near, sharers) == expected
+    assert sharers * ((near + 2) * row * held + 2048) <= shared
 
 
 @pytest.mark.parametrize("room", [2, 64])
@@ -97,7 +141,7 @@ def test_matching_pursuits(gradient, dtype):
         np.testing.assert_allclose(c, expected, rtol=1e-4, atol=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("threads", [2, 5])
+@pytest.mark.parametrize("threads", [2, 8, 64])  # of one warp, and of two
 @pytest.mark.parametrize(
     "coder", [OMP(3), ORMP(3), OMP(3, positive=True), MatchingPursuit(4), MatchingPursuit(4, gradient=True)], ids=str
 )
@@ -129,7 +173,7 @@ def test_no_code_is_worse_than_its_row(name, dtype, rng):
 def test_rows_that_are_left_to_the_definition_with_several_threads(name, rng):
     X, D = small(name, 2, np.float32, rng)
     for coder in (OMP(6), ORMP(6), OMP(6, positive=True)):
-        C, unfinished = counted(X, D, coder, 3)
+        C, unfinished = counted(X, D, coder, 4)
         check(X, D, C, coder, unfinished)
         assert unfinished == counted(X, D, coder)[1]
 

@@ -1,86 +1,131 @@
 """What the threads of one block do together: sums, the largest of their numbers, where it is.
 
-By fixed trees in shared memory, for any number of threads, so that two runs agree bit for bit.  Every function is
-called by all threads of a block and ends with all of them past a barrier; what it returns is the same for all.
-tree, places: (blockDim.x,) at least, float64 and int32, in shared memory of the kernel (of a device function's own it
+Each warp by shuffles, then all threads alike from the results of the warps: two barriers, and the same order of
+operations in every run, so that two runs agree bit for bit.  Every function is called by all threads of a block and
+ends with all of them past a barrier; what it returns is the same for all.
+tree, places: a number for each warp, float64 and int32, in shared memory of the kernel (of a device function's own it
 would be linked twice where two others call it, which is invalid).
+
+Blocks are whole warps, 32 at most, or less than one warp, in the simulator: a lane that is not there is never added.
 """
 
-import numpy as np
-from numba import cuda
+from numba import cuda, int32, uint32
+
+LANES = 32  # threads of a warp
+ALL = 0xFFFFFFFF  # of its lanes
+
+
+@cuda.jit(device=True)
+def lane():
+    """The number of this thread in its warp."""
+    return cuda.threadIdx.x & (LANES - 1)
+
+
+@cuda.jit(device=True)
+def lanes():
+    """How many lanes this thread's warp has."""
+    return min(LANES, cuda.blockDim.x - (cuda.threadIdx.x - lane()))
+
+
+@cuda.jit(device=True)
+def warps():
+    """How many warps the block has."""
+    return (cuda.blockDim.x + LANES - 1) // LANES
+
+
+@cuda.jit(device=True)
+def first_largest_of_warp(value, place):
+    """The largest value over the lanes of the warp, and its place; the smallest place of several.
+
+    The same for all lanes where there are 2, 4, 8, 16 or 32 of them; else the first lane's.
+    """
+    step = LANES // 2
+    while step > 0:
+        other, where = cuda.shfl_xor_sync(ALL, value, step), cuda.shfl_xor_sync(ALL, place, step)
+        if other > value or (other == value and where < place):
+            value, place = other, where
+        step //= 2
+    return value, place
+
+
+@cuda.jit(device=True)
+def summed_by_warp(value):
+    """Σ value over the lanes of the warp, for its first lane."""
+    step, mine, count = LANES // 2, lane(), lanes()
+    while step > 0:
+        other = cuda.shfl_down_sync(ALL, value, step)
+        if mine + step < count:
+            value += other
+        step //= 2
+    return value
 
 
 @cuda.jit(device=True)
 def summed(value, tree):
     """Σ value over the threads, in float64."""
-    t, left = cuda.threadIdx.x, cuda.blockDim.x
-    tree[t] = value
+    value = summed_by_warp(value)
+    if lane() == 0:
+        tree[cuda.threadIdx.x // LANES] = value
     cuda.syncthreads()
-    while left > 1:
-        upper = (left + 1) // 2
-        if t < left - upper:
-            tree[t] += tree[t + upper]
-        left = upper
-        cuda.syncthreads()
-    total = tree[0]
+    total, step, mine, count = tree[lane()] if lane() < warps() else 0.0, LANES // 2, lane(), lanes()
+    while step > 0:
+        other = cuda.shfl_xor_sync(ALL, total, step)
+        if mine ^ step < count:
+            total += other
+        step //= 2
     cuda.syncthreads()  # before the next sum overwrites it
     return total
 
 
 @cuda.jit(device=True)
+def largest_of_warp(value):
+    """The largest value over the lanes of the warp; for which lanes: as `first_largest_of_warp`."""
+    step = LANES // 2
+    while step > 0:
+        value = max(value, cuda.shfl_xor_sync(ALL, value, step))
+        step //= 2
+    return value
+
+
+@cuda.jit(device=True)
 def largest(value, tree):
     """The largest value over the threads, in float64."""
-    t, left = cuda.threadIdx.x, cuda.blockDim.x
-    tree[t] = value
+    value = largest_of_warp(value)
+    if lane() == 0:
+        tree[cuda.threadIdx.x // LANES] = value
     cuda.syncthreads()
-    while left > 1:
-        upper = (left + 1) // 2
-        if t < left - upper:
-            tree[t] = max(tree[t], tree[t + upper])
-        left = upper
-        cuda.syncthreads()
-    top = tree[0]
+    value = largest_of_warp(tree[lane() if lane() < warps() else 0])
     cuda.syncthreads()
-    return top
+    return value
 
 
 @cuda.jit(device=True)
 def first_largest(value, place, tree, places):
     """The largest value over the threads, in float64, and its place; the smallest place of several."""
-    t, left = cuda.threadIdx.x, cuda.blockDim.x
-    tree[t] = value
-    places[t] = place
+    value, place = first_largest_of_warp(value, place)
+    if lane() == 0:
+        tree[cuda.threadIdx.x // LANES] = value
+        places[cuda.threadIdx.x // LANES] = place
     cuda.syncthreads()
-    while left > 1:
-        upper = (left + 1) // 2
-        if t < left - upper:
-            other, where = tree[t + upper], places[t + upper]
-            if other > tree[t] or (other == tree[t] and where < places[t]):
-                tree[t] = other
-                places[t] = where
-        left = upper
-        cuda.syncthreads()
-    top, best = tree[0], places[0]
+    warp = lane() if lane() < warps() else 0
+    value, place = first_largest_of_warp(tree[warp], places[warp])
     cuda.syncthreads()
-    return top, best
+    return value, place
 
 
 @cuda.jit(device=True)
 def place_among(flag, places):
-    """How many threads before this one raised their flag (0 or 1), and how many did in all.
-
-    By doubling steps (Hillis and Steele).
-    """
-    t, n = cuda.threadIdx.x, cuda.blockDim.x
-    places[t] = flag
+    """How many threads before this one raised their flag (0 or 1), and how many did in all."""
+    raised = cuda.ballot_sync(ALL, flag != 0)
+    if lane() == 0:
+        places[cuda.threadIdx.x // LANES] = cuda.popc(raised)
     cuda.syncthreads()
-    reach = 1
-    while reach < n:
-        before = places[t - reach] if t >= reach else np.int32(0)
-        cuda.syncthreads()
-        places[t] += before
-        reach *= 2
-        cuda.syncthreads()
-    mine, total = places[t] - flag, places[n - 1]
+    before, total = int32(cuda.popc(raised & uint32((1 << lane()) - 1))), int32(0)
+    warp, count = 0, warps()
+    while warp < count:
+        if warp < cuda.threadIdx.x // LANES:
+            before += places[warp]
+        total += places[warp]
+        warp += 1
     cuda.syncthreads()
-    return mine, total
+    return before, total

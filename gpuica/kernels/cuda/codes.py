@@ -2,21 +2,24 @@
 
 Codes are compressed as on the host: non-zeros a row (n,), their columns and their values, row after row.
 
-Σ c cᵀ without atomics: non-zeros are sorted by atom (stable, so each atom's in the order of the rows), and one block
-walks along the rows of one atom.  For m non-zeros a row that is m² products a row, where the dense product has K²: 400
+Σ c cᵀ without atomics: non-zeros are sorted by atom (stable, so each atom's in the order of the rows), and blocks walk
+along the rows of one atom, each along a part of them, so that an atom that most rows use is no tail: what each found is
+added in their order.  For m non-zeros a row that is m² products a row, where the dense product has K²: 400
 against 17 million at m = 20, K = 4,096.  The dense product would cost as much as a round of the lasso at K = 8 d.
 """
 
 import numpy as np
-from numba import cuda, float64, int32
+from numba import cuda, float64, int32, int64
 
 from ...device import array_device
 from . import Build, launch, numba_type
-from .block import place_among, summed
+from .block import ALL, place_among, summed
 
 THREADS = 128
 WALKERS = 32  # threads that add a row's atoms to an atom's sums: a row has few
 TILE = 4096  # columns of Σ c cᵀ that a block keeps in shared memory, 32 KB
+PART = 512  # rows that a block walks along, or more:
+MEMORY = 1 << 28  # bytes of sums of parts
 
 
 @cuda.jit
@@ -25,51 +28,103 @@ def _compress(C, starts, indices, values):
     places = cuda.shared.array(THREADS, int32)
     row, t, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
     K, place = C.shape[1], starts[row]
-    for first in range(0, K, threads):
+    first = 0
+    while first < K:
         j = first + t
         value = C[row, j] if j < K else C.dtype.type(0)
         flag = np.int32(1) if value != 0 else np.int32(0)
-        if cuda.syncthreads_or(flag) == 0:
-            continue
-        before, found = place_among(flag, places)
-        if flag == 1:
-            indices[place + before] = j
-            values[place + before] = value
-        place += found
+        if cuda.syncthreads_or(flag) != 0:
+            before, found = place_among(flag, places)
+            if flag == 1:
+                indices[place + before] = j
+                values[place + before] = value
+            place += found
+        first += threads
+
+
+@cuda.jit(device=True)
+def _segment(of_atom, first, atoms, length):
+    """This block's part of an atom's non-zeros: the atom, which of its parts, where that starts and stops.
+
+    first (K + 1,): the number of an atom's first block, of which it has one at least; atoms: of blocks, K where there
+    is no work left for one.
+    """
+    j = atoms[cuda.blockIdx.x]
+    if j + 1 >= len(of_atom):
+        return j, int64(0), int64(0), int64(0)
+    part = cuda.blockIdx.x - first[j]
+    start = of_atom[j] + part * length
+    return j, part, start, min(start + length, of_atom[j + 1])
 
 
 @cuda.jit
-def _products(starts, indices, values, of_atom, rows, weights, A, tile):
-    """A_j (K,) += Σ c_j c over the rows that use atom j; one block for an atom and a tile of columns."""
+def _products(starts, indices, values, of_atom, first, atoms, length, rows, weights, A, parts, tile):
+    """Σ c_j c (K,) over a part of the rows that use atom j; a block of one warp for a part and a tile of columns.
+
+    An atom's first part is added to A_j; part i goes to parts[first_j - j + i - 1], to be added by `_add_parts`.
+    Every lane looks up a row, and then all work on each of these.
+    """
     sums = cuda.shared.array(0, float64)
-    j, t, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
-    left = cuda.blockIdx.y * tile
-    right = min(left + tile, A.shape[1])
-    if of_atom[j] == of_atom[j + 1]:
+    j, part, start, stop = _segment(of_atom, first, atoms, length)
+    if start >= stop:
         return
-    for k in range(t, right - left, threads):
+    t, threads, left = cuda.threadIdx.x, cuda.blockDim.x, cuda.blockIdx.y * tile
+    right = min(left + tile, A.shape[1])
+    k = t
+    while k < right - left:
         sums[k] = 0.0
+        k += threads
     cuda.syncthreads()
-    for p in range(of_atom[j], of_atom[j + 1]):
-        row, weight = rows[p], float64(weights[p])
-        for e in range(starts[row] + t, starts[row + 1], threads):
-            k = indices[e]
-            if left <= k and k < right:
-                sums[k - left] += weight * float64(values[e])
-        cuda.syncthreads()
-    for k in range(t, right - left, threads):
-        A[j, left + k] += sums[k]
+    while start < stop:
+        mine = min(start + t, stop - 1)
+        my_weight, my_start, my_stop = float64(weights[mine]), starts[rows[mine]], starts[rows[mine] + 1]
+        source, count = 0, min(stop - start, threads)
+        while source < count:
+            weight = cuda.shfl_sync(ALL, my_weight, source)
+            e, end = cuda.shfl_sync(ALL, my_start, source) + t, cuda.shfl_sync(ALL, my_stop, source)
+            while e < end:
+                k = indices[e] - left
+                if k >= 0 and k < right - left:
+                    sums[k] += weight * float64(values[e])
+                e += threads
+            cuda.syncthreads()
+            source += 1
+        start += threads
+    k = t
+    while k < right - left:
+        if part == 0:
+            A[j, left + k] += sums[k]
+        else:
+            parts[first[j] - j + part - 1, left + k] = sums[k]
+        k += threads
 
 
 @cuda.jit
-def _weighted_rows(X, of_atom, rows, weights, B):
-    """B_j (d,) += Σ c_j x over the rows that use atom j; blocks of features along y."""
-    j, f = cuda.blockIdx.x, cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
-    if f < X.shape[1] and of_atom[j] < of_atom[j + 1]:
-        total = 0.0
-        for p in range(of_atom[j], of_atom[j + 1]):
+def _weighted_rows(X, of_atom, first, atoms, length, rows, weights, B, parts):
+    """Σ c_j x (d,) over a part of the rows that use atom j, as `_products`; blocks of features along y."""
+    j, part, start, stop = _segment(of_atom, first, atoms, length)
+    f = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
+    if f < X.shape[1] and start < stop:
+        total, p = 0.0, start
+        while p < stop:
             total += float64(weights[p]) * float64(X[rows[p], f])
-        B[j, f] += total
+            p += 1
+        if part == 0:
+            B[j, f] += total
+        else:
+            parts[first[j] - j + part - 1, f] = total
+
+
+@cuda.jit
+def _add_parts(first, parts, out):
+    """out_j += the parts of atom j beyond the first, in their order; blocks of columns along y."""
+    j, k = cuda.blockIdx.x, cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
+    if k < out.shape[1]:
+        total, i, stop = out[j, k], first[j] - j, first[j + 1] - j - 1
+        while i < stop:
+            total += parts[i, k]
+            i += 1
+        out[j, k] = total
 
 
 @cuda.jit
@@ -77,11 +132,13 @@ def _squares(X, D, starts, indices, values, squares):
     """‖x - c D‖² of one row a block."""
     tree = cuda.shared.array(THREADS, float64)
     row, total = cuda.blockIdx.x, 0.0
-    for f in range(cuda.threadIdx.x, X.shape[1], cuda.blockDim.x):
+    f = cuda.threadIdx.x
+    while f < X.shape[1]:
         left = float64(X[row, f])
         for e in range(starts[row], starts[row + 1]):
             left -= float64(values[e]) * float64(D[indices[e], f])
         total += left * left
+        f += cuda.blockDim.x
     total = summed(total, tree)
     if cuda.threadIdx.x == 0:
         squares[row] = total
@@ -99,22 +156,36 @@ def compress(C, threads=THREADS):
     return counts, indices, values
 
 
-def add_moments(X, D, counts, indices, values, A, B, threads=THREADS, walkers=WALKERS, tile=TILE):
-    """Add Σ c cᵀ to A (K, K) and Σ c xᵀ to B (K, d), float64; return ‖x - c D‖² of every row, (n,) float64."""
-    xp, (n, d), K = array_device(X).xp, X.shape, len(D)
+def add_moments(X, D, counts, indices, values, A, B, threads=THREADS, walkers=WALKERS, tile=TILE, length=None):
+    """Add Σ c cᵀ to A (K, K) and Σ c xᵀ to B (K, d), float64; return ‖x - c D‖² of every row, (n,) float64.
+
+    length: of a part, rows.
+    """
+    xp, (n, d), K, total = array_device(X).xp, X.shape, len(D), len(indices)
     squares, starts = xp.empty(n, dtype=np.float64), _starts(counts, xp)
     launch(_squares, n, threads, X, D, starts, indices, values, squares)
-    if len(indices):
-        by_atom = xp.argsort(indices, kind="stable")
-        rows = (xp.searchsorted(starts, by_atom, side="right") - 1).astype(np.int32)
-        of_atom = xp.searchsorted(indices[by_atom], xp.arange(K + 1, dtype=np.int32))
-        weights, tiles = values[by_atom], -(-K // tile)
-        # one tile for all where K is below it
-        launch(
-            _products, (K, tiles), walkers, starts, indices, values, of_atom, rows, weights, A, tile,
-            shared=8 * min(tile, K),
-        )  # fmt: skip
-        launch(_weighted_rows, (K, -(-d // threads)), threads, X, of_atom, rows, weights, B)
+    if not total:
+        return squares
+    by_atom = xp.argsort(indices, kind="stable")
+    rows = (xp.searchsorted(starts, by_atom, side="right") - 1).astype(np.int32)
+    of_atom = xp.searchsorted(indices[by_atom], xp.arange(K + 1, dtype=np.int32))
+    length = length or max(PART, -(-8 * total * max(K, d) // MEMORY))
+    more = total // length  # parts beyond an atom's first, at most
+    first = _starts(xp.maximum(-(-(of_atom[1:] - of_atom[:-1]) // length), 1), xp)
+    atoms = xp.searchsorted(first[1:], xp.arange(K + more), side="right")
+    work, weights, tiles = (of_atom, first, atoms, length, rows), values[by_atom], -(-K // tile)
+    parts = xp.empty((more, K), dtype=np.float64)
+    # one tile for all where K is below it
+    launch(
+        _products, (K + more, tiles), walkers, starts, indices, values, *work, weights, A, parts, tile,
+        shared=8 * min(tile, K),
+    )  # fmt: skip
+    if more:
+        launch(_add_parts, (K, -(-K // threads)), threads, first, parts, A)
+    parts = xp.empty((more, d), dtype=np.float64)
+    launch(_weighted_rows, (K + more, -(-d // threads)), threads, X, *work, weights, B, parts)
+    if more:
+        launch(_add_parts, (K, -(-d // threads)), threads, first, parts, B)
     return squares
 
 
@@ -127,14 +198,16 @@ def _starts(counts, xp):
 
 def builds():
     """See `gpuica.kernels.cuda`."""
-    long, whole = numba_type(np.int64)[::1], int32[::1]
+    long, whole = int64[::1], int32[::1]
+    work = long, long, long, int64, whole
+    yield Build("add parts", _add_parts.py_func, (long, float64[:, ::1], float64[:, ::1]))
     for dtype in (np.float32, np.float64):
         real, name = numba_type(dtype), np.dtype(dtype).name
         rows, numbers, sums = real[:, ::1], real[::1], float64[:, ::1]
         for kernel, *signature in (
             (_compress, rows, long, whole, numbers),
-            (_products, long, whole, numbers, long, whole, numbers, sums, numba_type(np.int64)),
-            (_weighted_rows, rows, long, whole, numbers, sums),
+            (_products, long, whole, numbers, *work, numbers, sums, sums, int64),
+            (_weighted_rows, rows, *work, numbers, sums, sums),
             (_squares, rows, rows, long, whole, numbers, float64[::1]),
         ):
             yield Build(f"{kernel.py_func.__name__[1:]}, {name}", kernel.py_func, tuple(signature))

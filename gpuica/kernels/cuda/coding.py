@@ -5,7 +5,8 @@ from typing import Any
 from ...device import array_device
 from .lasso import lasso
 from .matching import matching_pursuit
-from .pursuit import nonnegative, orthogonal
+from .orthogonal import orthogonal
+from .pursuit import nonnegative
 
 PURSUITS: dict[str, Any] = {"orthogonal": orthogonal, "nonnegative": nonnegative, "matching_pursuit": matching_pursuit}
 WORKING_SETS = 1 << 30  # bytes of D Dᵀ up to which the lasso takes the products of its working sets from it

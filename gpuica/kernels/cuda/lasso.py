@@ -19,16 +19,18 @@ its rows a round would be m K numbers, 20 times the bytes of H at m = 20, and mo
 """
 
 import numpy as np
-from numba import cuda, float64, int32
+from numba import cuda, float64, int32, uint32
 
 from ...device import array_device
 from ..lasso_products import FLOOR, SLACK
 from . import Build, launch, numba_type
 from .block import largest
 from .lasso_row import CANDIDATES, FULL, GOING, SOLVED, UNFINISHED, largest_of, solve
+from .row import at_once
 from .support import LISTS
 
 ROOM = 32  # atoms of a support in shared memory; with the working set's Gram matrix 35 KB: six blocks a multiprocessor
+PITCH = ROOM + 1  # of M, so that no two entries of a column are in one bank
 WIDE = ROOM + CANDIDATES
 PART = 1 << 26  # numbers of H
 MEMORY = 1 << 30  # bytes of workspaces
@@ -75,11 +77,13 @@ def _choose(H, live, state, levels, acts, codes, picks, alpha, positive, slack, 
     if violations[t] > 0 and m + rank < picks.shape[1] and rank < CANDIDATES:
         picks[block, m + rank] = place
     chosen = min(chosen, min(CANDIDATES, picks.shape[1] - m))
-    for i in range(t, picks.shape[1], threads):
+    i = t
+    while i < picks.shape[1]:
         if i < m:
             picks[block, i] = acts[row, i]
         elif i >= m + chosen:
             picks[block, i] = -1
+        i += threads
     if t == 0:
         state[row, 1] = age + 1
         state[row, 2] = misses
@@ -92,11 +96,11 @@ def _choose(H, live, state, levels, acts, codes, picks, alpha, positive, slack, 
 @cuda.jit
 def _solve(X, D, G, pairs, H, R, live, state, levels, acts, codes, picks, C, alpha, positive, floor):
     """One round of every live row; see `lasso_row.solve`."""
-    M = cuda.shared.array((ROOM, ROOM), float64)
+    M = cuda.shared.array((ROOM, PITCH), float64)
     A = cuda.shared.array((WIDE, WIDE), float64)
     lists = cuda.shared.array((LISTS, ROOM), float64)
     wide = cuda.shared.array((3, WIDE), float64)
-    ids = cuda.shared.array((3, WIDE), int32)
+    ids = cuda.shared.array((3, WIDE), uint32)  # unsigned, or Numba would look for negative indices
     tree = cuda.shared.array(THREADS, float64)
     workspace = M, A, lists, wide, ids, tree
     solve(X, D, G, pairs, H, R, live, state, levels, acts, codes, picks, C, alpha, positive, floor, *workspace)
@@ -161,9 +165,9 @@ def _rounds(X, D, G, C, R, live, state, levels, acts, codes, coder, threads):
     unfinished = int((ends == UNFINISHED).sum())
     full = began[ends == FULL]  # rows that need more room go on where they are
     larger = min(4 * room, *D.shape)
-    at_once = max(1, MEMORY // (8 * larger**2 + (larger + CANDIDATES) * (8 * larger + size * D.shape[1])))
-    for start in range(0, len(full), at_once):
-        some = full[start : start + at_once]
+    some_rows = at_once(len(full), _bytes_of_a_row(larger, D, G), X)
+    for start in range(0, len(full), some_rows):
+        some = full[start : start + some_rows]
         more_acts, more_codes = _room(len(some), larger, xp)
         more_acts[:, :room], more_codes[:, :room] = acts[some], codes[some]
         code = xp.zeros((len(some), len(D)), dtype=X.dtype)
@@ -172,6 +176,12 @@ def _rounds(X, D, G, C, R, live, state, levels, acts, codes, coder, threads):
         unfinished += _rounds(X[some], D, G, code, R[some], all_of_them, *states, *supports, coder, threads)
         C[some] = code
     return unfinished
+
+
+def _bytes_of_a_row(room, D, G):
+    """Bytes that a row in `_solve_in_memory` needs, about."""
+    wide, products = room + CANDIDATES, 0 if G is not None else room + CANDIDATES + D.shape[1]
+    return 8 * (room**2 + wide**2 + LISTS * room + 5 * wide) + D.itemsize * (3 * sum(D.shape) + wide * products)
 
 
 def _pairs(D, G, picks):
@@ -186,7 +196,7 @@ def _pairs(D, G, picks):
 def _workspace(n, room, xp):
     wide = room + CANDIDATES
     shapes = (n, room, room), (n, wide, wide), (n, LISTS, room), (n, 3, wide)
-    return *(xp.empty(shape, dtype=np.float64) for shape in shapes), xp.empty((n, 3, wide), dtype=np.int32)
+    return *(xp.empty(shape, dtype=np.float64) for shape in shapes), xp.empty((n, 3, wide), dtype=np.uint32)
 
 
 def builds():
@@ -202,5 +212,5 @@ def builds():
         yield Build(f"choose, {name}", _choose.py_func, choose)
         arrays = rows, rows, rows, stack, rows, rows, *known, rows, float64, boolean, float64
         yield Build(f"solve, {name}", _solve.py_func, arrays)
-        workspace = doubles, doubles, doubles, doubles, int32[:, :, ::1]
+        workspace = doubles, doubles, doubles, doubles, uint32[:, :, ::1]
         yield Build(f"solve in memory, {name}", _solve_in_memory.py_func, (*arrays, *workspace))

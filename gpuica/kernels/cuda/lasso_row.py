@@ -3,14 +3,26 @@
 The working set is n atoms, ids (3, wide): their numbers, whether each is in the support, and `act`, the support as
 places in the working set.  G (n, n) is its Gram matrix; wide (3, wide): b = D_j x, the correlations h, and scratch.
 The support is as `support` has it.
+
+Barriers, which the simulator does not test: all threads of the block call each function and take the same way through
+it, since all that decides it (m, n, the sizes of `outside`, violations and steps) is computed alike by all from the
+same numbers, which no thread may overwrite before all have read them.  Hence
+
+- a function ends past a barrier, by each of its returns, and so may its caller overwrite what it read.  Exceptions,
+  which write nothing that others read: `largest_of`; and `outside_span`, whose callers owe the barrier: `_outside` to
+  `_enter`, which comes to one in `border`, in `_make_way` or before its last return;
+- `_make_way` returns early past the barrier after which c is overwritten, `_enter` past that of the entered atom or of
+  the rejected one; `settle` leaves its loop by breaks to a barrier; `_improve` past `largest`, or past the barrier
+  after h and ids are written;
+- `solve` returns early, and ends, without one: nothing follows but the end of the kernel.  So `_write` needs none.
 """
 
 import math
 
-from numba import cuda, float64, int32
+from numba import boolean, cuda, float64, int32, int64
 
 from ..lasso_products import AT_ONCE, CLOSE, REACH
-from .block import largest, summed
+from .block import LANES, lane, lanes, largest, summed, summed_by_warp, warps
 from .support import BORN, A, B, C, S, V, W, Z, border, drop, outside_span, settle, times
 
 CANDIDATES = 16  # atoms of a working set beside the support
@@ -21,34 +33,41 @@ GOING, SOLVED, UNFINISHED, FULL = 0, 1, 2, 3  # how a row ends; FULL: for want o
 def largest_of(h, positive):
     """The largest |h_j|, or h_j > 0, of those that are this thread's, and the first place of it; (0, -1) for none."""
     best, place = 0.0, int32(-1)
-    for j in range(cuda.threadIdx.x, len(h), cuda.blockDim.x):
+    j = cuda.threadIdx.x
+    while j < len(h):
         value = float64(h[j]) if positive else abs(float64(h[j]))
         if value > best:
             best, place = value, int32(j)
+        j += cuda.blockDim.x
     return best, place
 
 
 @cuda.jit(device=True)
 def subtract(x, D, ids, act, c, m, r):
     """r = x - c D over the support, summed in float64.  x, r: (d,)."""
-    for f in range(cuda.threadIdx.x, len(r), cuda.blockDim.x):
+    f = cuda.threadIdx.x
+    while f < len(r):
         left = float64(x[f])
         for i in range(m):
             left -= c[i] * float64(D[ids[0, act[i]], f])
         r[f] = left
+        f += cuda.blockDim.x
     cuda.syncthreads()
 
 
 @cuda.jit(device=True)
-def correlations(D, ids, act, r, m, out, tree):
-    """out_i = D_i r over the support, summed in float64."""
-    for i in range(m):
-        atom, part = ids[0, act[i]], 0.0
-        for f in range(cuda.threadIdx.x, len(r), cuda.blockDim.x):
+def correlations(D, ids, act, r, m, out):
+    """out_i = D_i r over the support, summed in float64; a warp for each atom."""
+    i = cuda.threadIdx.x // LANES
+    while i < m:
+        atom, part, f = ids[0, act[i]], 0.0, lane()
+        while f < len(r):
             part += float64(D[atom, f]) * float64(r[f])
-        total = summed(part, tree)
-        if cuda.threadIdx.x == 0:
-            out[i] = total
+            f += lanes()
+        part = summed_by_warp(part)
+        if lane() == 0:
+            out[i] = part
+        i += warps()
     cuda.syncthreads()
 
 
@@ -65,17 +84,21 @@ def _outside(D, k, r, M, G, lists, ids, act, tree, m):
     if m > 0 and outside < CLOSE * G[k, k]:
         atom = D[ids[0, k]]
         subtract(atom, D, ids, act, w, m, r)
-        correlations(D, ids, act, r, m, v, tree)
+        correlations(D, ids, act, r, m, v)
         times(M, v, z, m)
-        for i in range(cuda.threadIdx.x, m, cuda.blockDim.x):
+        i = cuda.threadIdx.x
+        while i < m:
             w[i] += z[i]
+            i += cuda.blockDim.x
         cuda.syncthreads()
         part = 0.0
-        for f in range(cuda.threadIdx.x, len(r), cuda.blockDim.x):
+        f = cuda.threadIdx.x
+        while f < len(r):
             left = float64(atom[f])
             for i in range(m):
                 left -= w[i] * float64(D[ids[0, act[i]], f])
             part += left * left
+            f += cuda.blockDim.x
         outside = summed(part, tree)
     return outside
 
@@ -95,8 +118,10 @@ def _make_way(sign, M, lists, act, m):
     cuda.syncthreads()  # all have read c
     if meets == m:
         return m, 0.0
-    for i in range(cuda.threadIdx.x, m, cuda.blockDim.x):
+    i = cuda.threadIdx.x
+    while i < m:
         c[i] -= step * sign * w[i]
+        i += cuda.blockDim.x
     if cuda.threadIdx.x == 0:
         a[meets] = a[m - 1]
     cuda.syncthreads()
@@ -109,8 +134,10 @@ def _enter(D, k, sign, exchange, floor, now, most, r, M, G, lists, wide, ids, ac
 
     Returns the support's size.
     """
-    for i in range(cuda.threadIdx.x, m, cuda.blockDim.x):
+    i = cuda.threadIdx.x
+    while i < m:
         lists[A, i] = G[k, act[i]]
+        i += cuda.blockDim.x
     cuda.syncthreads()
     value = 0.0
     for attempt in range(2):
@@ -141,10 +168,12 @@ def _improve(D, n, alpha, positive, bar, floor, most, r, M, G, lists, wide, ids,
     alone, moved, full = False, False, False
     for now in range(10 * CANDIDATES):
         best = 0.0
-        for k in range(t, n, threads):
+        k = t
+        while k < n:
             violation = h[k] if positive else abs(h[k])
             if ids[1, k] == 0:
                 best = max(best, violation)
+            k += threads
         top = largest(best, tree)
         if top <= bar and now > 0:
             break
@@ -167,14 +196,16 @@ def _improve(D, n, alpha, positive, bar, floor, most, r, M, G, lists, wide, ids,
         for i in range(m):
             changed |= lists[BORN, i] == now
         cuda.syncthreads()  # all have read h and which atoms are inside
-        for k in range(t, n, threads):
+        k = t
+        while k < n:
             total, inside = b[k], 0
             for i in range(m):
-                total -= G[k, act[i]] * lists[C, i]
+                total -= G[act[i], k] * lists[C, i]
                 if act[i] == k:
                     inside = 1
             h[k] = total
             ids[1, k] = inside
+            k += threads
         cuda.syncthreads()
         moved |= changed
         if alone and not changed:
@@ -188,19 +219,21 @@ def _begin(D, h, row_codes, n, size, floor, most, r, M, G, lists, wide, ids, act
     """M and the lists of the support of `size` atoms, which come first in the working set.  Returns how many are kept:
     those that depend on others before them leave."""
     t, threads = cuda.threadIdx.x, cuda.blockDim.x
-    for k in range(t, n, threads):
+    k = t
+    while k < n:
         total = float64(h[ids[0, k]])
         wide[1, k] = total
         for i in range(size):
-            total += G[k, i] * row_codes[i]
+            total += G[i, k] * row_codes[i]  # along rows of G, which is symmetric: no two threads in one bank
         wide[0, k] = total  # b = D_j x = h_j + G_j c
         ids[1, k] = 0
+        k += threads
     cuda.syncthreads()
-    m = 0
+    m, now, exchange = int64(0), int64(-1), boolean(False)  # of the types that they have in `_improve`
     for i in range(size):
         value = row_codes[i]
         before, sign = m, 1.0 if value > 0 else -1.0
-        m = _enter(D, i, sign, False, floor, -1.0, most, r, M, G, lists, wide, ids, act, tree, m)
+        m = _enter(D, i, sign, exchange, floor, now, most, r, M, G, lists, wide, ids, act, tree, m)
         if m > before and t == 0:
             lists[C, before] = value
             ids[1, i] = 1
@@ -212,14 +245,18 @@ def _begin(D, h, row_codes, n, size, floor, most, r, M, G, lists, wide, ids, act
 def _polish(alpha, signed, M, lists, wide, act, m):
     """c + M (D r - alpha s), D r of the data in wide[2]: what rounding left undone."""
     c, s, v, z = lists[C], lists[S], lists[V], lists[Z]
-    for i in range(cuda.threadIdx.x, m, cuda.blockDim.x):
+    i = cuda.threadIdx.x
+    while i < m:
         v[i] = wide[2, act[i]] - alpha * s[i]
+        i += cuda.blockDim.x
     cuda.syncthreads()
     times(M, v, z, m)
-    for i in range(cuda.threadIdx.x, m, cuda.blockDim.x):
+    i = cuda.threadIdx.x
+    while i < m:
         c[i] += z[i]
         if signed and c[i] * s[i] < 0:  # zero, but for rounding
             c[i] = 0.0
+        i += cuda.blockDim.x
     cuda.syncthreads()
 
 
@@ -243,13 +280,24 @@ def _load(row, block, Gram, pairs, acts, picks, G, ids, size):
     t, threads, by_gram, n = cuda.threadIdx.x, cuda.blockDim.x, pairs.shape[1] == 1, 0
     for k in range(picks.shape[1]):
         n += picks[block, k] >= 0
-    for k in range(t, n, threads):
+    k = t
+    while k < n:
         ids[0, k] = picks[block, k]
         ids[2, k] = k
+        k += threads
     cuda.syncthreads()
-    for pair in range(t, n * n, threads):
-        i, j = pair // n, pair % n
-        G[i, j] = float64(Gram[ids[0, i], ids[0, j]] if by_gram else pairs[block, i, j])
+    i = t // LANES  # a warp for each row, or two: no division
+    while i < n:
+        j, two = lane(), i + warps()
+        while j < n:
+            other = min(two, n - 1)
+            first = Gram[ids[0, i], ids[0, j]] if by_gram else pairs[block, i, j]
+            second = Gram[ids[0, other], ids[0, j]] if by_gram else pairs[block, other, j]
+            G[i, j] = first
+            if two < n:
+                G[two, j] = second
+            j += lanes()
+        i += 2 * warps()
     cuda.syncthreads()
     return n
 
@@ -267,22 +315,26 @@ def solve(
     """
     t, threads, block = cuda.threadIdx.x, cuda.blockDim.x, cuda.blockIdx.x
     row, act, signed, most = live[block], ids[2], positive or alpha > 0, min(D.shape[0], D.shape[1])
-    size, misses, end, r = state[row, 0], state[row, 2], state[row, 3], R[row]
+    size, misses, end, r = int64(state[row, 0]), state[row, 2], state[row, 3], R[row]
     rounding, top, missed = levels[row, 0], levels[row, 1], levels[row, 2]
     n = _load(row, block, Gram, pairs, acts, picks, G, ids, size)
     if end != GOING:
-        correlations(D, ids, act, r, size, wide[2], tree)
+        correlations(D, ids, act, r, size, wide[2])
     for _ in range(misses - 2):
         floor *= 10
     m = _begin(D, H[block], codes[row], n, size, floor, most, r, M, G, lists, wide, ids, act, tree)
     if end != GOING:
         if m == size:
             _polish(alpha, signed, M, lists, wide, act, m)
-            for i in range(t, m, threads):
+            i = t
+            while i < m:
                 codes[row, i] = lists[C, i]
+                i += threads
         cuda.syncthreads()
-        for i in range(t, size, threads):
+        i = t
+        while i < size:
             out[row, picks[block, i]] = codes[row, i]
+            i += threads
         return
     bar = alpha + rounding
     m, moved, full = _improve(D, n, alpha, positive, bar, floor, most, r, M, G, lists, wide, ids, act, tree, m)
@@ -294,8 +346,10 @@ def solve(
             end = GOING  # stuck: as a support that misses its equations
             misses += 1
     if end == SOLVED:
-        for i in range(t, m, threads):
+        i = t
+        while i < m:
             out[row, ids[0, act[i]]] = lists[C, i]
+            i += threads
     if t == 0:
         state[row, 2] = misses
         state[row, 3] = end

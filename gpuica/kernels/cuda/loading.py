@@ -84,6 +84,16 @@ def loaded(xp, kernel, kinds, shared, about):
     return found
 
 
+def resident(threads, blocks):
+    """A decorator, below `cuda.jit`: a kernel launched in blocks of `threads` at most leaves registers for so many."""
+
+    def bounded(function):
+        function.launch_bounds = threads, blocks
+        return function
+
+    return bounded
+
+
 def compiled(function, signature, capability, name):
     """The cubin of a kernel for GPUs of a compute capability, 90 for 9.0, in which it has this name."""
     from cuda.core import Linker, LinkerOptions, ObjectCode
@@ -94,7 +104,10 @@ def compiled(function, signature, capability, name):
 
 def ptx(function, signature, capability, name):
     """PTX of a kernel for a compute capability, (9, 0) for 9.0, in which it has this name instead of Numba's."""
-    code, _ = numba_cuda().compile(function, signature, device=False, cc=capability, output="ptx", abi="numba")
+    code, _ = numba_cuda().compile(
+        function, signature, device=False, cc=capability, output="ptx", abi="numba",
+        launch_bounds=getattr(function, "launch_bounds", None),
+    )  # fmt: skip
     mangled = re.escape(ENTRY.findall(code)[0])
     return re.sub(rf"(?<![\w$]){mangled}(?![\w$])", name, code)
 

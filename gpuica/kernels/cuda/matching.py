@@ -7,39 +7,46 @@ from ...coders.support import EPS, EXCESS, NOISE
 from ...device import array_device
 from ..definitions import DONE, HARD, UNFINISHED, finish
 from . import Build, launch, numba_type
-from .block import first_largest, largest, summed
-from .row import THREADS, blocks_for, judged, square_of, write
+from .block import LANES, first_largest, largest, summed
+from .row import THREADS, blocks_for, combined, judged, square_of, write
 
 
 @cuda.jit
 def _matching(X, D, G, Q, ends, most, target, gradient, noise, excess, eps, acts, cs, moves, rs, steps):
     """See `matching_pursuit`.  The workspaces of a block: act, c and the moves of the support; the residual and the
     image of a step in it (d,)."""
-    tree = cuda.shared.array(THREADS, float64)
-    places = cuda.shared.array(THREADS, int32)
+    tree = cuda.shared.array(LANES, float64)
+    places = cuda.shared.array(LANES, int32)
     t, threads, block = cuda.threadIdx.x, cuda.blockDim.x, cuda.blockIdx.x
     act, c, moved, r, way = acts[block], cs[block], moves[block], rs[block], steps[block]
     K, d = Q.shape[1], X.shape[1]
-    for row in range(block, len(Q), cuda.gridDim.x):
+    row = block
+    while row < len(Q):
         x, h, m, least = X[row], Q[row], 0, 0.0
         square = square_of(x, tree)
         left = square
-        for f in range(t, d, threads):
+        f = t
+        while f < d:
             r[f] = x[f]
+            f += threads
         for now in range(most):
             best, place = 0.0, int32(K)
-            for k in range(t, K, threads):
+            k = t
+            while k < K:
                 if abs(h[k]) > best:
                     best, place = float64(abs(h[k])), int32(k)
+                k += threads
             top, j = first_largest(best, place, tree, places)
             if now == 0:
                 least = noise * top
             if left <= target or top <= least:
                 break
             found = 0.0
-            for i in range(t, m, threads):
+            i = t
+            while i < m:
                 if act[i] == j:
                     found = i + 1.0
+                i += threads
             known = int(largest(found, tree)) - 1  # after which all have looked through act
             if known < 0:
                 known = m
@@ -49,12 +56,15 @@ def _matching(X, D, G, Q, ends, most, target, gradient, noise, excess, eps, acts
                     c[known] = 0.0
                 cuda.syncthreads()
             if gradient:  # Blumensath and Davies, "Gradient pursuits", 2008: all coefficients of the support move
-                for i in range(t, m, threads):
+                i = t
+                while i < m:
                     moved[i] = h[act[i]]
+                    i += threads
                 cuda.syncthreads()
             # the best step along the image, with the residual of the data: it cannot grow, whatever rounding does to h
             along, size = 0.0, 0.0
-            for f in range(t, d, threads):
+            f = t
+            while f < d:
                 step = float64(D[j, f])
                 if gradient:
                     step = 0.0
@@ -63,37 +73,48 @@ def _matching(X, D, G, Q, ends, most, target, gradient, noise, excess, eps, acts
                 way[f] = step
                 along += step * r[f]
                 size += step * step
+                f += threads
             along = summed(along, tree)
             size = summed(size, tree)
             if not size > 0:
                 break
             step, part = along / size, 0.0
-            for f in range(t, d, threads):
+            f = t
+            while f < d:
                 r[f] -= step * way[f]
                 part += r[f] * r[f]
+                f += threads
             left = summed(part, tree)
             if gradient:
-                for i in range(t, m, threads):
+                i = t
+                while i < m:
                     c[i] += step * float64(moved[i])
-                for k in range(t, K, threads):
-                    change = moved[0] * G[act[0], k]
-                    for i in range(1, m):
-                        change += moved[i] * G[act[i], k]
-                    h[k] -= h.dtype.type(step) * change
+                    i += threads
+                k = t
+                while k < K:
+                    for change in combined(moved, G, act, m, k):
+                        if k < K:
+                            h[k] -= h.dtype.type(step) * change
+                        k += threads
             else:
                 if t == 0:
                     c[known] += step
-                for k in range(t, K, threads):
+                k = t
+                while k < K:
                     h[k] -= h.dtype.type(step) * G[j, k]
+                    k += threads
             cuda.syncthreads()
         write(h, act, c, m)
         end, left = judged(x, D, h, act, m, square, square, target, eps, tree)
         if end == HARD:  # worse than nothing, for the coefficients are rounded as they are written
-            for k in range(t, K, threads):
+            k = t
+            while k < K:
                 h[k] = 0
+                k += threads
             end = UNFINISHED if left > (1 + excess) * square or (target > 0 and square > target) else DONE
         if t == 0:
             ends[row] = end
+        row += cuda.gridDim.x
 
 
 def matching_pursuit(X, D, G, Q, coder, threads=THREADS, blocks=None):

@@ -23,11 +23,13 @@ MOVED, LISTS = 5, 8
 @cuda.jit(device=True)
 def times(M, v, out, m):
     """out = M v for the leading m."""
-    for j in range(cuda.threadIdx.x, m, cuda.blockDim.x):
+    j = cuda.threadIdx.x
+    while j < m:
         total = 0.0
         for i in range(m):
             total += M[i, j] * v[i]
         out[j] = total
+        j += cuda.blockDim.x
     cuda.syncthreads()
 
 
@@ -43,11 +45,13 @@ def outside_span(a, w, square, m):
 @cuda.jit(device=True)
 def border(M, w, outside, m):
     """M with one atom more, of coordinates w in the support and squared distance `outside` from its span."""
-    for j in range(cuda.threadIdx.x, m + 1, cuda.blockDim.x):
+    j = cuda.threadIdx.x
+    while j < m + 1:
         mine = (w[j] if j < m else -1.0) / outside
         for i in range(m):
             M[i, j] = w[i] * mine + (M[i, j] if j < m else 0.0)
         M[m, j] = -mine
+        j += cuda.blockDim.x
     cuda.syncthreads()
 
 
@@ -55,21 +59,27 @@ def border(M, w, outside, m):
 def leave(M, p, w, m):
     """Take atom p out of M (m, m); the last atom takes its place.  The caller moves its own lists alike."""
     last = m - 1
-    for j in range(cuda.threadIdx.x, m, cuda.blockDim.x):
+    j = cuda.threadIdx.x
+    while j < m:
         w[j] = M[p, j]
+        j += cuda.blockDim.x
     cuda.syncthreads()
-    for j in range(cuda.threadIdx.x, m, cuda.blockDim.x):
+    j = cuda.threadIdx.x
+    while j < m:
         mine = w[j] / w[p]
         for i in range(m):
             M[i, j] -= w[i] * mine
+        j += cuda.blockDim.x
     cuda.syncthreads()
     if p < last:
-        for j in range(cuda.threadIdx.x, last, cuda.blockDim.x):
+        j = cuda.threadIdx.x
+        while j < last:
             if j == p:
                 M[p, p] = M[last, last]
             else:
                 M[p, j] = M[last, j]
                 M[j, p] = M[j, last]
+            j += cuda.blockDim.x
     cuda.syncthreads()
 
 
@@ -94,13 +104,17 @@ def settle(M, act, lists, m, alpha, signed):
     t, threads = cuda.threadIdx.x, cuda.blockDim.x
     c, s, b, z, v = lists[C], lists[S], lists[B], lists[Z], lists[V]
     while m > 0:
-        for i in range(t, m, threads):
+        i = t
+        while i < m:
             v[i] = b[i] - alpha * s[i]
+            i += threads
         cuda.syncthreads()
         times(M, v, z, m)
         if not signed:
-            for i in range(t, m, threads):
+            i = t
+            while i < m:
                 c[i] = z[i]
+                i += threads
             break
         entered = m
         for i in range(m - 1, -1, -1):  # an atom that would leave zero to the wrong side was not needed
@@ -114,11 +128,15 @@ def settle(M, act, lists, m, alpha, signed):
                 share, meets = c[i] / (c[i] - z[i]), i
         cuda.syncthreads()  # all have read c
         if meets == m:
-            for i in range(t, m, threads):
+            i = t
+            while i < m:
                 c[i] = z[i]
+                i += threads
             break
-        for i in range(t, m, threads):
+        i = t
+        while i < m:
             c[i] += share * (z[i] - c[i])
+            i += threads
         cuda.syncthreads()
         m = drop(meets, M, act, lists, m)
     cuda.syncthreads()

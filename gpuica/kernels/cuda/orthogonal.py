@@ -1,0 +1,308 @@
+"""OMP and ORMP of many rows on the device, a block of threads for each row: `kernels.orthogonal` there.
+
+As on the host, P_i (K,) holds the inner products of all atoms with direction i of an orthonormal basis of the support.
+A step reads one row of the Gram matrix and the m rows of P, m K numbers that belong to the row alone.  They are in
+shared memory as far as that goes, and beyond in a workspace that the L2 holds.  From rows of the Gram matrix a step
+would be m K numbers of the L2: for 60,000 rows of 32 atoms out of 1,024 in float32, 130 GB and 24 ms at 5.5 TB/s, where
+shared memory needs 5 ms (132 multiprocessors, 128 bytes a clock; estimates).
+
+An atom belongs to one thread, which alone reads and writes its correlation h and what is left of its square `outside`
+the span.  A thread updates four atoms at once, which share the loads of their coefficients.  What a step does to an
+atom also gives its score, so that a step is one sweep over the atoms and one barrier, in the choice of the next.
+
+Rows end as on the host; those that are HARD are left to the coder's definition, in array code: see
+`kernels.definitions`.
+
+Barriers: all threads of a block take the same way, because what decides it (m, left, top, the atom) is computed alike
+by all from the same numbers.  P_i and the lists are read past the barrier of the step after the one that writes them.
+"""
+
+import math
+
+import numpy as np
+from numba import cuda, float64, int32, uint32, uint64
+
+from ...coders.support import EPS, FLOOR, NOISE
+from ...device import array_device
+from ..definitions import CLOSE, DONE, DOUBT, DRIFT, HARD, LARGEST, SAFE, SMALLEST, UNFINISHED, finish
+from . import Build, launch, numba_type
+from .block import LANES, first_largest_of_warp, lane, largest, warps
+from .loading import resident
+from .row import FULL, blocks_for, judged, shared_memory, square_of, write
+
+ROOM = 64  # directions of a row that may end early, before more room is made
+INSIDE = -math.inf  # in place of the square of an atom's part outside the span of the support: it is in the support
+TILE = 4  # atoms that a thread updates at once
+MOST_THREADS = 256
+SHARERS = 2  # blocks of a multiprocessor, at least: one works while another waits
+OVERHEAD = 3 << 10  # bytes of shared memory of a block beside those that are asked for
+HALVES = 2 * LANES  # a number for each warp, of two choices in turn
+ALONG, SCALE, CODE = 0, 1, 2  # lists of a row: x along each direction, 1 / the direction's length, the coefficients
+
+
+@cuda.jit(device=True)
+def _better(best, place, k, h, outside, square, by_gain, floor):
+    """The better score of `best`, of atom `place`, and of atom k, if that is a candidate; and its atom."""
+    if outside > floor * square if by_gain else outside > floor:
+        score = h * h / outside if by_gain else h * h
+        if score > best:
+            best, place = score, int32(k)
+    return best, place
+
+
+@cuda.jit(device=True)
+def _begin(q, squares, h, outside, by_gain, floor):
+    """The atoms before the first step.  Returns this thread's best score and its atom."""
+    best, place, k = q.dtype.type(0), int32(len(q)), cuda.threadIdx.x
+    while k < len(q):
+        value, square = q[k], squares[k]
+        h[k], outside[k] = value, square
+        best, place = _better(best, place, k, value, square, square, by_gain, floor)
+        k += cuda.blockDim.x
+    return best, place
+
+
+@cuda.jit(device=True)
+def _choose(best, place, h, outside, scores, places, parts, turn):
+    """The largest score over the threads, its atom, and that atom's h and `outside`, the same to all threads.
+
+    One barrier: the next call writes to the other half of the arrays (turn: 0 and 1 in turn), and the one after it
+    comes when all have read.
+    """
+    mine, half = place, turn * LANES
+    best, place = first_largest_of_warp(best, place)
+    at = half + cuda.threadIdx.x // LANES
+    if lane() == 0:
+        scores[at], places[at] = best, place
+    if place == mine and place < len(h):
+        parts[0, at], parts[1, at] = h[place], outside[place]
+    cuda.syncthreads()
+    found, other, stop = half, half + 1, half + warps()
+    while other < stop:
+        if scores[other] > scores[found] or (scores[other] == scores[found] and places[other] < places[found]):
+            found = other
+        other += 1
+    return scores[found], places[found], parts[0, found], parts[1, found]
+
+
+@cuda.jit(device=True)
+def _move(best, place, k, part, j, step, squares, h, outside, direction, by_gain, floor):
+    """Atom k, of inner product `part` with the new direction, after a step along it; `_better`, of this thread's best.
+
+    direction (K,): of all atoms.  k may be beyond them.
+    """
+    if k < len(h):
+        direction[k] = part
+        value, left = h[k] - step * part, outside[k] - part * part
+        if k == j:
+            value, left = h.dtype.type(0), h.dtype.type(INSIDE)
+        h[k], outside[k] = value, left
+        best, place = _better(best, place, k, value, left, squares[k] if by_gain else left, by_gain, floor)
+    return best, place
+
+
+@cuda.jit(device=True)
+def _subtract(P, n, K, j, k, k1, k2, k3, a0, a1, a2, a3):
+    """a - Σ P_ij P_ik over n rows of P, which come one after the other, for four k."""
+    i, at = uint32(0), uint64(0)
+    while i < n:
+        share = P[at + j]
+        a0 -= share * P[at + k]
+        a1 -= share * P[at + k1]
+        a2 -= share * P[at + k2]
+        a3 -= share * P[at + k3]
+        at, i = at + K, uint32(i + uint32(1))
+    return a0, a1, a2, a3
+
+
+@cuda.jit(device=True)
+def _advance(G, squares, h, outside, near, n_near, far, j, m, scale, step, by_gain, floor):
+    """Atom j makes direction m: P_m, and all atoms after a step along it.
+
+    Returns this thread's best score and its atom.  near: P_i for i < n_near, one after the other; far: the others.
+    Indices are unsigned, since Numba would look for negative ones at each load.
+    """
+    row, best, place, k = G[j], h.dtype.type(0), int32(len(h)), uint32(cuda.threadIdx.x)
+    threads, last, j, K = uint32(cuda.blockDim.x), uint32(len(h) - 1), uint32(j), len(h)
+    here, there = uint32(min(m, n_near)), uint32(max(m - n_near, 0))
+    direction = near[m * K : (m + 1) * K] if m < n_near else far[(m - n_near) * K : (m - n_near + 1) * K]
+    what = j, step, squares, h, outside, direction, by_gain, floor
+    while k <= last:
+        k1, k2 = uint32(k + threads), uint32(k + threads + threads)
+        k3 = uint32(k1 + threads + threads)
+        four = k, min(k1, last), min(k2, last), min(k3, last)
+        a0, a1, a2, a3 = row[four[0]], row[four[1]], row[four[2]], row[four[3]]
+        a0, a1, a2, a3 = _subtract(near, here, uint64(K), j, *four, a0, a1, a2, a3)
+        a0, a1, a2, a3 = _subtract(far, there, uint64(K), j, *four, a0, a1, a2, a3)
+        best, place = _move(best, place, k, a0 * scale, *what)
+        best, place = _move(best, place, k1, a1 * scale, *what)
+        best, place = _move(best, place, k2, a2 * scale, *what)
+        best, place = _move(best, place, k3, a3 * scale, *what)
+        k = uint32(k3 + threads)
+    return best, place
+
+
+@cuda.jit(device=True)
+def _are_left(q, h, outside, squares, m, by_gain, floor, noise, tree):
+    """Whether correlations are left though no candidate is: in the first step, of any atom, which numbers of the dtype
+    do not hold well; later, of atoms that depend on the support, no candidates of ORMP."""
+    first, best, k = 0.0, 0.0, cuda.threadIdx.x
+    while k < len(h):
+        first = max(first, abs(float64(q[k])))
+        if by_gain and outside[k] > INSIDE and outside[k] <= floor * squares[k]:
+            best = max(best, abs(float64(h[k])))
+        k += cuda.blockDim.x
+    first, best = largest(first, tree), largest(best, tree)
+    return first > 0 if m == 0 else best * best > noise * first * first
+
+
+@cuda.jit(device=True)
+def _coefficients(near, n_near, far, act, lists, m, K):
+    """lists[CODE] = c with R c = lists[ALONG], R_il = P_i at atom l of the support: least squares on it.
+
+    By the first warp alone, whose lanes each keep their equations.
+    """
+    along, scale, c = lists[ALONG], lists[SCALE], lists[CODE]
+    cuda.syncthreads()  # the lists are written
+    if cuda.threadIdx.x < LANES:
+        i = m - 1
+        while i >= 0:
+            atom, value = act[i], along[i] * scale[i]
+            if lane() == 0:
+                c[i] = value
+            k = lane()
+            while k < i:
+                entry = near[k * K + atom] if k < n_near else far[(k - n_near) * K + atom]
+                along[k] -= value * float64(entry)
+                k += min(LANES, cuda.blockDim.x)
+            cuda.syncwarp()
+            i -= 1
+    cuda.syncthreads()
+
+
+@cuda.jit
+@resident(MOST_THREADS, SHARERS)
+def _orthogonal(
+    X, D, G, squares, Q, rows, ends, most, target, doubt, noise, close, drift, safe, eps, by_gain, floor, smallest,
+    largest_score, in_shared, n_near, room, atoms, fars, listss, acts,
+):  # fmt: skip
+    """See `orthogonal`.  Q becomes the codes, ends (rows,) how the rows ended.
+
+    in_shared: whether h and `outside` are in shared memory, and not in atoms (blocks, 2, K); n_near rows of P follow.
+    fars (blocks, room - n_near, times K): the others.  listss (blocks, 3, room + 1) and acts (blocks, room + 1).
+    """
+    shared = cuda.shared.array(0, Q.dtype)
+    scores = cuda.shared.array(HALVES, Q.dtype)
+    parts = cuda.shared.array((2, HALVES), Q.dtype)
+    places = cuda.shared.array(HALVES, int32)
+    tree = cuda.shared.array(LANES, float64)
+    t, block, K, number = cuda.threadIdx.x, cuda.blockIdx.x, Q.shape[1], Q.dtype.type
+    far, lists, act = fars[block], listss[block], acts[block]
+    h = shared[:K] if in_shared else atoms[block, 0]
+    outside = shared[K : 2 * K] if in_shared else atoms[block, 1]
+    near, least, at = shared[2 * K :], number(floor) if by_gain else number(INSIDE), block
+    while at < len(rows):
+        row = rows[at]
+        x, q, m, shares, rounding, end = X[row], Q[row], 0, 1.0, number(0), DONE
+        square = square_of(x, tree)
+        left = square
+        best, place = _begin(q, squares, h, outside, by_gain, least)
+        while m < most and (left > target or target == 0):
+            if target > 0 and left <= target + doubt * square:
+                end = HARD
+                break
+            top, j, mine, open_ = _choose(best, place, h, outside, scores, places, parts, m & 1)
+            if top <= rounding or (m == 0 and not (smallest < top and top < largest_score)):
+                if _are_left(q, h, outside, squares, m, by_gain, least, noise, tree):
+                    end = HARD
+                break
+            if open_ <= number(close) * squares[j]:
+                end = HARD
+                break
+            rounding = max(rounding, number(noise) * top)
+            shares *= float64(open_ / squares[j])
+            scale = number(1) / math.sqrt(open_)
+            step = mine * scale
+            if t == 0:
+                act[m], lists[ALONG, m], lists[SCALE, m] = j, step, scale
+            left -= float64(step) * float64(step)
+            if m + 1 < most and (left > target or target == 0):  # else no other atom follows
+                if m == room:
+                    end = FULL
+                    break
+                best, place = _advance(G, squares, h, outside, near, n_near, far, j, m, scale, step, by_gain, least)
+            m += 1
+        if target > 0 and abs(left - target) <= doubt * square and end == DONE:
+            end = HARD
+        if end == DONE:
+            _coefficients(near, n_near, far, act, lists, m, K)
+            write(q, act, lists[CODE], m)
+            if shares < safe or target > 0 or left > (1 - drift) * square:
+                end, _ = judged(x, D, q, act, m, square, left + drift * square, target, eps, tree)
+            if end == UNFINISHED and left <= target:
+                end = HARD
+        if t == 0:
+            ends[at] = end
+        at += cuda.gridDim.x
+
+
+def orthogonal(X, D, G, Q, coder, threads=None, blocks=None, room=ROOM, shared=None):
+    """Codes of X (n, d), as `kernels.orthogonal.orthogonal`: Q = X Dᵀ (n, K) becomes the codes.  G = D Dᵀ.
+
+    Waits for the device to know how the rows ended.  Returns how many rows were not finished.  room: directions to
+    begin with.  shared: bytes of shared memory of a block.
+    """
+    xp, K, real, size = array_device(X).xp, len(D), Q.dtype, Q.dtype.itemsize
+    most, rows, all_ends = min(coder.n_nonzero, *D.shape), xp.arange(len(X), dtype=np.int32), xp.empty(len(X), np.int32)
+    threads = threads or min(MOST_THREADS, -(-K // (TILE * LANES)) * LANES)
+    last = max(most - 1, 0)  # the last atom's direction moves no other
+    room = min(room, last) if coder.target > 0 else last
+    settings = (
+        *(most, float(coder.target), DOUBT[size], NOISE[size] ** 2, CLOSE[size], DRIFT[size], SAFE[size], EPS[size]),
+        *(coder.by_gain, FLOOR[size], SMALLEST[size], LARGEST[size]),
+    )
+    squares = xp.ascontiguousarray(xp.diagonal(G))
+    while len(rows):
+        ends = xp.empty(len(rows), dtype=np.int32)
+        in_shared, near, sharers = _split(room, K * size, threads, shared or shared_memory(X))
+        far = room - near
+        n = blocks_for(len(rows), far * K * size + 28 * (room + 1) + 2 * K * size, blocks, X, sharers)
+        arrays = (
+            xp.empty((n, 2, 0 if in_shared else K), dtype=real),
+            xp.empty((n, far * K), dtype=real),
+            xp.empty((n, 3, room + 1), dtype=np.float64),
+            xp.empty((n, room + 1), dtype=np.int32),
+        )
+        launch(
+            _orthogonal, n, threads, X, D, G, squares, Q, rows, ends, *settings, in_shared, near, room, *arrays,
+            shared=(near + 2) * K * size if in_shared else 0,
+        )  # fmt: skip
+        all_ends[rows] = ends
+        if room == last:
+            break
+        rows, room = rows[ends == FULL], min(4 * room, last)  # from the beginning
+    return finish(X, D, Q, all_ends, coder)
+
+
+def _split(room, row, threads, shared):
+    """Where a block has its numbers, of K in `row` bytes: whether h and `outside` are in shared memory, how many rows
+    of P, and how many blocks share a multiprocessor, which has `shared` bytes.
+
+    As many blocks as have all in shared memory, and not fewer than SHARERS: a block waits for the L2 and at barriers.
+    """
+    sharers = max(SHARERS, min(SHARERS * MOST_THREADS // threads, shared // ((room + 2) * row + OVERHEAD)))
+    held = (shared // sharers - OVERHEAD) // row
+    return held >= 2, min(max(held - 2, 0), room), sharers
+
+
+def builds():
+    """See `gpuica.kernels.cuda`."""
+    from numba import boolean, int64
+
+    for dtype in (np.float32, np.float64):
+        real, name = numba_type(dtype), np.dtype(dtype).name
+        rows, stack, whole = real[:, ::1], real[:, :, ::1], int32[::1]
+        settings = int64, *[float64] * 7, boolean, *[float64] * 3, boolean, int64, int64
+        spaces = stack, rows, float64[:, :, ::1], int32[:, ::1]
+        signature = rows, rows, rows, real[::1], rows, whole, whole, *settings, *spaces
+        yield Build(f"orthogonal, {name}", _orthogonal.py_func, signature)
