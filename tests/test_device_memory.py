@@ -2,13 +2,15 @@
 
 import gc
 import logging
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
-from gpuica import FastICA, Picard, SparseCoder, device, shared, traffic
+from gpuica import FastICA, Picard, SparseCoder, device, shared, sums, traffic
+from gpuica.arrays import BFloat16
 from gpuica.device import Device
-from gpuica.rows import ProjectedRows, open_rows, stream
+from gpuica.rows import ProjectedRows, memory, open_rows, stream
 from gpuica.rows.memory import MemoryRows
 from gpuica.rows.sources import Array
 
@@ -167,3 +169,32 @@ def test_a_rank_without_rows(pool, cupy, name, there):
         assert model.device_ == "cuda:0"
         atol = 1e-2 if name in ("DictionaryLearning", "MiniBatch") else 1e-5
         np.testing.assert_allclose(model.components_, expected.components_, atol=atol)
+
+
+@pytest.mark.parametrize("kind", ["float32", "int16, columns first", "big-endian", "bfloat16"])
+@pytest.mark.parametrize("room", [True, False])
+def test_rows_of_the_host_travel_once_where_there_is_room(pool, cupy, kind, room, rng, monkeypatch):
+    X = rng.normal(size=(700, 6)).astype(np.float32)
+    stored = {
+        "float32": X,
+        "int16, columns first": np.asfortranarray((100 * X).astype(np.int16)),
+        "big-endian": X.astype(">f4"),
+        "bfloat16": BFloat16((X.view(np.uint32) >> 16).astype(np.uint16)),
+    }[kind]
+    travels = Mock(wraps=traffic.sent)
+    monkeypatch.setattr(memory, "sent", travels)
+    target = Device("cuda", 0, limit=None if room else 1000)
+    rows = open_rows(stored, dtype=np.dtype(np.float32), device=target, chunk_rows=100).uploaded()
+    totals = [rows.sum(sums.total)[0].get() for _ in range(3)]
+    assert travels.call_count == (1 if room else 3)
+    assert rows.n_passes == 3
+    expected = np.asarray(stored[:] if kind == "bfloat16" else stored).astype(np.float64).sum(axis=0)
+    np.testing.assert_allclose(totals, [expected] * 3, rtol=1e-5, atol=1e-3)
+
+
+def test_memory_that_others_took_meanwhile_is_no_error(pool, cupy, monkeypatch):
+    X = np.ones((70_000, 16), dtype=np.float32)
+    monkeypatch.setattr(Device, "budget", lambda self: 1 << 40)
+    leave(pool, 2 * MB)
+    rows = open_rows(X, dtype=X.dtype, device=CUDA, chunk_rows=1000).uploaded()
+    np.testing.assert_array_equal(rows.sum(sums.total)[0].get(), 70_000)

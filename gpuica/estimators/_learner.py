@@ -73,7 +73,7 @@ class Learner(SparseCoding):
     @contextmanager
     def _snapshots(self, given, shape, coder, device):
         """The oracle of the rows and the `Snapshots` of the fit, whose `rng` is to be drawn from."""
-        oracle = CodeOracle(open_for_coding(given, shape[0], device), coder)
+        oracle = CodeOracle(open_for_coding(given, shape[0], device).uploaded(), coder)
         with locating_nan(self, given):
             snapshots = Snapshots(self, oracle.rows, draw_from(self.random_state, given), device)
         with closing(snapshots):

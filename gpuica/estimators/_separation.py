@@ -165,7 +165,7 @@ class Separation(Unmixing):
     def _opened(self, given, device):
         """Rows of X, in the `with` block answered by the checkpoint where there is one."""
         settings = {"prepare": given.prepare(self._prepare), "weights": given.weights}
-        rows = open_rows(given.array, dtype=given.dtype, device=device, **settings)
+        rows = open_rows(given.array, dtype=given.dtype, device=device, **settings).uploaded()
         if self.checkpoint is None:
             yield rows
             return

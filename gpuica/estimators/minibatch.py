@@ -165,7 +165,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         first = not hasattr(self, "components_")
         given, shape, coder, device = self._taken(X, reset=first)
         with device.active():
-            oracle = CodeOracle(open_for_coding(given, shape[0], device), coder)
+            oracle = CodeOracle(open_for_coding(given, shape[0], device).uploaded(), coder)
             if first:
                 self._random_state = draw_from(self.random_state, given)
                 D = device.put(self._begin(given, oracle, shape))

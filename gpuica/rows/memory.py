@@ -1,24 +1,22 @@
 """Rows of an array in memory, on the host or on a device."""
 
-import itertools
-import threading
 from contextlib import closing, suppress
 
 import numpy as np
 
 from ..arrays import BFloat16, from_brain
 from ..device import CPU, array_device, say_once
-from ..interrupts import check, watch
-from ..threads import host_threads, one_blas_thread
+from ..interrupts import check
 from ..traffic import WORTH_COPIERS, sent
 from . import Rows, project
+from .turns import InOrder, Totals, in_turns
 
 CACHED = 1 << 18  # numbers of a host chunk: 1 MB in float32, so that a chunk and what is made of it share a core's L2
 WORTH_THREADS = 5e7  # work of a pass, about a millisecond, below which starting threads (0.1 ms) gains nothing
 WIDEST_KEY = 1 << 32  # rows that keys of 32 bits tell apart
 BATCH_CHUNK = 128  # rows of a chunk of a batch, which is small: several threads shall have some
 RESIDENT = 1 << 26  # numbers of a device chunk at most
-LAUNCHES = 4e9  # work of a device chunk that takes as long as the launches for it: 0.3 ms, at 50 TFLOP/s
+LAUNCHES = 1.6e10  # work of a device chunk, above what the launches for it take, 0.25 ms: 0.6 ms, at 50 TFLOP/s
 
 
 class MemoryRows(Rows):
@@ -62,6 +60,24 @@ class MemoryRows(Rows):
     def each(self, consume, function, *params):
         self.n_passes += 1
         self._in_order(consume, function, params)
+
+    def uploaded(self):
+        stored = self.array.bits if isinstance(self.array, BFloat16) else self.array
+        if self.device == CPU or not isinstance(stored, np.ndarray) or 2 * stored.nbytes > self.device.budget():
+            return self
+        parts = (stored[i : i + self.chunk_rows] for i in range(0, self.n_rows, self.chunk_rows))
+        try:
+            there, row = self.xp.empty(stored.shape, dtype=stored.dtype.newbyteorder("=")), 0
+            with closing(sent(parts, self.device)) as uploads:
+                for part in uploads:
+                    check()
+                    there[row : row + len(part)] = part
+                    row += len(part)
+        except self.device.out_of_memory:  # other libraries took it
+            self.device.release()
+            return self
+        self.array = there if stored is self.array else BFloat16(there)
+        return self
 
     def take(self, indices):
         return self._prepared(_at(self.array, np.asarray(indices)))
@@ -210,8 +226,8 @@ class MemoryRows(Rows):
         """Call work(i, chunk) for every chunk i; host threads take turns when there is enough to do."""
         n_chunks = -(-self.n_rows // self.chunk_rows)
         stored = self.array.bits if isinstance(self.array, BFloat16) else self.array
-        uploaded = self.device != CPU and isinstance(stored, np.ndarray)
-        if uploaded and (n_chunks > 1 or stored.nbytes > WORTH_COPIERS):
+        travels = self.device != CPU and isinstance(stored, np.ndarray)
+        if travels and (n_chunks > 1 or stored.nbytes > WORTH_COPIERS):
             parts = (stored[i * self.chunk_rows : (i + 1) * self.chunk_rows] for i in range(n_chunks))
             with closing(sent(parts, self.device)) as uploads:
                 for i, part in enumerate(uploads):
@@ -252,86 +268,10 @@ def default_chunk_rows(n_features, device=CPU, work=None):
     """Rows of a chunk: as many as stay in the cache, but enough to make it worth its calls.
 
     On a device what is made of a chunk, a quarter of the L2 of float32, is read again from there; but so many rows as
-    keep the device busy for as long as the host takes to launch the work on them.  work: of a pass, for a row.
+    keep the device busy for longer than the host takes to launch the work on them.  work: of a pass, for a row.
     """
     if device == CPU:
         return min(max(CACHED // n_features, 512), 8192)
     stays = device.cache // (4 * 4 * n_features)
     worth_launching = int(LAUNCHES / (work or n_features * (n_features + 128)))
     return max(1, min(resident(device) // n_features, max(stays, worth_launching)))
-
-
-def in_turns(n, work, wait_for_room=None):
-    """Call work(i) for i in range(n) from several threads, each with a one-thread BLAS.
-
-    The first error, or an interrupt, stops all threads and is raised; Ctrl-C does once each has done its chunk.
-    wait_for_room: called with (i, failures) before
-    work(i), to hold a thread back; returns False when the work has failed meanwhile.
-    """
-    turns = itertools.count()
-    failures: list[BaseException] = []
-    interrupted = watch()
-
-    def take_turns():
-        try:
-            while not failures and not interrupted() and (i := next(turns)) < n:
-                if wait_for_room is None or wait_for_room(i, failures):
-                    work(i)
-        except BaseException as error:  # an interrupt too: the other threads must stop
-            failures.append(error)
-
-    def help_out():
-        with one_blas_thread():
-            take_turns()
-
-    others = [threading.Thread(target=help_out, daemon=True) for _ in range(min(host_threads(), n) - 1)]
-    try:
-        with one_blas_thread():
-            for thread in others:
-                thread.start()
-            take_turns()
-            for thread in others:
-                thread.join()
-    except BaseException as error:  # a second Ctrl-C, which does not wait for the others
-        failures.append(error)
-        raise
-    if failures:
-        raise failures[0]
-    check()
-
-
-class InOrder:
-    """Hands parts on in the order of their numbers, one at a time, whoever is ready first."""
-
-    AHEAD = 32  # parts that may wait for an earlier one: bounds the memory
-
-    def __init__(self, consume):
-        self.consume, self.waiting, self.next, self.turn = consume, {}, 0, threading.Condition()
-
-    def wait_for_room(self, i, failures):
-        """Wait until part i is not too far ahead.  False when the work has failed meanwhile."""
-        with self.turn:
-            while i - self.next >= self.AHEAD and not failures:
-                self.turn.wait(0.1)
-        return not failures
-
-    def add(self, i, part):
-        with self.turn:
-            self.waiting[i] = part
-            while self.next in self.waiting:
-                self.consume(self.waiting.pop(self.next))
-                self.next += 1
-            self.turn.notify_all()
-
-
-class Totals:
-    """Adds parts, tuples of arrays, in float64."""
-
-    sums = None
-
-    def add(self, parts):
-        if self.sums is None:
-            self.sums = tuple(part.astype(np.float64) for part in parts)  # a copy: parts may be somebody's
-        else:
-            for total, part in zip(self.sums, parts, strict=True):
-                total += part

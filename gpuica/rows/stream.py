@@ -15,8 +15,9 @@ from ..device import CPU, to_host
 from ..interrupts import check
 from ..traffic import place, sent
 from . import ProjectedRows
-from .memory import MemoryRows, in_turns
+from .memory import MemoryRows
 from .sources import Selection
+from .turns import in_turns
 
 BLOCK = 1 << 25  # bytes that are read at once: long enough for a disk, short enough for several to be in memory
 AHEAD = 3  # blocks in memory: one that is worked on, one that is ready, one that is read
