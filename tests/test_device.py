@@ -255,6 +255,7 @@ def test_host_in_host_out(cupy, name, monkeypatch):
     assert amari(ica.components_ @ A) < 0.03
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of CuPy's, under NumPy 2.5
 def test_what_cupy_refuses_is_refused_by_the_stand_in(cupy):
     X = cupy.asarray(np.ones((3, 2)))
     for convert in (np.asarray, np.array, lambda X: X + np.ones(2), lambda X: cupy.sqrt([1.0, 2.0])):
