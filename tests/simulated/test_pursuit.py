@@ -5,6 +5,7 @@ import pytest
 
 from gpuica.coders import OMP, ORMP, MatchingPursuit
 from gpuica.kernels.cuda import block, coding, matching, orthogonal, pursuit, row, support
+from gpuica.kernels.definitions import HARD
 
 from .. import naive, one_thread
 from ..coherent import DICTIONARIES, check, problem, pursuits, to_target
@@ -93,6 +94,19 @@ def test_shared_memory_goes_to_two_blocks_or_more(room, row, threads, shared, ex
     held, near, sharers = orthogonal._split(room, row, threads, shared)
     assert (held, near, sharers) == expected
     assert sharers * ((near + 2) * row * held + 2048) <= shared
+
+
+@pytest.mark.parametrize("coder", [OMP(3), ORMP(3), OMP(3, 0.5)], ids=str)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NaN, by NumPy
+def test_rows_that_are_not_finite_are_left_to_the_definition(coder, monkeypatch):
+    X, D = data(5, 8, 12)
+    X[1, 2], X[3, 0], X[4] = np.nan, np.inf, 0
+    ends = []
+    monkeypatch.setattr(orthogonal, "finish", lambda X, D, Q, how, coder: ends.extend(how) or 0)
+    Q = X @ D.T
+    with one_thread.running(orthogonal, row, block):
+        orthogonal.orthogonal(X, D, D @ D.T, Q, coder, blocks=2)
+    assert [end == HARD for end in ends] == [False, True, False, True, False]
 
 
 @pytest.mark.parametrize("room", [2, 64])

@@ -237,7 +237,7 @@ def _orthogonal(
         if end == DONE:
             _coefficients(near, n_near, far, act, lists, m, K)
             write(q, act, lists[CODE], m)
-            if shares < safe or target > 0 or left > (1 - drift) * square:
+            if shares < safe or target > 0 or not left <= (1 - drift) * square:  # NaN too
                 end, _ = judged(x, D, q, act, m, square, left + drift * square, target, eps, tree)
             if end == UNFINISHED and left <= target:
                 end = HARD
