@@ -81,8 +81,7 @@ class Device:
         if self.kind == "cpu":
             return _free_host_memory() // 2
         with self.active():
-            pool = self.xp.get_default_memory_pool()
-            return (self.xp.cuda.runtime.memGetInfo()[0] + pool.free_bytes()) // 2
+            return _free_device_memory(self.xp) // 2
 
     def fits(self, size):
         """Whether an array of so many bytes may be stored."""
@@ -125,10 +124,11 @@ def _properties(index):
 
 
 def array_device(array):
-    """The device that holds an array; CPU for everything that is not a CuPy array."""
-    if type(array).__module__.partition(".")[0] == "cupy":
+    """The device that holds an array: a CuPy array, or one whose type has `held_on`; CPU for everything else."""
+    kind = type(array)
+    if kind.__module__.partition(".")[0] == "cupy":
         return Device("cuda", array.device.id)
-    return CPU
+    return array.held_on if hasattr(kind, "held_on") else CPU
 
 
 def to_host(array):
@@ -277,6 +277,23 @@ def _cupy():
             warnings.simplefilter("ignore")  # where warnings are errors, one at import would mean "no GPU"
             importlib.import_module("cupy")
     return sys.modules["cupy"]
+
+
+def _free_device_memory(xp):
+    """Bytes that the driver and the limit of CuPy's pool allow to be taken.
+
+    Of what the pool keeps, only blocks that are free as a whole can become a larger array, and nothing says how much
+    that is.  So they are given back to the driver, where the pool keeps enough to matter.
+    """
+    pool = xp.get_default_memory_pool()
+
+    def left():
+        free, limit = xp.cuda.runtime.memGetInfo()[0], pool.get_limit()
+        return max(0, min(free, limit - pool.total_bytes())) if limit else free
+
+    if pool.free_bytes() > left() // 8:
+        pool.free_all_blocks()
+    return left()
 
 
 def _free_host_memory():

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
+from .arrays import host, known
 from .contrasts import LogCosh, as_contrast
 from .device import CPU, array_device, to_host
 from .oracle import ContrastOracle, MomentOracle
@@ -28,7 +29,7 @@ def amari_distance(components, A):
     With P = components @ A, (Σ_i (Σ_j |P_ij| / max_j |P_ij| - 1) + Σ_j (Σ_i |P_ij| / max_i |P_ij| - 1)) / (2 k (k-1)):
     blind to order, sign and scale.  Amari, Cichocki, Yang, NIPS 1996.  0 for k = 1.
     """
-    P = np.abs(np.asarray(components, dtype=np.float64) @ np.asarray(A, dtype=np.float64))
+    P = np.abs(_matrix(components) @ _matrix(A))
     if P.ndim != 2 or P.shape[0] != P.shape[1]:
         raise ValueError(f"components @ A must be square, got shape {P.shape}: as many components as sources.")
     if not (P.max(axis=0).all() and P.max(axis=1).all()):
@@ -54,7 +55,7 @@ def matched_correlation(S, T, sample_weight=None):
 
 def match(similarity):
     """One-to-one matching of rows (k) to columns (l) of |similarity| with the largest sum: values, columns."""
-    similarity = np.abs(np.asarray(similarity))
+    similarity = np.abs(host(similarity))
     rows, columns = linear_sum_assignment(-similarity)
     return similarity[rows, columns], columns
 
@@ -93,12 +94,12 @@ def log_likelihood(X, components, mean=0.0, fun="logcosh", sample_weight=None):
     log |det components| - Σ_i E G(y_i) up to the constant of the density exp(-G).  components: (k, k), as of an ICA
     with as many components as features.
     """
-    components = np.asarray(components, dtype=np.float64)
+    components = _matrix(components)
     if components.ndim != 2 or components.shape[0] != components.shape[1]:
         raise ValueError(f"a likelihood needs as many components as features, got components {components.shape}.")
     X = _columns(X)
     rows = _rows(X, array_device(X), sample_weight)
-    mean = np.broadcast_to(np.asarray(mean, dtype=np.float64), (X.shape[1],))
+    mean = np.broadcast_to(_matrix(mean), (X.shape[1],))
     projected = rows.projected(rows.xp.asarray(mean), rows.xp.asarray(components))
     loss = ContrastOracle(projected, as_contrast(fun)).likelihood(rows.xp.eye(len(components)))[0]
     return float(np.linalg.slogdet(components)[1] - float(loss.sum()))
@@ -110,7 +111,7 @@ def mutual_information_reduction(X, components, bins=None):
     Σ_i H(x_i) - Σ_i H(y_i) + log |det components|, entropies by histograms.  X: (n, k), components: (k, k).  bins:
     default n^(1/3).  Delorme et al., PLoS ONE 7(2), 2012.
     """
-    components = np.asarray(components, dtype=np.float64)
+    components = _matrix(components)
     X = _columns(X)
     k = X.shape[1]
     if components.shape != (k, k):
@@ -280,15 +281,20 @@ def _entropy(counts, low, high):
     return -(share * np.log(share)).sum() + np.log(edges[1] - edges[0]) + (len(share) - 1) / (2 * n)
 
 
+def _matrix(value):
+    """A small array-like of any library, on any device, as a NumPy array of float64."""
+    return np.asarray(host(value), dtype=np.float64)
+
+
 def _columns(S):
-    """S as a 2-D array with real columns, or as rows of files."""
+    """S as a 2-D array of NumPy, CuPy or bfloat16 with real columns, or as rows of files."""
     if isinstance(S, str | os.PathLike):
         return shards(S)
     if type(S).__module__.partition(".")[0] == "dask":
         from .rows.dask import settled
 
         S = settled(S)
-    S = S if hasattr(S, "ndim") else np.asarray(S)
+    S = known(S)[0] if hasattr(S, "ndim") else np.asarray(S)
     if S.ndim != 2:
         raise ValueError(f"Expected a 2D array (n_samples, n_components), got {S.ndim}D.")
     return S
@@ -296,7 +302,7 @@ def _columns(S):
 
 def _rows(X, device, sample_weight):
     """X as rows worked on in float64, with its weights, where it is."""
-    weights = None if sample_weight is None else check_weights(sample_weight, X.shape[0])
+    weights = None if sample_weight is None else check_weights(host(sample_weight), X.shape[0])
     return open_rows(X, dtype=np.dtype(np.float64), device=device, weights=weights)
 
 
@@ -325,4 +331,5 @@ class _SideBySide:
 
     def __getitem__(self, rows):
         S, T = (part[rows] for part in self.parts)
-        return array_device(S).xp.concatenate([S, T], axis=1)
+        device = array_device(S)
+        return device.xp.concatenate([S, device.put(T)], axis=1)

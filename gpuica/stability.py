@@ -12,6 +12,9 @@ from scipy.spatial.distance import squareform
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
+from .arrays import host, known
+from .device import array_device
+
 __all__ = ["Stability", "stability"]
 
 
@@ -63,22 +66,23 @@ def stability(estimator, X, *, n_runs=20, bootstrap=False, random_state=None, sa
     """Run an ICA n_runs times and cluster the components of all runs.
 
     estimator: `FastICA` or `Picard`, unfitted; its random_state is not used.  X: (n, d) array of any kind it takes.
-    n_runs: at least 2.  bootstrap: whether every run also draws its rows anew, with replacement (then X must be a NumPy
-    array, and runs cannot share their passes); else all runs start elsewhere on the same rows, and share every pass.
-    random_state: int, RandomState or None.  sample_weight: (n,) as for the estimator's `fit`; rows drawn anew bring
-    theirs along.  Returns a `Stability`.
+    n_runs: at least 2.  bootstrap: whether every run also draws its rows anew, with replacement (then X must be an
+    array of NumPy, CuPy or torch, and runs cannot share their passes); else all runs start elsewhere on the same rows,
+    and share every pass.  random_state: int, RandomState or None.  sample_weight: (n,) as for the estimator's `fit`;
+    rows drawn anew bring theirs along.  Returns a `Stability`.
     """
     if n_runs < 2:
         raise ValueError(f"n_runs must be at least 2 to compare runs, got {n_runs}.")
     rng = check_random_state(random_state)
     if bootstrap:
-        runs = []
+        X, runs = known(X)[0], []
+        w = None if sample_weight is None else host(sample_weight)
         for _ in range(n_runs):
             again = clone(estimator).set_params(random_state=rng.randint(2**31 - 1))
             drawn = rng.randint(len(X), size=len(X))
-            weights = None if sample_weight is None else np.asarray(sample_weight)[drawn]
-            runs.append(again.fit(X[drawn], sample_weight=weights).components_)
-        spread = np.cov(np.asarray(X, dtype=np.float64), rowvar=False, aweights=sample_weight)
+            rows, weights = X[array_device(X).put(drawn)], None if w is None else w[drawn]
+            runs.append(again.fit(rows, sample_weight=weights).components_)
+        spread = np.cov(host(X).astype(np.float64), rowvar=False, aweights=w)
         spread = spread.reshape(X.shape[1], X.shape[1])
     else:
         together = clone(estimator).set_params(random_state=rng)

@@ -1,11 +1,13 @@
 """A stand-in for CuPy on a machine without a GPU: arrays that compute with NumPy but refuse to mix with it.
 
-What CuPy forbids is an error here too: a NumPy array in an operation with a device array, implicit conversion to NumPy,
-lists.  NumPy scalars are refused as well, although CuPy takes them, because they change the dtype.  Reductions give
+What CuPy forbids is an error here too: a NumPy array in an operation with a device array, implicit conversion to NumPy
+by any of its protocols, lists, attributes that only NumPy has.  A device knows no byte order: it takes bytes as they
+are.  NumPy scalars are refused as well, although CuPy takes them, because they change the dtype.  Reductions give
 0-d device arrays; reading one as a Python number makes the host wait, so `waits` counts them.
 
-Copies to the host that do not block are carried out as late as CUDA allows: when the host waits for an event recorded
-after them, or for all work.  They write to an address, whoever owns the memory by then.  Page-locked blocks come from a
+Copies that do not block are carried out as late as CUDA allows: to the host when the host waits for an event recorded
+after them, or for all work, to the device when the stream of the work waits for such an event.  They read and write at
+an address, whoever owns the memory by then.  Page-locked blocks come from a
 pool that hands the block freed last to the next who asks, as CuPy's does; a freed block is overwritten.
 """
 
@@ -19,24 +21,29 @@ import numpy as np
 
 from gpuica import products, traffic
 
+from .fake_pool import MEMORY, MemoryPool, OutOfMemoryError
+
 HOST_FREE = (bool, int, float, str, slice, type(None), type(Ellipsis), type, np.dtype)
 ARRAY_FUNCTIONS = """
-abs arange argpartition argsort ascontiguousarray broadcast_to concatenate diagonal empty exp eye isfinite log log1p
-maximum minimum nonzero ones ones_like sign sort sqrt tanh tril where zeros zeros_like
+abs arange argpartition argsort ascontiguousarray broadcast_to concatenate diag diagonal empty exp eye isfinite log
+log1p maximum minimum nonzero ones ones_like sign sort sqrt tanh tril where zeros zeros_like
 """.split()
 waits = 0  # for all work that was asked for
 event_waits = 0  # for work up to an event
 gemms = []  # the compute types of products with rounded factors
 FACTORS = {77: 11, 75: 8}  # compute type -> bits of a factor: TF32, bfloat16
 log = []  # "record" and "synchronize", in their order, with the numbers of their events
-copies = []  # (place in the log, address, bytes) of copies to the host that have not been carried out
+copies = []  # (place in the log, function that carries it out) of copies that have not been carried out
 copies_lock = threading.RLock()  # solvers in step have threads of their own; freeing a block may interrupt any of them
+memory = [MemoryPool()]  # of the device
 free_blocks = {}  # size -> page-locked blocks that nobody owns, the one freed last at the end
 PINNED_UNIT, POISON = 512, 0xAB
-
-
-class OutOfMemoryError(MemoryError):
-    pass
+ATTRIBUTES = """
+T all any argmax argmin argpartition argsort astype base choose clip compress conj conjugate copy cumprod cumsum
+diagonal dot dtype fill flags flat flatten imag item itemsize max mean min nbytes ndim nonzero partition prod ptp put
+ravel real repeat reshape round searchsorted shape size sort squeeze std strides sum swapaxes take tobytes trace
+transpose var view
+""".split()
 
 
 class CUDARuntimeError(RuntimeError):
@@ -44,11 +51,11 @@ class CUDARuntimeError(RuntimeError):
 
 
 def carry_out_copies(before=None):
-    """The copies to the host that were asked for before a place in the log; all of them by default."""
+    """The copies that were asked for before a place in the log; all of them by default."""
     with copies_lock:
         due = [copy for copy in copies if before is None or copy[0] <= before]
-        for _, address, data in due:
-            ctypes.memmove(address, data, len(data))
+        for _, carry_out in due:
+            carry_out()
         copies[:] = [copy for copy in copies if not any(copy is one for one in due)]
 
 
@@ -97,7 +104,7 @@ class Stream:
     ptr = 0
 
     def __init__(self, non_blocking=False):
-        pass
+        self.non_blocking = non_blocking
 
     def __enter__(self):
         return self
@@ -107,6 +114,8 @@ class Stream:
 
     def wait_event(self, event):
         log.append(("wait", event.number))
+        if not self.non_blocking and event.number is not None:  # the stream of the work
+            carry_out_copies(event.number)
 
     def record(self, event=None):
         event.record()
@@ -119,7 +128,9 @@ class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
     """An array "on the device"."""
 
     def __init__(self, array):
-        self._array = np.asarray(array)
+        array = np.asarray(array)
+        self._array = array if array.dtype.isnative else array.view(array.dtype.newbyteorder("="))
+        memory[0].hold(self._array)
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
         if out is not None:
@@ -134,7 +145,12 @@ class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
     def __array__(self, *args, **options):
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`.")
 
+    def __dlpack__(self, **options):
+        raise BufferError("This array is on no device that others know.")
+
     def __getattr__(self, name):
+        if name not in ATTRIBUTES:
+            raise AttributeError(f"CuPy's arrays have no attribute {name!r}")
         value = getattr(object.__getattribute__(self, "_array"), name)
         if callable(value):
             return lambda *args, **options: _lift(value(*_lower(args), **_lower(options)))
@@ -176,12 +192,23 @@ class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
             return self._wait().copy()
         assert out.flags.c_contiguous
         assert (out.shape, out.dtype) == (self._array.shape, self._array.dtype)
+        address, data = out.ctypes.data, self._array.tobytes()
         with copies_lock:
-            copies.append((len(log), out.ctypes.data, self._array.tobytes()))
+            copies.append((len(log), lambda: ctypes.memmove(address, data, len(data))))
         return out
 
     def set(self, array, stream=None):
-        self._array[...] = array
+        """A copy from the host; asked of a stream, one that reads its source later."""
+        if (array.dtype, array.shape) != (self._array.dtype, self._array.shape):
+            raise TypeError(f"{array.dtype} {array.shape} cannot be set to {self._array.dtype} {self._array.shape}")
+        order = "C" if self._array.flags.c_contiguous else "F"
+        assert self._array.flags[f"{order}_CONTIGUOUS"], "Cannot set to non-contiguous array"
+        if stream is None or not array.flags[f"{order}_CONTIGUOUS"]:  # CuPy sends a copy
+            self._array[...] = array
+            return
+        to, size, source = self._array, array.nbytes, array.ctypes.data
+        with copies_lock:
+            copies.append((len(log), lambda: ctypes.memmove(to.ctypes.data, source, size)))
 
     device = SimpleNamespace(id=0)
 
@@ -217,8 +244,11 @@ def _lift(value):
 
 
 def asarray(array, dtype=None):
-    """From host or device: the one way in."""
-    return FakeArray(np.array(array._array if isinstance(array, FakeArray) else array, dtype=dtype))
+    """From host or device: the one way in.  A device array of this dtype is itself."""
+    if isinstance(array, FakeArray) and dtype in (None, array.dtype):
+        return array
+    found = np.array(array._array if isinstance(array, FakeArray) else array, dtype=dtype)
+    return FakeArray(found.astype(found.dtype.newbyteorder("="), copy=False))
 
 
 def gemmEx(handle, transa, transb, m, n, k, alpha, A, a_type, lda, B, b_type, ldb, beta, C, c_type, ldc, compute, algo):
@@ -284,7 +314,7 @@ def installed():
     runtime = SimpleNamespace(
         getDeviceCount=lambda: 1,
         getDevice=lambda: 0,
-        memGetInfo=lambda: (8 << 30, 16 << 30),
+        memGetInfo=lambda: (MEMORY - memory[0].total_bytes(), 2 * MEMORY),
         CUDARuntimeError=CUDARuntimeError,
         getDeviceProperties=lambda index: {"l2CacheSize": 50 << 20, "major": 9},
         CUDA_R_32F=0,
@@ -301,7 +331,8 @@ def installed():
         alloc_pinned_memory=alloc_pinned_memory,
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
     )
-    cupy.get_default_memory_pool = lambda: SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
+    memory[0] = MemoryPool()
+    cupy.get_default_memory_pool = lambda: memory[0]
     before = sys.modules.get("cupy")
     sys.modules["cupy"] = cupy
     try:

@@ -55,7 +55,8 @@ def test_device_arrays_give_the_answer_of_the_cpu(cupy, algorithm, fun, whiten):
         {"growth": 2.0},
     ],
 )
-def test_weights_on_the_device_give_the_answer_of_the_cpu(cupy, arguments, weights_there, rng):
+def test_weights_on_the_device_give_the_answer_of_the_cpu(cupy, arguments, weights_there, rng, monkeypatch):
+    monkeypatch.setattr("gpuica.rows.memory.WIDEST_KEY", 0)  # the same samples
     n = 60_000 if "growth" in arguments else 2000
     X = mixture(n, 4)[0] if arguments.get("whiten", True) else white(n, 4)
     w = rng.integers(0, 3, size=n)
@@ -170,7 +171,8 @@ def test_memory_is_given_back_where_torch_is_loaded(cupy, torch_is_loaded, monke
 
 
 def fake_pool(calls):
-    return SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: calls.append("released"))
+    none = dict.fromkeys(("free_bytes", "get_limit", "total_bytes"), lambda: 0)
+    return SimpleNamespace(free_all_blocks=lambda: calls.append("released"), **none)
 
 
 def fake_only(cupy):
@@ -251,6 +253,22 @@ def test_host_in_host_out(cupy, name, monkeypatch):
     assert isinstance(sources, np.ndarray)
     assert isinstance(ica.transform(X), np.ndarray)
     assert amari(ica.components_ @ A) < 0.03
+
+
+def test_what_cupy_refuses_is_refused_by_the_stand_in(cupy):
+    X = cupy.asarray(np.ones((3, 2)))
+    for convert in (np.asarray, np.array, lambda X: X + np.ones(2), lambda X: cupy.sqrt([1.0, 2.0])):
+        with pytest.raises(TypeError):
+            convert(X)
+    for name in ("__array_interface__", "newbyteorder", "ctypes"):
+        assert not hasattr(X, name)
+    with pytest.raises(TypeError):
+        X.set(np.ones((3, 2), dtype=np.float32))
+    little = cupy.asarray(np.arange(3, dtype=">f4"))
+    assert little.dtype == np.dtype("<f4")
+    np.testing.assert_array_equal(little.get(), [0, 1, 2])
+    assert cupy.asarray(X).data.ptr == X.data.ptr
+    np.testing.assert_array_equal(cupy.diag(X[:2].sum(axis=0)).get(), [[2, 0], [0, 2]])
 
 
 def test_device_in_cpu_work_device_out(cupy):

@@ -18,8 +18,9 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, interrupts
 from gpuica.oracle import ContrastOracle
-from gpuica.rows import memory
-from gpuica.rows.memory import MemoryRows, in_turns
+from gpuica.rows import turns
+from gpuica.rows.memory import MemoryRows
+from gpuica.rows.turns import in_turns
 from gpuica.solvers.annealing import annealed
 
 from .problems import mixture, white
@@ -153,7 +154,7 @@ def test_a_forked_child_begins_outside():
 
 @pytest.mark.parametrize("n_threads", [1, 4])
 def test_threads_finish_their_chunks(n_threads, monkeypatch):
-    monkeypatch.setattr(memory, "host_threads", lambda: n_threads)
+    monkeypatch.setattr(turns, "host_threads", lambda: n_threads)
     begun, done = [], []
 
     def work(i):
@@ -170,7 +171,7 @@ def test_threads_finish_their_chunks(n_threads, monkeypatch):
 
 
 def test_a_second_one_does_not_wait_for_a_chunk_that_hangs(monkeypatch):
-    monkeypatch.setattr(memory, "host_threads", lambda: 2)
+    monkeypatch.setattr(turns, "host_threads", lambda: 2)
     begun, go_on, main = [], threading.Event(), threading.current_thread()
 
     def work(i):

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from gpuica import device, sums
 from gpuica.contrasts import LogCosh
-from gpuica.device import CPU
-from gpuica.rows import ProjectedRows, memory, open_rows
+from gpuica.device import CPU, Device
+from gpuica.rows import ProjectedRows, memory, open_rows, turns
 from gpuica.rows.memory import InOrder, MemoryRows, Totals, in_turns
 from gpuica.rows.shared import SharedRows
 from gpuica.rows.stream import StreamRows
@@ -103,7 +103,7 @@ def test_threads_do_not_change_a_bit(rng, monkeypatch):
     X, W = rng.normal(size=(20_000, 40)).astype(np.float32), rng.normal(size=(40, 40)).astype(np.float32)
     answers = []
     for threads in (1, 2, 5):
-        monkeypatch.setattr(memory, "host_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(turns, "host_threads", lambda threads=threads: threads)
         monkeypatch.setattr(memory, "WORTH_THREADS", 0)
         answers.append(MemoryRows(X, chunk_rows=500).sum(sums.fixed_point, W, LogCosh()))
     for other in answers[1:]:
@@ -203,7 +203,7 @@ def test_other_dtypes_are_converted_by_chunks(dtype, rng):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_error_in_a_thread_stops_the_others_and_is_raised(error, monkeypatch):
-    monkeypatch.setattr(memory, "host_threads", lambda: 4)
+    monkeypatch.setattr(turns, "host_threads", lambda: 4)
     done, before = [], threading.active_count()
 
     def work(i):
@@ -218,7 +218,7 @@ def test_an_error_in_a_thread_stops_the_others_and_is_raised(error, monkeypatch)
 
 
 def test_an_error_does_not_leave_a_waiting_thread_behind(monkeypatch):
-    monkeypatch.setattr(memory, "host_threads", lambda: 3)
+    monkeypatch.setattr(turns, "host_threads", lambda: 3)
     monkeypatch.setattr(memory, "WORTH_THREADS", 0)
     before = host_threads()
 
@@ -231,3 +231,31 @@ def test_an_error_does_not_leave_a_waiting_thread_behind(monkeypatch):
     with pytest.raises(ValueError, match="first"):
         MemoryRows(np.arange(1000.0)[:, None], chunk_rows=1).sum(breaks_first)
     assert host_threads() == before
+
+
+def test_the_order_of_batches_on_a_device_is_random_and_comes_again(cupy, rng):
+    n = 6000
+    rows = open_rows(cupy.asarray(np.arange(n, dtype=float)[:, None]), dtype=np.dtype(float), device=Device("cuda", 0))
+
+    def order(seed):
+        batches = rows.batches(500, np.random.RandomState(seed))
+        return np.array([batch.map(lambda chunk: chunk).get().ravel() for batch in batches])
+
+    first = order(0)
+    np.testing.assert_array_equal(first, order(0))
+    assert (np.diff(first) > 0).all()  # within a batch in the order of memory
+    np.testing.assert_array_equal(np.sort(first.ravel()), np.arange(n))
+    orders = np.array([order(seed) for seed in range(100)])
+    # the share of the first half in the batches of 500, the mean number, and neighbours in one batch, as of chance
+    share = (orders < n / 2).sum(axis=2)
+    variance = 500 * 0.25 * (n - 500) / (n - 1)
+    assert abs(share.mean() - 250) < 1
+    assert abs(share.var() / variance - 1) < 0.25
+    together = (np.diff(orders, axis=2) == 1).sum(axis=(1, 2))
+    assert abs(together.mean() / 499 - 1) < 0.05
+    places = np.empty((100, n))
+    for place, one in zip(places, orders, strict=True):
+        place[one.astype(int).ravel()] = np.repeat(np.arange(12), 500)
+    correlation = np.corrcoef(places)[np.triu_indices(100, 1)]  # of two orders
+    assert abs(correlation).max() < 5 / np.sqrt(n)
+    assert abs(correlation.std() * np.sqrt(n) - 1) < 0.1

@@ -1,6 +1,8 @@
 """Rows that are read while they are worked on: the answers of rows in memory, whatever they are read from."""
 
 import sys
+import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -624,3 +626,17 @@ def test_files_of_a_library_that_is_not_installed(module, name, tmp_path, monkey
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=f"needs {module}: pip install {module}"):
         shards([tmp_path / name], tensor="acts")
+
+
+def test_the_reader_of_batches_ends_with_its_work(X, tmp_path, small_blocks):
+    """Also while the generator, which has no end, is kept by somebody who asks for no more."""
+    before = set(threading.enumerate())
+    rows = open_rows(as_source(as_glob(X, tmp_path)), dtype=np.float32, device=CPU, chunk_rows=100)
+    batches = rows.cycled(50, np.random.RandomState(0))
+    seen = [next(batches).n_rows for _ in range(3)]
+    end = time.monotonic() + 5
+    while set(threading.enumerate()) != before and time.monotonic() < end:
+        time.sleep(0.01)
+    assert set(threading.enumerate()) == before
+    assert seen == [50] * 3
+    assert next(batches).n_rows == 50

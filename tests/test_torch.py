@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from gpuica import FastICA, fastica, spool
-from gpuica.estimators import _shell
+from gpuica import FastICA, arrays, fastica, spool
 
 from .problems import mixture
 
@@ -39,8 +38,8 @@ def test_tensors(torch, dtype, device):
 
 def test_no_copy(torch):
     for tensor in (torch.tensor(X0), torch.tensor(X0, requires_grad=True), torch.tensor(X0, dtype=torch.bfloat16)):
-        array = _shell._unwrap(tensor)[0]
-        memory = array.bits if isinstance(array, _shell.BFloat16) else array
+        array = arrays.known(tensor)[0]
+        memory = array.bits if isinstance(array, arrays.BFloat16) else array
         assert memory.__array_interface__["data"][0] == tensor.data_ptr()
 
 

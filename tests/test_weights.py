@@ -13,7 +13,7 @@ from gpuica.contrasts import CONTRASTS, LogCosh, as_contrast
 from gpuica.device import CPU
 from gpuica.kernels import cpu
 from gpuica.oracle import ContrastOracle, MomentOracle
-from gpuica.rows import memory, open_rows
+from gpuica.rows import memory, open_rows, turns
 from gpuica.rows.memory import MemoryRows
 from gpuica.solvers import growth
 from gpuica.solvers.fixed_point import orthonormal, parallel, rotation_error, rotation_gradient
@@ -138,7 +138,7 @@ def test_threads_do_not_change_a_bit_of_weighted_sums(rng, monkeypatch):
     X, W = rng.normal(size=(20_000, 40)).astype(np.float32), rng.normal(size=(40, 40)).astype(np.float32)
     weights, answers = rng.exponential(size=20_000), []
     for threads in (1, 3):
-        monkeypatch.setattr(memory, "host_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(turns, "host_threads", lambda threads=threads: threads)
         monkeypatch.setattr(memory, "WORTH_THREADS", 0)
         answers.append(MemoryRows(X, chunk_rows=500, weights=weights).sum(sums.fixed_point, W, LogCosh()))
     for one, many in zip(*answers, strict=True):

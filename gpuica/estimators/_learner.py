@@ -25,6 +25,7 @@ from .coding import FOLLOWS_ALPHA, MOST_ROUNDS, SparseCoding, device_for_coding,
 
 SMALL = 1 << 24  # numbers of X up to which initial atoms come from scikit-learn's own decomposition of X
 
+INITIAL = [HasMethods(["__dlpack__", "__len__"]), None]  # arrays of NumPy, CuPy and torch
 ADDED = {
     "fit_algorithm": [StrOptions({"lars", "cd", *CODERS})],
     "transform_algorithm": [StrOptions(set(CODERS))],
@@ -33,6 +34,7 @@ ADDED = {
     "memory_limit": [Interval(Integral, 1, None, closed="left"), str, None],
     "checkpoint": [str, PathLike, None],
     "init": [StrOptions({"svd", "data"}), HasMethods("__array__"), list, tuple],  # a text is "array-like" too
+    "dict_init": INITIAL,
     "dead_atoms": [StrOptions(set(DEAD_ATOMS))],
     "update": [StrOptions(set(UPDATES))],
 }
@@ -71,7 +73,7 @@ class Learner(SparseCoding):
     @contextmanager
     def _snapshots(self, given, shape, coder, device):
         """The oracle of the rows and the `Snapshots` of the fit, whose `rng` is to be drawn from."""
-        oracle = CodeOracle(open_for_coding(given, shape[0], device), coder)
+        oracle = CodeOracle(open_for_coding(given, shape[0], device).uploaded(), coder)
         with locating_nan(self, given):
             snapshots = Snapshots(self, oracle.rows, draw_from(self.random_state, given), device)
         with closing(snapshots):

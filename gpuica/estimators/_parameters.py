@@ -6,7 +6,8 @@ from functools import wraps
 import numpy as np
 from sklearn import get_config
 
-from ..device import UNASKED, in_words, to_host
+from ..arrays import host
+from ..device import UNASKED, in_words
 
 RANGE = 1e100  # singular values of a starting point lie within 1 / RANGE and RANGE, so that their squares are numbers
 
@@ -30,9 +31,10 @@ def checks_parameters(method):
 
 
 def real_matrix(value, name):
-    """An array parameter as a NumPy array of finite real numbers, or a ValueError that names it."""
+    """An array parameter of any library, on any device, as a NumPy array of finite real numbers, or a ValueError that
+    names it."""
     try:
-        array = np.asarray(to_host(value))
+        array = host(value)
         array = array.astype(np.float64) if array.dtype.kind in "OUS" else array
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be an array of real numbers: {error}.") from error

@@ -1,39 +1,75 @@
 """Results on their way out: to an array of the caller's kind, or piece by piece to where they fit."""
 
 import time
+from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 
-from ..device import in_words
+from ..device import CPU, in_words
 from ..rows.sink import open_sink
 from ..rows.sources import Source
+from ..traffic import Received
 from ._shell import locating_nan
 
 
-def hand_out(estimator, given, device, rows, function, params, width, out=None):
+def hand_out(estimator, given, device, rows, function, params, width, out=None, scratch=None):
     """function(chunk, *params) of all rows, (n_rows, width) in the dtype of the rows, as the caller wants it.
 
     out: None for an array of the caller's kind, or a path of a .npy file or an array to be assigned to, which is
-    written piece by piece and returned.  MemoryError if the result needs more memory than the budget.
+    written piece by piece and returned.  scratch: an array (n_rows, width) where the rows are that may be overwritten,
+    or None.  MemoryError if the result needs more memory than the budget.
     """
+    shape = given.n_here, width
     with locating_nan(estimator, given):
+        if out is None and leaves(given, device):
+            return given.back(received(given, device, shape, rows.dtype, rows.each, function, *params)[0])
         if out is None:
-            refuse_large(given, device, (given.n_here, width), rows.dtype)
-            return given.back(rows.map(function, *params))
+            with room_for(given, device, shape, rows.dtype, known=scratch is not None):
+                return given.back(rows.map(function, *params, out=scratch))
         sink = open_sink(out, given.n_here, width, rows.dtype)
         write_all(sink, rows.each, function, *params, tell=teller(estimator, given.n_here))
     return out
 
 
+def leaves(given, device):
+    """Whether results leave the device for the host, and so need not be there as a whole."""
+    return device != CPU and given.on_host
+
+
+def received(given, device, shape, dtype, each, *what):
+    """(a host array of this shape, filled with the rows that each(write, *what) writes; what that returns)."""
+    refuse_large(given, replace(CPU, limit=device.limit), shape, dtype)
+    sink = Received(shape, dtype, device)
+    answer = write_all(sink, each, *what)
+    return sink.array, answer
+
+
+@contextmanager
+def room_for(given, device, shape, dtype, known=False):
+    """MemoryError if a result of this shape does not fit the memory budget, for X that is not in memory itself, or in
+    the `with` block the device.  known: whether there is room for it."""
+    if not known:
+        refuse_large(given, device, shape, dtype)
+    try:
+        yield
+    except device.out_of_memory as error:
+        raise _too_large(device, shape, dtype) from error
+
+
 def refuse_large(given, device, shape, dtype):
     """MemoryError if a result of this shape does not fit the memory budget; for X that is not in memory itself."""
+    if isinstance(given.array, Source) and not device.fits(np.dtype(dtype).itemsize * shape[0] * shape[1]):
+        raise _too_large(device, shape, dtype)
+
+
+def _too_large(device, shape, dtype):
     size = np.dtype(dtype).itemsize * shape[0] * shape[1]
-    if isinstance(given.array, Source) and not device.fits(size):
-        raise MemoryError(
-            f"the result, {shape[0]} x {shape[1]}, takes {in_words(size)}, more than half of the memory that may be "
-            f"used, {in_words(2 * device.budget())}: write it to a file or array instead, transform(X, "
-            "out='result.npy'), or raise memory_limit."
-        )
+    return MemoryError(
+        f"the result, {shape[0]} x {shape[1]}, takes {in_words(size)}, more than half of the memory that may be used, "
+        f"{in_words(2 * device.budget())}: write it to a file or array instead, transform(X, out='result.npy'), or "
+        "raise memory_limit."
+    )
 
 
 def write_all(sink, each, *what, tell=None):

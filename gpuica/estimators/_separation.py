@@ -140,10 +140,9 @@ class Separation(Unmixing):
             if not solution.converged:
                 warn(self._what_is_left(solution), ConvergenceWarning)
             sources = None
-            if compute_sources and white.scratch is not None:
-                sources = given.back(white.map(rotate, to_sources, out=white.scratch))
-            elif compute_sources:
-                sources = hand_out(self, given, device, white, rotate, (to_sources,), len(to_sources))
+            if compute_sources:
+                what = rotate, (to_sources,), len(to_sources)
+                sources = hand_out(self, given, device, white, *what, scratch=white.scratch)
             self.n_passes_ += white.n_passes - counted
         del rows, white, oracle, spectrum, starts, solution, to_sources  # before their memory can be given back
         device.share()
@@ -166,7 +165,7 @@ class Separation(Unmixing):
     def _opened(self, given, device):
         """Rows of X, in the `with` block answered by the checkpoint where there is one."""
         settings = {"prepare": given.prepare(self._prepare), "weights": given.weights}
-        rows = open_rows(given.array, dtype=given.dtype, device=device, **settings)
+        rows = open_rows(given.array, dtype=given.dtype, device=device, **settings).uploaded()
         if self.checkpoint is None:
             yield rows
             return

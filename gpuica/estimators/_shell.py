@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import assert_all_finite, check_array, validate_data
 
-from ..device import CPU, array_device, memory_size, to_host, why_no_gpu
+from ..arrays import BFloat16, host, known
+from ..device import CPU, array_device, memory_size, to_host
 from ..oracle import NotFiniteError
 from ..products import ROUNDED
 from ..rows import COUNTS, check_weights
@@ -19,7 +20,7 @@ from ..rows.files import shards
 from ..rows.iterables import Chunks, first_matrix
 from ..rows.raw import mapped_file
 from ..rows.shared import Shared
-from ..rows.sources import Array, Parts, Source, check_shape, from_brain
+from ..rows.sources import Array, Parts, Source, check_shape
 from ..rows.stores import refuse_pickled
 from ..rows.tables import open_table
 
@@ -55,6 +56,11 @@ class Given:
     def n_here(self):
         """Rows that results are handed back for: this rank's, where X is shared."""
         return self.array.local.shape[0] if isinstance(self.array, Shared) else self.shape[0]
+
+    @property
+    def on_host(self):
+        """Whether X is on the host, and so where results go."""
+        return array_device(self.array.local if isinstance(self.array, Shared) else self.array) == CPU
 
     def prepare(self, then=None):
         """What a chunk goes through when it is read, or None: a look for NaN where that is needed, `then` then."""
@@ -198,8 +204,7 @@ def host_weights(sample_weight, n_rows, some_row=True):
             f"sample_weight must be an array of numbers, one for each row of X, got {str(sample_weight)!r:.80}: load a "
             "file first, np.load(path)."
         )
-    array, _ = _unwrap_array(sample_weight)
-    return check_weights(array[:] if isinstance(array, BFloat16) else array, n_rows, some_row)
+    return check_weights(host(sample_weight), n_rows, some_row)
 
 
 def is_dask(X):
@@ -214,21 +219,9 @@ def work_dtype(dtype):
 
 def _unwrap(X):
     """(array, back) of a torch tensor, a CuPy array, a bfloat16 array, a source of rows, or what scikit-learn knows."""
-    array, back = _unwrap_array(X)
+    array, back = known(X)
     source = as_source(X) if array is X else None
     return (array, back) if source is None else (source, to_host)
-
-
-def _unwrap_array(X):
-    """(array, back) of a torch tensor, a CuPy array, a bfloat16 array; (X, to_host) of anything else."""
-    library = type(X).__module__.partition(".")[0]
-    if library == "torch" and hasattr(X, "layout"):
-        return _unwrap_torch(X)
-    if library == "cupy":
-        return X, array_device(X).put
-    if isinstance(X, np.ndarray) and X.dtype.name == "bfloat16":
-        return BFloat16(X.view(np.uint16)), to_host
-    return X, to_host
 
 
 def as_source(X):
@@ -284,47 +277,3 @@ def _stored(chunk):
     if isinstance(array, BFloat16):
         return array.bits, True
     return (array if hasattr(array, "dtype") else np.asarray(array)), False  # a frame has several dtypes
-
-
-def _unwrap_torch(tensor):
-    """A tensor by DLPack, without a copy; results go back to torch on the tensor's device."""
-    import torch
-
-    def back(result):
-        return torch.from_dlpack(home.put(result)).to(tensor.device)
-
-    if tensor.layout != torch.strided:
-        raise TypeError("sparse torch tensors are not supported: pass tensor.to_dense().")
-    if tensor.device.type not in ("cpu", "cuda"):
-        raise TypeError(f"torch tensors on {tensor.device.type!r} are not supported: pass tensor.cpu().")
-    brain = tensor.dtype == torch.bfloat16  # unknown to NumPy: its bits travel as integers
-    source = tensor.detach()
-    source = source.view(torch.int16) if brain else source
-    if tensor.device.type == "cuda":
-        if reason := why_no_gpu():
-            raise RuntimeError(f"X is a torch tensor on {tensor.device}, which CuPy would work on, but {reason}")
-        import cupy
-
-        array = cupy.from_dlpack(source)
-    else:
-        array = np.from_dlpack(source)
-    home = array_device(array)
-    return (BFloat16(array.view(np.uint16)) if brain else array), back
-
-
-class BFloat16:
-    """A matrix of bfloat16 bits, (n_rows, n_features) of uint16, that gives float32 rows when sliced."""
-
-    dtype = np.dtype(np.float32)
-    ndim = property(lambda self: self.bits.ndim)
-    shape = property(lambda self: self.bits.shape)
-    device = property(lambda self: self.bits.device)
-
-    def __init__(self, bits):
-        self.bits = bits
-
-    def __len__(self):
-        return len(self.bits)
-
-    def __getitem__(self, rows):
-        return from_brain(self.bits[rows])

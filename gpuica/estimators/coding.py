@@ -11,12 +11,14 @@ from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted
 
+from ..arrays import here
 from ..code_oracle import CodeOracle
 from ..coders import CODERS, as_coder
 from ..rows import open_rows
+from ..rows.memory import resident
 from ..rows.sink import Codes, as_csr, open_sink
 from ._parameters import checks_parameters
-from ._results import hand_out, refuse_large, teller, write_all
+from ._results import hand_out, leaves, received, room_for, teller, write_all
 from ._shell import Given, is_dask, locating_nan, take
 from ._spread import place
 from ._unfinished import WarnLater, warn_of_unfinished
@@ -291,8 +293,9 @@ def sparse_encode(
 
 
 def check_dictionary(dictionary, n_features=None):
-    """The dictionary as a finite float array (K, n_features), or a ValueError."""
-    D = check_array(dictionary, dtype=[np.float64, np.float32], input_name="dictionary")
+    """The dictionary, of any library and on any device, as a finite float array (K, n_features) on the host, or a
+    ValueError."""
+    D = check_array(here(dictionary), dtype=[np.float64, np.float32], input_name="dictionary")
     if n_features is not None and D.shape[1] != n_features:
         raise ValueError(
             "Dictionary and X have different numbers of features:"
@@ -306,7 +309,7 @@ def open_for_coding(given, n_atoms, device):
     if device.kind == "cpu":
         chunk_rows = min(max(CACHED // n_atoms, 512), 1024, max((1 << 24) // n_atoms, 64))
     else:
-        chunk_rows = max((1 << 26) // max(n_atoms, given.shape[1]), 64)
+        chunk_rows = max(resident(device) // max(n_atoms, given.shape[1]), 64)
     work = WORK * n_atoms * given.shape[1]
     settings = {"prepare": given.prepare(), "chunk_rows": chunk_rows, "work": work}
     return open_rows(given.array, dtype=given.dtype, device=device, **settings)
@@ -318,8 +321,8 @@ def device_for_coding(estimator, given, shape):
 
 
 def encode(estimator, given, D, coder, out=None):
-    """Codes of the rows in their dtype, (n, K) on the device or csr_array, or written to `out`, which is returned, or
-    its files; warns of rows not finished."""
+    """Codes of the rows in their dtype, (n, K) where X is or csr_array, or written to `out`, which is returned, or its
+    files; warns of rows not finished."""
     device, n_rows, sparse = device_for_coding(estimator, given, D.shape), given.n_here, estimator.sparse_output
     with device.active(), locating_nan(estimator, given):
         oracle = CodeOracle(open_for_coding(given, len(D), device), coder)
@@ -332,9 +335,12 @@ def encode(estimator, given, D, coder, out=None):
             parts: list[tuple] = []
             n_unfinished = oracle.hand_codes(parts.append, there, sparse)
             codes = as_csr(parts, len(D), given.dtype)
+        elif leaves(given, device):
+            shape = n_rows, len(D)
+            codes, n_unfinished = received(given, device, shape, given.dtype, oracle.hand_codes, there, False)
         else:
-            refuse_large(given, device, (n_rows, len(D)), given.dtype)
-            codes, n_unfinished = oracle.codes(there, WarnLater(coder) if is_dask(given.array) else None)
+            with room_for(given, device, (n_rows, len(D)), given.dtype):
+                codes, n_unfinished = oracle.codes(there, WarnLater(coder) if is_dask(given.array) else None)
     warn_of_unfinished(n_unfinished, n_rows, coder)
     return codes
 

@@ -14,7 +14,7 @@ from ..device import to_host
 from ..interrupts import at_once
 from ..messages import warn
 from ..solvers.dictionary import Learned, alternate
-from ._learner import ADDED, Learner
+from ._learner import ADDED, INITIAL, Learner
 from ._parameters import real_matrix
 from ._progress import print_line, say_resumed
 from ._resume import for_callback
@@ -68,7 +68,11 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
         Where the fit ran.
     """
 
-    _parameter_constraints: dict = {**SklearnDictionaryLearning._parameter_constraints, **ADDED}
+    _parameter_constraints: dict = {
+        **SklearnDictionaryLearning._parameter_constraints,
+        **ADDED,
+        "code_init": INITIAL,
+    }
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from ..code_oracle import CodeOracle, finite_cost
 from ..device import to_host
 from ..interrupts import at_once
 from ..solvers.dictionary import Learned, NoProgress, Statistics, one_batch, online
+from ..traffic import fetched
 from ._learner import ADDED, Learner
 from ._parameters import checks_parameters, refuse_overflow
 from ._progress import Pace, print_line, say_resumed
@@ -145,10 +146,10 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
             try:
                 self._learn(given, learned, solve)
             except KeyboardInterrupt:
-                self._statistics.to(to_host)
+                self._statistics.to(fetched)
                 raise
             snapshots.keep(learned, self._statistics, stop, at_once=True)
-            self._statistics.to(to_host)  # a pickle loads without a GPU
+            self._statistics.to(fetched)  # a pickle loads without a GPU
         device.share()
         warn_of_unfinished(learned.n_unfinished, batch_size, coder)
 
@@ -164,7 +165,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         first = not hasattr(self, "components_")
         given, shape, coder, device = self._taken(X, reset=first)
         with device.active():
-            oracle = CodeOracle(open_for_coding(given, shape[0], device), coder)
+            oracle = CodeOracle(open_for_coding(given, shape[0], device).uploaded(), coder)
             if first:
                 self._random_state = draw_from(self.random_state, given)
                 D = device.put(self._begin(given, oracle, shape))
@@ -177,7 +178,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
                     oracle, D, self._statistics, self.n_steps_, **self._policies(self._random_state, oracle.xp)
                 )
             finally:
-                self._statistics.to(to_host)  # a pickle loads without a GPU
+                self._statistics.to(fetched)  # a pickle loads without a GPU
             finite_cost(cost)
         D = to_host(D)
         refuse_overflow(D.dtype, D)

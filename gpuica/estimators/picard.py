@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
 from sklearn.utils.validation import check_array
 
+from ..arrays import host
 from ..contrasts import NAMES, Exp, as_contrast, check_contrast
 from ..solvers.annealing import annealed
 from ..solvers.fixed_point import SOLVERS, orthonormal
@@ -306,7 +307,7 @@ def picard(
     K = estimator.whitening_ * root if whiten else None  # scikit-learn's is smaller by sqrt(n_samples)
     returned = [K, estimator._unmixing, Y * root if whiten else Y]
     if return_X_mean:
-        returned.append(estimator.mean_ if whiten else mean if centering else np.zeros(len(X)))
+        returned.append(estimator.mean_ if whiten else host(mean) if centering else np.zeros(len(X)))
     if return_n_iter:
         returned.append(min(len(estimator.losses_), max_iter) - 1)
     return tuple(returned)

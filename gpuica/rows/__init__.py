@@ -116,6 +116,10 @@ class Rows(ABC):
         """Some rows spread over all, always the same, as chunks hold them: for a digest of the data."""
         return self.take(spread(self.n_rows, COSTLY if self.scattered else SPREAD))
 
+    def uploaded(self):
+        """These rows, held by the device as a whole if it has room: they are to be passed over several times."""
+        return self
+
     def gathered(self):
         """All rows, as Rows whose chunks are here: themselves if they are.  For few rows."""
         return self.only(np.arange(self.n_rows))

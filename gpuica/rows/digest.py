@@ -19,6 +19,7 @@ from numbers import Integral, Real
 import numpy as np
 from scipy import special
 
+from ..arrays import host
 from ..device import array_device, to_host
 
 SPREAD = 256  # rows of the sample: a change of one row in a hundred shows with a probability of 92 %
@@ -91,9 +92,7 @@ def _described(value, above):
 
 # ---- arrays and collections ------------------------------------------------------------------------------------------
 def _array(value, above):
-    if hasattr(value, "detach"):  # of torch
-        value = value.detach().cpu()
-    array = to_host(value)
+    array = host(value)
     if array.dtype.kind == "O":
         return f"array {array.shape} {_described(array.tolist(), above)}"
     array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)).reshape(array.shape)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..arrays import host
 from ..device import logger, to_host
 from .headers import chosen, npy_header, safetensors_header
 from .raw import Columns, Flat
@@ -146,7 +147,7 @@ def spool(chunks, directory):
     files, like = NpyFiles(directory, SPOOLED), None
     try:
         for part in chunks:
-            part = to_host(part) if not hasattr(part, "detach") else _from_torch(part)
+            part = host(part)
             kind = check_shape(part.shape, "a chunk")[1], part.dtype
             if kind != (like := like or kind):
                 raise ValueError("a chunk of {} {} after chunks of {} {}: all must be alike.".format(*kind, *like))
@@ -156,9 +157,3 @@ def spool(chunks, directory):
         files.abandon()
         raise
     return shards(paths)
-
-
-def _from_torch(tensor):
-    """A NumPy array of a torch tensor; bfloat16 as float32."""
-    tensor = tensor.detach()
-    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).cpu().numpy()

@@ -1,21 +1,22 @@
 """Rows of an array in memory, on the host or on a device."""
 
-import itertools
-import threading
+from contextlib import closing, suppress
 
 import numpy as np
 
+from ..arrays import BFloat16, from_brain
 from ..device import CPU, array_device, say_once
-from ..interrupts import check, watch
-from ..threads import host_threads, one_blas_thread
-from ..traffic import sent
+from ..interrupts import check
+from ..traffic import WORTH_COPIERS, sent
 from . import Rows, project
+from .turns import InOrder, Totals, in_turns
 
 CACHED = 1 << 18  # numbers of a host chunk: 1 MB in float32, so that a chunk and what is made of it share a core's L2
 WORTH_THREADS = 5e7  # work of a pass, about a millisecond, below which starting threads (0.1 ms) gains nothing
+WIDEST_KEY = 1 << 32  # rows that keys of 32 bits tell apart
 BATCH_CHUNK = 128  # rows of a chunk of a batch, which is small: several threads shall have some
 RESIDENT = 1 << 26  # numbers of a device chunk at most
-LAUNCHES = 4e9  # work of a device chunk that takes as long as the launches for it: 0.3 ms, at 50 TFLOP/s
+LAUNCHES = 1.6e10  # work of a device chunk, above what the launches for it take, 0.25 ms: 0.6 ms, at 50 TFLOP/s
 
 
 class MemoryRows(Rows):
@@ -49,7 +50,7 @@ class MemoryRows(Rows):
     def sum(self, contribution, *params):
         self.n_passes += 1
         check()
-        if self.n_rows <= self.chunk_rows and self.device == CPU:
+        if not self.n_rows or (self.n_rows <= self.chunk_rows and self.device == CPU):
             parts = contribution(self._chunk(0), *params, **self._weights(0))
             return tuple(part.astype(np.float64, copy=False) for part in parts)
         totals = Totals()
@@ -59,6 +60,24 @@ class MemoryRows(Rows):
     def each(self, consume, function, *params):
         self.n_passes += 1
         self._in_order(consume, function, params)
+
+    def uploaded(self):
+        stored = self.array.bits if isinstance(self.array, BFloat16) else self.array
+        if self.device == CPU or not isinstance(stored, np.ndarray) or 2 * stored.nbytes > self.device.budget():
+            return self
+        parts = (stored[i : i + self.chunk_rows] for i in range(0, self.n_rows, self.chunk_rows))
+        try:
+            there, row = self.xp.empty(stored.shape, dtype=stored.dtype.newbyteorder("=")), 0
+            with closing(sent(parts, self.device)) as uploads:
+                for part in uploads:
+                    check()
+                    there[row : row + len(part)] = part
+                    row += len(part)
+        except self.device.out_of_memory:  # other libraries took it
+            self.device.release()
+            return self
+        self.array = there if stored is self.array else BFloat16(there)
+        return self
 
     def take(self, indices):
         return self._prepared(_at(self.array, np.asarray(indices)))
@@ -94,6 +113,9 @@ class MemoryRows(Rows):
         return out
 
     def _map_there(self, function, params, out):
+        if not self.n_rows:
+            return function(self._chunk(0), *params)
+
         def place(row, part):
             nonlocal out
             if out is None:
@@ -105,10 +127,10 @@ class MemoryRows(Rows):
         return out
 
     def batches(self, size, rng=None):
-        order = None if rng is None else rng.permutation(self.n_rows)
+        order = None if rng is None else self._shuffled(rng)
         for start in range(0, self.n_rows, size):
             stop = min(start + size, self.n_rows)
-            rows = slice(start, stop) if order is None else np.sort(order[start:stop])
+            rows = slice(start, stop) if order is None else array_device(order).xp.sort(order[start:stop])
             yield MemoryRows(
                 _at(self.array, rows),
                 dtype=self.dtype,
@@ -119,10 +141,26 @@ class MemoryRows(Rows):
                 weights=None if self.weights is None else _at(self.weights, rows),
             )
 
+    def _shuffled(self, rng):
+        """The numbers of all rows in random order.
+
+        On a device that has the rows by sorting keys: to draw 10^7 numbers takes the host tenths of a second, for which
+        the device would have nothing to do.
+        """
+        if array_device(self.array) != CPU and self.n_rows <= WIDEST_KEY:
+            with suppress(*self.device.out_of_memory):
+                return self.xp.argsort(_keys(self.n_rows, rng, self.xp))
+        return rng.permutation(self.n_rows)
+
     def onto(self, ready):
-        if not self.device.fits(self.n_rows * len(ready[1]) * self.dtype.itemsize):
+        stored = None
+        if self.device.fits(self.n_rows * len(ready[1]) * self.dtype.itemsize):
+            with suppress(*self.device.out_of_memory):
+                stored = self.map(project, ready)
+        if stored is None:
+            if self.device != CPU:
+                say_once(f"{self.device} has no room for a whitened copy of X: it is computed anew in every pass.")
             return super().onto(ready)
-        stored = self.map(project, ready)
         rows = MemoryRows(stored, device=self.device, weights=self.weights)
         rows.scratch, rows.n_passes = stored, self.n_passes
         return rows
@@ -166,10 +204,12 @@ class MemoryRows(Rows):
         say_once(f"{self.device} ran out of memory: the fit goes on with chunks of half the rows.")
 
     def _chunk(self, i):
-        return self._prepared(self.array[i * self.chunk_rows : (i + 1) * self.chunk_rows])
+        return self._prepared(_at(self.array, slice(i * self.chunk_rows, (i + 1) * self.chunk_rows)))
 
     def _prepared(self, part):
         """The rows on the device, in the working dtype; a view where nothing need be changed."""
+        if isinstance(part, BFloat16):
+            part = from_brain(self.device.put(part.bits))
         part = self.device.put(part).astype(self.dtype, copy=False)
         if self.prepare:
             return self.prepare(part)
@@ -185,11 +225,14 @@ class MemoryRows(Rows):
     def _each_chunk(self, work, wait_for_room=None):
         """Call work(i, chunk) for every chunk i; host threads take turns when there is enough to do."""
         n_chunks = -(-self.n_rows // self.chunk_rows)
-        if self.device != CPU and n_chunks > 1 and isinstance(self.array, np.ndarray):
-            parts = (self.array[i * self.chunk_rows : (i + 1) * self.chunk_rows] for i in range(n_chunks))
-            for i, part in enumerate(sent(parts, self.device)):
-                check()
-                work(i, self._prepared(part))
+        stored = self.array.bits if isinstance(self.array, BFloat16) else self.array
+        travels = self.device != CPU and isinstance(stored, np.ndarray)
+        if travels and (n_chunks > 1 or stored.nbytes > WORTH_COPIERS):
+            parts = (stored[i * self.chunk_rows : (i + 1) * self.chunk_rows] for i in range(n_chunks))
+            with closing(sent(parts, self.device)) as uploads:
+                for i, part in enumerate(uploads):
+                    check()
+                    work(i, self._prepared(part if stored is self.array else BFloat16(part)))
         elif self.device != CPU or n_chunks == 1 or self.n_rows * self.work < WORTH_THREADS:
             for i in range(n_chunks):
                 check()
@@ -198,95 +241,37 @@ class MemoryRows(Rows):
             in_turns(n_chunks, lambda i: work(i, self._chunk(i)), wait_for_room)
 
 
+def _keys(n, rng, xp):
+    """n different numbers of 32 bits in no order, by twice the finalizer of MurmurHash3, which maps no two to one."""
+    keys = xp.arange(n, dtype=np.uint32)
+    for _ in range(2):
+        keys += int(rng.randint(1 << 32, dtype=np.uint32))
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+            keys ^= keys >> shift
+            keys *= factor
+    return keys
+
+
 def _at(array, rows):
-    """array[rows], rows a slice or a host array of indices, which go to where the array is."""
+    """array[rows], rows a slice or an array of indices, which go to where the array is; bfloat16 as it is."""
+    if isinstance(array, BFloat16):
+        return BFloat16(_at(array.bits, rows))
     return array[rows if isinstance(rows, slice) else array_device(array).put(rows)]
+
+
+def resident(device):
+    """Numbers of a chunk on a device at most: it and its like in float64 must fit the memory several times."""
+    return min(RESIDENT, device.budget() // 64)
 
 
 def default_chunk_rows(n_features, device=CPU, work=None):
     """Rows of a chunk: as many as stay in the cache, but enough to make it worth its calls.
 
     On a device what is made of a chunk, a quarter of the L2 of float32, is read again from there; but so many rows as
-    keep the device busy for as long as the host takes to launch the work on them.  work: of a pass, for a row.
+    keep the device busy for longer than the host takes to launch the work on them.  work: of a pass, for a row.
     """
     if device == CPU:
         return min(max(CACHED // n_features, 512), 8192)
-    most = min(RESIDENT, device.budget() // 64)  # a chunk and its like in float64 must fit the memory several times
     stays = device.cache // (4 * 4 * n_features)
-    return max(1, min(most // n_features, max(stays, int(LAUNCHES / (work or n_features * (n_features + 128))))))
-
-
-def in_turns(n, work, wait_for_room=None):
-    """Call work(i) for i in range(n) from several threads, each with a one-thread BLAS.
-
-    The first error, or an interrupt, stops all threads and is raised; Ctrl-C does once each has done its chunk.
-    wait_for_room: called with (i, failures) before
-    work(i), to hold a thread back; returns False when the work has failed meanwhile.
-    """
-    turns = itertools.count()
-    failures: list[BaseException] = []
-    interrupted = watch()
-
-    def take_turns():
-        try:
-            while not failures and not interrupted() and (i := next(turns)) < n:
-                if wait_for_room is None or wait_for_room(i, failures):
-                    work(i)
-        except BaseException as error:  # an interrupt too: the other threads must stop
-            failures.append(error)
-
-    def help_out():
-        with one_blas_thread():
-            take_turns()
-
-    others = [threading.Thread(target=help_out, daemon=True) for _ in range(min(host_threads(), n) - 1)]
-    try:
-        with one_blas_thread():
-            for thread in others:
-                thread.start()
-            take_turns()
-            for thread in others:
-                thread.join()
-    except BaseException as error:  # a second Ctrl-C, which does not wait for the others
-        failures.append(error)
-        raise
-    if failures:
-        raise failures[0]
-    check()
-
-
-class InOrder:
-    """Hands parts on in the order of their numbers, one at a time, whoever is ready first."""
-
-    AHEAD = 32  # parts that may wait for an earlier one: bounds the memory
-
-    def __init__(self, consume):
-        self.consume, self.waiting, self.next, self.turn = consume, {}, 0, threading.Condition()
-
-    def wait_for_room(self, i, failures):
-        """Wait until part i is not too far ahead.  False when the work has failed meanwhile."""
-        with self.turn:
-            while i - self.next >= self.AHEAD and not failures:
-                self.turn.wait(0.1)
-        return not failures
-
-    def add(self, i, part):
-        with self.turn:
-            self.waiting[i] = part
-            while self.next in self.waiting:
-                self.consume(self.waiting.pop(self.next))
-                self.next += 1
-            self.turn.notify_all()
-
-
-class Totals:
-    """Adds parts, tuples of arrays, in float64."""
-
-    sums = None
-
-    def add(self, parts):
-        if self.sums is None:
-            self.sums = tuple(part.astype(np.float64) for part in parts)  # a copy: parts may be somebody's
-        else:
-            for total, part in zip(self.sums, parts, strict=True):
-                total += part
+    worth_launching = int(LAUNCHES / (work or n_features * (n_features + 128)))
+    return max(1, min(resident(device) // n_features, max(stays, worth_launching)))

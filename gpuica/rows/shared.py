@@ -147,6 +147,10 @@ class SharedRows(Rows):
     def everywhere(self, fact):
         return bool(gather(self.comm, [fact])[:, 0].all())
 
+    def uploaded(self):
+        self.local.uploaded()
+        return self
+
     def gathered(self):
         everything = np.arange(self.n_rows)
         weights = None

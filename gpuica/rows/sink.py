@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_array, save_npz
 
-from ..device import to_host
+from ..device import array_device, to_host
 
 SHARD = 1 << 28  # bytes of a file of compressed codes
 PARTIAL = ".partial"
@@ -180,7 +180,7 @@ def as_csr(parts, n_atoms, dtype):
 
 
 class Into:
-    """Rows put into an array, of any library that takes `array[a:b] = rows`: NumPy, zarr, h5py.
+    """Rows put into an array, of any library that takes `array[a:b] = rows`: NumPy, CuPy, zarr, h5py.
 
     The array is the caller's: what was put into it before an error or interrupt stays there.
     """
@@ -196,17 +196,18 @@ class Into:
         if flags is not None and not getattr(flags, "writeable", True):
             raise ValueError("out is read-only: pass an array that can be written to (mode='r+' of a memmap).")
         self.array, self.place, self.dtype = array, 0, _dtype_for(array, dtype)
+        self.device = array_device(array)
 
     def write(self, part):
         """Append rows (n, n_features).  ValueError for numbers that overflow in the array."""
-        given = to_host(part)
+        given, xp = self.device.put(part), self.device.xp
         with np.errstate(over="ignore"):
             part = given.astype(self.dtype, copy=False)
         narrower = part.dtype.kind == "f" and part.itemsize < given.itemsize
-        if narrower and (np.isinf(part) & np.isfinite(given)).any():
+        if narrower and bool((~xp.isfinite(part) & xp.isfinite(given)).any()):
             raise ValueError(
                 f"out holds {self.dtype}, which ends at {float(np.finfo(self.dtype).max):.3g}, and the result has "
-                f"{float(np.abs(given[np.isfinite(given)]).max()):.3g}: pass an array of {given.dtype}."
+                f"{float(abs(given[xp.isfinite(given)]).max()):.3g}: pass an array of {given.dtype}."
             )
         self.array[self.place : self.place + len(part)] = part
         self.place += len(part)

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from ..arrays import from_brain
 from ..device import to_host
 from .digest import COSTLY, SPREAD, spread
 
@@ -199,11 +200,6 @@ def runs(indices):
         return indices, indices
     breaks = np.flatnonzero(np.diff(indices) != 1) + 1
     return indices[np.r_[0, breaks]], indices[np.r_[breaks - 1, len(indices) - 1]] + 1
-
-
-def from_brain(bits):
-    """float32 numbers of the bits of bfloat16, which is the upper half of a float32."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def check_shape(shape, name):

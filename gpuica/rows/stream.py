@@ -6,8 +6,8 @@ allows and reading again would cost more than is kept.
 
 import itertools
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from concurrent.futures import Future
+from contextlib import closing, contextmanager, nullcontext
 
 import numpy as np
 
@@ -15,8 +15,9 @@ from ..device import CPU, to_host
 from ..interrupts import check
 from ..traffic import place, sent
 from . import ProjectedRows
-from .memory import MemoryRows, in_turns
+from .memory import MemoryRows
 from .sources import Selection
+from .turns import in_turns
 
 BLOCK = 1 << 25  # bytes that are read at once: long enough for a disk, short enough for several to be in memory
 AHEAD = 3  # blocks in memory: one that is worked on, one that is ready, one that is read
@@ -78,14 +79,20 @@ class StreamRows(MemoryRows):
         per_window = max(1, self.batch_window // (row * size))
         windows = itertools.islice(self._windows(per_window * size, rng), skip // per_window, None)
         skip = size * (skip % per_window)
-        with ThreadPoolExecutor(1) as reader:
-            read = ((*window, reader.submit(self.array.at, window[0])) for window in windows)
-            for indices, order, rows in _one_ahead(read):
-                rows = rows.result()
+        window = next(windows, None)
+        read = begun(self.array.at, window[0]) if window else None
+        try:
+            while window and read:
+                (indices, order), rows = window, read.result()
+                window = next(windows, None)
+                read = begun(self.array.at, window[0]) if window else None
                 for start in range(skip, len(rows), size):
                     part = order[start : start + size]
                     yield self._in_memory(rows[part], indices[part], small=True)
                 skip = 0
+        finally:
+            if read:
+                read.exception()  # waits: an iterable must not be read by two at a time
 
     @property
     def batch_window(self):  # type: ignore[override]
@@ -154,8 +161,7 @@ class StreamRows(MemoryRows):
         """`_each_chunk` on a device: blocks are read, sent and worked on at the same time."""
         n_blocks, i = -(-self.n_rows // self.block_rows), 0
         missing = [block for block in range(n_blocks) if block not in self.kept]
-        with ReadAhead(self, missing) as reader:
-            uploads = self._sent(reader, missing)
+        with ReadAhead(self, missing) as reader, closing(self._sent(reader, missing)) as uploads:
             for block in range(n_blocks):
                 rows = self.kept[block] if block in self.kept else next(uploads)
                 if block not in self.kept and rows.nbytes <= self.room:
@@ -164,7 +170,6 @@ class StreamRows(MemoryRows):
                     check()
                     work(i, self._prepared(rows[place : place + self.chunk_rows]))
                     i += 1
-            next(uploads, None)  # gives its buffers back
 
     def _sent(self, reader, blocks):
         """The rows of these blocks on the device, as stored, each good until the next is asked for."""
@@ -172,8 +177,7 @@ class StreamRows(MemoryRows):
         def read():
             for block in blocks:
                 with reader.block(block) as rows:
-                    rows = to_host(rows)
-                    yield rows if rows.dtype.isnative else rows.astype(rows.dtype.newbyteorder("="))
+                    yield to_host(rows)
 
         return sent(read(), self.device)
 
@@ -183,13 +187,22 @@ def _on_a_copy(chunk, function, *params):
     return function(chunk.copy(), *params)
 
 
-def _one_ahead(items):
-    """The items, each taken from its iterator before the one before it is handed on."""
-    before = next(items, None)
-    while before is not None:
-        following = next(items, None)
-        yield before
-        before = following
+def begun(function, *args):
+    """Begin function(*args) in a thread of its own; returns the Future of its result.
+
+    The thread ends with its work, not with whoever began it: an endless generator of batches that is wanted no more may
+    stay alive in the frames of some error.
+    """
+    outcome: Future = Future()
+
+    def work():
+        try:
+            outcome.set_result(function(*args))
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return outcome
 
 
 class ReadAhead:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..device import array_device, to_host
-from .memory import MemoryRows, Totals
+from .memory import MemoryRows
+from .turns import Totals
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def turned(W, D, xp=np):
 def _scales(least):
     """a for each step: (3 / (1 + l + l²))^1/2, after which the least singular value l is a l (3 - a² l²) / 2; until
     that is 1 but for rounding, by a last step."""
-    scales = []
+    scales: list[float] = []
     while not scales or least < 1:
         a = (3 / (1 + least + least**2)) ** 0.5
         scales.append(a)

@@ -77,8 +77,9 @@ def by_svd(oracle, *, eps):
     if found is None:
         _, deviations, vectors = xp.linalg.svd(factor)
         found = vectors.T, deviations
-    skewed = _skewness(xp, factor, *found)
-    return _spectrum(xp, mean, *found, variance, eps, resolved=skewed < RESOLVED)
+    directions, deviations = found
+    resolved = _skewness(xp, factor, directions, deviations) < RESOLVED
+    return _spectrum(xp, mean, directions, deviations, variance, eps, resolved=resolved)
 
 
 def _by_products(xp, factor, mean, variance, eps):
