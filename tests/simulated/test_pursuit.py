@@ -5,6 +5,7 @@ import pytest
 
 from gpuica.coders import OMP, ORMP, MatchingPursuit
 from gpuica.kernels.cuda import block, coding, matching, orthogonal, pursuit, row, support
+from gpuica.kernels.definitions import HARD
 
 from .. import naive, one_thread
 from ..coherent import DICTIONARIES, check, problem, pursuits, to_target
@@ -70,6 +71,16 @@ def test_what_is_in_shared_memory_does_not_matter(split, kind, dtype):
         np.testing.assert_allclose(C, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("K", [32, 33, 96, 97, 128, 129, 161])  # a thread has four atoms, 32 apart
+@pytest.mark.parametrize("kind", [OMP, ORMP])
+def test_every_atom_belongs_to_a_thread(kind, K):
+    X, D = data(2, 12, K, seed=K)
+    X[0] += 9 * D[-1]
+    expected = [(naive.omp if kind is OMP else naive.ormp)(*both, 4) for both in each(X, D)]
+    for threads in (None, 64):
+        np.testing.assert_allclose(encode(X, D, kind(4), threads), expected, atol=1e-9)
+
+
 def test_room_grows_as_far_as_rows_need_it(monkeypatch):
     X, D = data(6, 20, 50)
     rooms, split = [], orthogonal._split
@@ -92,7 +103,20 @@ def test_room_grows_as_far_as_rows_need_it(monkeypatch):
 def test_shared_memory_goes_to_two_blocks_or_more(room, row, threads, shared, expected):
     held, near, sharers = orthogonal._split(room, row, threads, shared)
     assert (held, near, sharers) == expected
-    assert sharers * ((near + 2) * row * held + 2048) <= shared
+    assert sharers * ((near + 2) * row * held + 3 * 1024) <= shared
+
+
+@pytest.mark.parametrize("coder", [OMP(3), ORMP(3), OMP(3, 0.5)], ids=str)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NaN, by NumPy
+def test_rows_that_are_not_finite_are_left_to_the_definition(coder, monkeypatch):
+    X, D = data(5, 8, 12)
+    X[1, 2], X[3, 0], X[4] = np.nan, np.inf, 0
+    ends = []
+    monkeypatch.setattr(orthogonal, "finish", lambda X, D, Q, how, coder: ends.extend(how) or 0)
+    Q = X @ D.T
+    with one_thread.running(orthogonal, row, block):
+        orthogonal.orthogonal(X, D, D @ D.T, Q, coder, blocks=2)
+    assert [end == HARD for end in ends] == [False, True, False, True, False]
 
 
 @pytest.mark.parametrize("room", [2, 64])

@@ -6,7 +6,8 @@ ends with all of them past a barrier; what it returns is the same for all.
 tree, places: a number for each warp, float64 and int32, in shared memory of the kernel (of a device function's own it
 would be linked twice where two others call it, which is invalid).
 
-Blocks are whole warps, 32 at most, or less than one warp, in the simulator: a lane that is not there is never added.
+A last warp may have fewer lanes: those that are not there are never looked at.  `first_largest` and `place_among` want
+whole warps on a GPU.
 """
 
 from numba import cuda, int32, uint32
@@ -67,36 +68,32 @@ def summed(value, tree):
     if lane() == 0:
         tree[cuda.threadIdx.x // LANES] = value
     cuda.syncthreads()
-    total, step, mine, count = tree[lane()] if lane() < warps() else 0.0, LANES // 2, lane(), lanes()
-    while step > 0:
-        other = cuda.shfl_xor_sync(ALL, total, step)
-        if mine ^ step < count:
-            total += other
-        step //= 2
+    total, warp, count = tree[0], 1, warps()
+    while warp < count:
+        total += tree[warp]
+        warp += 1
     cuda.syncthreads()  # before the next sum overwrites it
     return total
 
 
 @cuda.jit(device=True)
-def largest_of_warp(value):
-    """The largest value over the lanes of the warp; for which lanes: as `first_largest_of_warp`."""
-    step = LANES // 2
-    while step > 0:
-        value = max(value, cuda.shfl_xor_sync(ALL, value, step))
-        step //= 2
-    return value
-
-
-@cuda.jit(device=True)
 def largest(value, tree):
     """The largest value over the threads, in float64."""
-    value = largest_of_warp(value)
-    if lane() == 0:
+    step, mine, count = LANES // 2, lane(), lanes()
+    while step > 0:
+        other = cuda.shfl_down_sync(ALL, value, step)
+        if mine + step < count:
+            value = max(value, other)
+        step //= 2
+    if mine == 0:
         tree[cuda.threadIdx.x // LANES] = value
     cuda.syncthreads()
-    value = largest_of_warp(tree[lane() if lane() < warps() else 0])
+    top, warp, count = tree[0], 1, warps()
+    while warp < count:
+        top = max(top, tree[warp])
+        warp += 1
     cuda.syncthreads()
-    return value
+    return top
 
 
 @cuda.jit(device=True)
@@ -107,10 +104,13 @@ def first_largest(value, place, tree, places):
         tree[cuda.threadIdx.x // LANES] = value
         places[cuda.threadIdx.x // LANES] = place
     cuda.syncthreads()
-    warp = lane() if lane() < warps() else 0
-    value, place = first_largest_of_warp(tree[warp], places[warp])
+    top, best, warp, count = tree[0], places[0], 1, warps()
+    while warp < count:
+        if tree[warp] > top or (tree[warp] == top and places[warp] < best):
+            top, best = tree[warp], places[warp]
+        warp += 1
     cuda.syncthreads()
-    return value, place
+    return top, best
 
 
 @cuda.jit(device=True)

@@ -25,7 +25,7 @@ from ...device import array_device
 from ..lasso_products import FLOOR, SLACK
 from . import Build, launch, numba_type
 from .block import largest
-from .lasso_row import CANDIDATES, FULL, GOING, SOLVED, UNFINISHED, largest_of, solve
+from .lasso_row import CANDIDATES, FULL, GOING, SOLVED, UNFINISHED, solve
 from .row import at_once
 from .support import LISTS
 
@@ -36,6 +36,19 @@ PART = 1 << 26  # numbers of H
 MEMORY = 1 << 30  # bytes of workspaces
 THREADS = 128  # of a block, at most: `_choose` has a candidate for each
 WORN = 6  # a row is given up when its support has missed its equations so often
+
+
+@cuda.jit(device=True)
+def _largest_of(h, positive):
+    """The largest |h_j|, or h_j > 0, of those that are this thread's, and the first place of it; (0, -1) for none."""
+    best, place = 0.0, int32(-1)
+    j = cuda.threadIdx.x
+    while j < len(h):
+        value = float64(h[j]) if positive else abs(float64(h[j]))
+        if value > best:
+            best, place = value, int32(j)
+        j += cuda.blockDim.x
+    return best, place
 
 
 @cuda.jit
@@ -50,7 +63,7 @@ def _choose(H, live, state, levels, acts, codes, picks, alpha, positive, slack, 
     block, t, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
     row, h = live[block], H[block]
     m, age, misses = state[row, 0], state[row, 1], state[row, 2]
-    best, place = largest_of(h, positive)
+    best, place = _largest_of(h, positive)
     top = largest(best, tree)
     rounding = slack * top if age == 0 else levels[row, 0]
     missed = 0.0

@@ -8,9 +8,9 @@ Barriers, which the simulator does not test: all threads of the block call each 
 it, since all that decides it (m, n, the sizes of `outside`, violations and steps) is computed alike by all from the
 same numbers, which no thread may overwrite before all have read them.  Hence
 
-- a function ends past a barrier, by each of its returns, and so may its caller overwrite what it read.  Exceptions,
-  which write nothing that others read: `largest_of`; and `outside_span`, whose callers owe the barrier: `_outside` to
-  `_enter`, which comes to one in `border`, in `_make_way` or before its last return;
+- a function ends past a barrier, by each of its returns, and so may its caller overwrite what it read.  The exception,
+  which writes nothing, is `outside_span`, hence `_outside`: `_enter` owes the barrier, and comes to one in `border`, in
+  `_make_way` or before its last return;
 - `_make_way` returns early past the barrier after which c is overwritten, `_enter` past that of the entered atom or of
   the rejected one; `settle` leaves its loop by breaks to a barrier; `_improve` past `largest`, or past the barrier
   after h and ids are written;
@@ -19,7 +19,7 @@ same numbers, which no thread may overwrite before all have read them.  Hence
 
 import math
 
-from numba import boolean, cuda, float64, int32, int64
+from numba import boolean, cuda, float64, int64
 
 from ..lasso_products import AT_ONCE, CLOSE, REACH
 from .block import LANES, lane, lanes, largest, summed, summed_by_warp, warps
@@ -27,19 +27,6 @@ from .support import BORN, A, B, C, S, V, W, Z, border, drop, outside_span, sett
 
 CANDIDATES = 16  # atoms of a working set beside the support
 GOING, SOLVED, UNFINISHED, FULL = 0, 1, 2, 3  # how a row ends; FULL: for want of room
-
-
-@cuda.jit(device=True)
-def largest_of(h, positive):
-    """The largest |h_j|, or h_j > 0, of those that are this thread's, and the first place of it; (0, -1) for none."""
-    best, place = 0.0, int32(-1)
-    j = cuda.threadIdx.x
-    while j < len(h):
-        value = float64(h[j]) if positive else abs(float64(h[j]))
-        if value > best:
-            best, place = value, int32(j)
-        j += cuda.blockDim.x
-    return best, place
 
 
 @cuda.jit(device=True)

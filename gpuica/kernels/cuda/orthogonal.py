@@ -6,15 +6,16 @@ shared memory as far as that goes, and beyond in a workspace that the L2 holds. 
 would be m K numbers of the L2: for 60,000 rows of 32 atoms out of 1,024 in float32, 130 GB and 24 ms at 5.5 TB/s, where
 shared memory needs 5 ms (132 multiprocessors, 128 bytes a clock; estimates).
 
-An atom belongs to one thread, which alone reads and writes its correlation h and what is left of its square `outside`
-the span.  A thread updates four atoms at once, which share the loads of their coefficients.  What a step does to an
-atom also gives its score, so that a step is one sweep over the atoms and one barrier, in the choice of the next.
+A step is one sweep over the atoms and one barrier, in the choice of the next: what it does to an atom's correlation h
+and to `outside`, what is left of its square outside the span, also gives the atom's score.  A thread updates four atoms
+at once, which share the loads of their coefficients.
 
 Rows end as on the host; those that are HARD are left to the coder's definition, in array code: see
 `kernels.definitions`.
 
 Barriers: all threads of a block take the same way, because what decides it (m, left, top, the atom) is computed alike
-by all from the same numbers.  P_i and the lists are read past the barrier of the step after the one that writes them.
+by all from the same numbers.  In `_advance` an atom's numbers are written by one thread, always the same; what reads
+them otherwise, the next P_i and `_are_left`, comes past the barrier of `_choose`, and `_begin` past that of a sum.
 """
 
 import math
@@ -35,7 +36,7 @@ INSIDE = -math.inf  # in place of the square of an atom's part outside the span 
 TILE = 4  # atoms that a thread updates at once
 MOST_THREADS = 256
 SHARERS = 2  # blocks of a multiprocessor, at least: one works while another waits
-OVERHEAD = 3 << 10  # bytes of shared memory of a block beside those that are asked for
+OVERHEAD = 4 << 10  # bytes of shared memory of a block beside the rows in it
 HALVES = 2 * LANES  # a number for each warp, of two choices in turn
 ALONG, SCALE, CODE = 0, 1, 2  # lists of a row: x along each direction, 1 / the direction's length, the coefficients
 
@@ -91,7 +92,7 @@ def _move(best, place, k, part, j, step, squares, h, outside, direction, by_gain
 
     direction (K,): of all atoms.  k may be beyond them.
     """
-    if k < len(h):
+    if k < uint64(len(h)):  # of the same type, or Numba would compare in float64
         direction[k] = part
         value, left = h[k] - step * part, outside[k] - part * part
         if k == j:
@@ -120,25 +121,27 @@ def _advance(G, squares, h, outside, near, n_near, far, j, m, scale, step, by_ga
     """Atom j makes direction m: P_m, and all atoms after a step along it.
 
     Returns this thread's best score and its atom.  near: P_i for i < n_near, one after the other; far: the others.
-    Indices are unsigned, since Numba would look for negative ones at each load.
+    A thread has four atoms, a warp's width apart: with a known distance they take one address.  So `near` is read, in
+    vain, up to three widths beyond the last atom.  Indices are unsigned, since Numba would look for negative ones.
     """
-    row, best, place, k = G[j], h.dtype.type(0), int32(len(h)), uint32(cuda.threadIdx.x)
-    threads, last, j, K = uint32(cuda.blockDim.x), uint32(len(h) - 1), uint32(j), len(h)
+    row, best, place, position = G[j], h.dtype.type(0), int32(len(h)), uint32(cuda.threadIdx.x)
+    K, last, j, width = len(h), uint64(len(h) - 1), uint32(j), uint64(LANES)
     here, there = uint32(min(m, n_near)), uint32(max(m - n_near, 0))
     direction = near[m * K : (m + 1) * K] if m < n_near else far[(m - n_near) * K : (m - n_near + 1) * K]
     what = j, step, squares, h, outside, direction, by_gain, floor
-    while k <= last:
-        k1, k2 = uint32(k + threads), uint32(k + threads + threads)
-        k3 = uint32(k1 + threads + threads)
-        four = k, min(k1, last), min(k2, last), min(k3, last)
-        a0, a1, a2, a3 = row[four[0]], row[four[1]], row[four[2]], row[four[3]]
-        a0, a1, a2, a3 = _subtract(near, here, uint64(K), j, *four, a0, a1, a2, a3)
-        a0, a1, a2, a3 = _subtract(far, there, uint64(K), j, *four, a0, a1, a2, a3)
-        best, place = _move(best, place, k, a0 * scale, *what)
-        best, place = _move(best, place, k1, a1 * scale, *what)
-        best, place = _move(best, place, k2, a2 * scale, *what)
-        best, place = _move(best, place, k3, a3 * scale, *what)
-        k = uint32(k3 + threads)
+    while position // LANES * (TILE * LANES) <= last:
+        k = uint64(position // LANES * (TILE * LANES) + position % LANES)
+        if k <= last:
+            k1, k2, k3 = k + width, k + width + width, k + width + width + width
+            l1, l2, l3 = min(k1, last), min(k2, last), min(k3, last)
+            a0, a1, a2, a3 = row[k], row[l1], row[l2], row[l3]
+            a0, a1, a2, a3 = _subtract(near, here, uint64(K), j, k, k1, k2, k3, a0, a1, a2, a3)
+            a0, a1, a2, a3 = _subtract(far, there, uint64(K), j, k, l1, l2, l3, a0, a1, a2, a3)
+            best, place = _move(best, place, k, a0 * scale, *what)
+            best, place = _move(best, place, k1, a1 * scale, *what)
+            best, place = _move(best, place, k2, a2 * scale, *what)
+            best, place = _move(best, place, k3, a3 * scale, *what)
+        position = uint32(position + uint32(cuda.blockDim.x))
     return best, place
 
 
@@ -237,7 +240,7 @@ def _orthogonal(
         if end == DONE:
             _coefficients(near, n_near, far, act, lists, m, K)
             write(q, act, lists[CODE], m)
-            if shares < safe or target > 0 or left > (1 - drift) * square:
+            if shares < safe or target > 0 or not left <= (1 - drift) * square:  # NaN too
                 end, _ = judged(x, D, q, act, m, square, left + drift * square, target, eps, tree)
             if end == UNFINISHED and left <= target:
                 end = HARD
@@ -275,7 +278,7 @@ def orthogonal(X, D, G, Q, coder, threads=None, blocks=None, room=ROOM, shared=N
         )
         launch(
             _orthogonal, n, threads, X, D, G, squares, Q, rows, ends, *settings, in_shared, near, room, *arrays,
-            shared=(near + 2) * K * size if in_shared else 0,
+            shared=((near + 2) * K + TILE * LANES) * size if in_shared else 0,
         )  # fmt: skip
         all_ends[rows] = ends
         if room == last:
