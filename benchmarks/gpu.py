@@ -132,20 +132,20 @@ def figures():
     return [
         Line("compiled", 2, gpu_lines.compiled),
         Line("ceilings", 4, gpu_lines.ceilings),
-        Line("passes", 6, gpu_lines.passes),
+        Line("passes", 8, gpu_lines.passes),
         Line("eeg", 4, gpu_lines.eeg),
-        Line("whole fit", 28, gpu_rivals.whole_fit),
-        Line("picard", 45, gpu_rivals.picard_fit),
-        Line("lasso", 38, gpu_coding.lasso),
-        Line("omp", 25, gpu_coding.omp),
-        Line("whitening", 8, gpu_lines.whitening),
-        Line("streamed", 15, gpu_lines.streamed),
-        Line("mini-batches", 20, gpu_coding.mini_batches),  # from here on torch is loaded, and CuPy keeps no memory
-        Line("same card", 30, gpu_rivals.same_card),
-        Line("sweeps", 4, gpu_lines.sweeps),
-        Line("decorrelation", 4, gpu_lines.decorrelation),
-        Line("atoms", 6, gpu_coding.atoms),
-        Line("resident fits", 8, gpu_lines.resident_fits),
+        Line("whitening", 6, gpu_lines.whitening),
+        Line("sweeps", 3, gpu_lines.sweeps),
+        Line("decorrelation", 2, gpu_lines.decorrelation),
+        Line("whole fit", 18, gpu_rivals.whole_fit),
+        Line("omp", 18, gpu_coding.omp),
+        Line("lasso", 22, gpu_coding.lasso),
+        Line("picard", 28, gpu_rivals.picard_fit),
+        Line("streamed", 10, gpu_lines.streamed),
+        Line("same card", 15, gpu_rivals.same_card),  # from here on torch is loaded, and CuPy keeps no memory
+        Line("mini-batches", 15, gpu_coding.mini_batches),
+        Line("atoms", 4, gpu_coding.atoms),
+        Line("resident fits", 6, gpu_lines.resident_fits),
     ]
 
 

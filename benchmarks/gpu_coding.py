@@ -73,7 +73,7 @@ def _beside_spams(bench, X, D, kind, ours, setting):
     if importlib.util.find_spec("spams") is None:
         yield {"figure": f"SPAMS, {kind}", "note": "not installed"}
         return
-    theirs = rival("spams", {"X": X[: 50 * JUDGED].get(), "D": atoms}, {"kind": kind, "setting": setting}, seconds=6)
+    theirs = rival("spams", {"X": X[: 50 * JUDGED].get(), "D": atoms}, {"kind": kind, "setting": setting}, seconds=4)
     if theirs is None:
         yield {"figure": f"SPAMS, {kind}", "note": "failed, or took too long"}
         return
@@ -86,7 +86,7 @@ def _beside_spams(bench, X, D, kind, ours, setting):
         yield {**figure, "figure": f"{figure['figure']}, beside SPAMS", **ratio, "note": note}
 
 
-def _rate(bench, X, D, settings, longest=3.0):
+def _rate(bench, X, D, settings, longest=1.0):
     """(rows a second, rows, codes) of as many rows of X as take some seconds, after a call that compiles."""
 
     def encode(rows):

@@ -84,7 +84,7 @@ def whole_fit(bench, left):
     yield (
         result
         | {"figure": f"{result['figure']}, beside scikit-learn"}
-        | _beside("scikit-learn", X, n, found.n_iter_, seconds, 12)
+        | _beside("scikit-learn", X, n, found.n_iter_, seconds, 8)
     )
 
 
@@ -113,7 +113,7 @@ def picard_fit(bench, left):
     yield (
         result
         | {"figure": f"{result['figure']}, beside python-picard"}
-        | _beside("python-picard", part, n, n_iter, seconds, 15)
+        | _beside("python-picard", part, n, n_iter, seconds, 10)
     )
 
 
