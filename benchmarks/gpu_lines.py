@@ -4,12 +4,10 @@ left) that give results, dicts, in a list or one by one.
 
 import tempfile
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-import gpuica.products
 from gpuica import FastICA, Picard, kernels, shards
 from gpuica.contrasts import LogCosh
 from gpuica.device import array_device, why_no_kernels
@@ -46,11 +44,10 @@ def ceilings(bench, left):
     A, B = bench.normal((size, size)), bench.normal((size, size))
     exact = A[:64].astype(np.float64) @ B.astype(np.float64)
     kinds = {"float32": ("float32", "f4"), "tf32": ("tf32", "f4"), "bf16": ("bf16", "f4"), "float64": ("float32", "f8")}
-    kinds["float32 by parts"] = kinds["float32"]
     for name, (precision, dtype) in kinds.items():
         left_factor, right_factor = A.astype(dtype), B.astype(dtype)
         try:
-            with products(xp, precision), _by_one_product(name == "float32"):
+            with products(xp, precision):
                 seconds = bench.seconds(lambda: product(left_factor, right_factor), 10, 0.5)  # noqa: B023
                 error = float(xp.abs(product(left_factor[:64], right_factor) - exact).max()) / size**0.5
         except Exception as problem:
@@ -115,58 +112,25 @@ def decorrelation(bench, left):
 
 
 def passes(bench, left):
-    """A FastICA pass over resident float32 rows beside the product rate: by three products of parts where these pay, by
-    one, with rounded factors, and on smaller and larger chunks; and the errors of its sums beside float64's."""
+    """A FastICA pass over resident float32 rows beside the product rate, at several precisions and sizes of chunks."""
     for n, k in ((4_000_000, 512), (1_000_000, 768), (10_000_000, 64)):
         n, k = bench.n(n), bench.k(k)
-        Z = rows = None  # the last ones go before the next are made
+        Z = rows = oracle = None  # the last ones go before the next are made
         bench.tidy()
         Z = bench.rows(n, k)
         W = orthonormal(bench.xp.asarray(bench.rng.normal(size=(k, k))), bench.xp)
-        rows = open_rows(Z, dtype=Z.dtype, device=array_device(Z))
-        forms = [("float32", "", 1), ("float32", ", each product one", 1)] if k > 64 else [("float32", "", 1)]
-        if k == 512:
-            forms += [("float32", "", 1 / 4), ("float32", "", 4), ("tf32", "", 1), ("bf16", "", 1)]
-        for precision, how, factor in forms:
-            with _by_one_product(bool(how)):
-                yield _pass(bench, Z, W, precision, how, int(factor * rows.chunk_rows))
-        if k > 64:
-            yield from _errors(bench, Z[:200_000], W)
-
-
-def _pass(bench, Z, W, precision, how, chunk_rows):
-    (n, k), rows = Z.shape, open_rows(Z, dtype=Z.dtype, device=array_device(Z), chunk_rows=max(64, chunk_rows))
-    oracle = ContrastOracle(rows, LogCosh(), precision=precision)
-    seconds = bench.seconds(lambda: oracle.fixed_point(W), 5, 0.3)
-    return {
-        "figure": f"FastICA pass, {n:,} x {k}, {precision}{how}",
-        "value": 1e3 * seconds,
-        "unit": "ms",
-        **bench.share(4 * n * k * k / seconds, precision),
-        "note": f"chunks of {rows.chunk_rows:,} rows",
-    }
-
-
-def _errors(bench, Z, W):
-    """‖E g(y) zᵀ - exact‖ / ‖exact‖ of some rows, by parts and by one product, against float64."""
-    device = array_device(Z)
-    exact = ContrastOracle(open_rows(Z, dtype=np.dtype(float), device=device), LogCosh()).fixed_point(W)[0]
-    for how in ("", ", each product one"):
-        with _by_one_product(bool(how)):
-            found = ContrastOracle(open_rows(Z, dtype=Z.dtype, device=device), LogCosh()).fixed_point(W)[0]
-        error = float(bench.xp.sqrt(((found - exact) ** 2).sum() / (exact**2).sum()))
-        yield {"figure": f"error of a pass, {len(Z):,} x {Z.shape[1]}, float32{how}", "value": error, "unit": ""}
-
-
-@contextmanager
-def _by_one_product(wanted):
-    """Products of float32 by cuBLAS alone in the `with` block, if wanted."""
-    before = gpuica.products.SPLIT_FROM
-    gpuica.products.SPLIT_FROM = 1 << 30 if wanted else before
-    try:
-        yield
-    finally:
-        gpuica.products.SPLIT_FROM = before
+        chunk_rows = open_rows(Z, dtype=Z.dtype, device=array_device(Z)).chunk_rows
+        forms = [("float32", 1), ("float32", 1 / 4), ("float32", 4), ("tf32", 1), ("bf16", 1)] if k == 512 else []
+        for precision, factor in forms or [("float32", 1)]:
+            rows = open_rows(Z, dtype=Z.dtype, device=array_device(Z), chunk_rows=max(64, int(factor * chunk_rows)))
+            oracle = ContrastOracle(rows, LogCosh(), precision=precision)
+            seconds = bench.seconds(lambda: oracle.fixed_point(W), 5, 0.3)  # noqa: B023
+            yield {
+                "figure": f"FastICA pass, {n:,} x {k}, {precision}, chunks of {rows.chunk_rows:,} rows",
+                "value": 1e3 * seconds,
+                "unit": "ms",
+                **bench.share(4 * n * k * k / seconds, precision),
+            }
 
 
 def per_iteration(bench, fit, few, many, repeats=1):

@@ -2,10 +2,6 @@
 
 cuBLAS rounds float32 factors on their way to the tensor cores, so nothing is converted or stored.  CuPy can ask it for
 TF32, but for all threads at once, and not for bfloat16 (its setting of that name changes nothing for float32 arrays).
-
-Large products of float32's precision are made on the tensor cores too, by three of TF32: with A = H + L, H of 11 bits,
-A B = H_A H_B + H_A L_B + L_A H_B but for 2⁻²² (Markidis et al., "NVIDIA tensor core programmability, performance and
-precision", IPDPSW 2018; Ootomo and Yokota, IJHPCA 36, 2022).
 """
 
 from contextlib import contextmanager
@@ -13,13 +9,11 @@ from contextvars import ContextVar
 
 import numpy as np
 
-from . import kernels
 from .device import CPU, Device, array_device, say_once
 
 ROUNDED = {"tf32": 77, "bf16": 75}  # cublasComputeType_t of float32 arrays with factors of 11 and 8 bits
 UNITS = {"float32": 0.0, "tf32": 2.0**-11, "bf16": 2.0**-8}  # rounding units of factors, where coarser than the rows'
 EXACT = 70  # cublasComputeType_t of float64 arrays
-SPLIT_FROM = 256  # rows and columns of both factors from which three products of parts take less time than one
 _rounding: ContextVar[int | None] = ContextVar("_rounding", default=None)
 
 
@@ -51,10 +45,8 @@ def product(A, B, of_all=False):
     of B do not: samples of some 100,000 rows would see them, and iterate in vain.  So in bfloat16 B is two factors.
     """
     rounding = _rounding.get()
-    if not A.dtype == B.dtype == np.float32 or 0 in A.shape + B.shape:
+    if rounding is None or not A.dtype == B.dtype == np.float32 or 0 in A.shape + B.shape:
         return A @ B
-    if rounding is None:
-        return _product_of_parts(A, B) if _parts_pay(A, B) else A @ B
     C = array_device(A).xp.empty((len(A), B.shape[1]), dtype=np.float32)
     for i, part in enumerate(_parts(B) if of_all and rounding == ROUNDED["bf16"] else [B]):
         _multiply(A, part, C, rounding, beta=float(i > 0))
@@ -62,35 +54,11 @@ def product(A, B, of_all=False):
 
 
 def combine(A, B, C, alpha=1.0, beta=0.0):
-    """C becomes alpha A B + beta C, float64 matrices; on a device by one launch, of a third of the host's time."""
+    """C becomes alpha A B + beta C, float64 matrices; on a device by one launch in place of three."""
     if array_device(A) == CPU:
         np.copyto(C, alpha * (A @ B) + beta * C if beta else alpha * (A @ B))
     else:
         _multiply(A, B, C, EXACT, alpha, beta)
-
-
-def _parts_pay(A, B):
-    """Whether `_product_of_parts` of A (n, k) and B (k, m) is faster than A @ B."""
-    if array_device(A) == CPU or min(A.shape + B.shape) < SPLIT_FROM or any(size % 4 for size in A.shape + B.shape):
-        return False
-    return array_device(A).generation >= 8 and kernels.on_cuda(A)
-
-
-def _product_of_parts(A, B):
-    """A @ B (n, m) to the precision of float32, by products of parts of 11 bits; the small terms are added up first."""
-    (n, k), m, xp, tf32 = A.shape, B.shape[1], array_device(A).xp, ROUNDED["tf32"]
-    if n >= k:  # tall: rows of parts [H | L] times [H; H]
-        rows, columns = kernels.split(A), kernels.split(B.T)
-        high, low = columns[:, :k].T, columns[:, k:].T
-        C = xp.empty((n, m), dtype=np.float32)
-        _multiply(rows[:, :k], low, C, tf32)
-        _multiply(rows, xp.concatenate([high, high]), C, tf32, beta=1.0)
-        return C
-    left, right = kernels.split(A.T), kernels.split(B)  # sums over many rows: H times [H | L]
-    C = xp.empty((n, 2 * m), dtype=np.float32)
-    _multiply(left[:, :n].T, right, C, tf32)
-    _multiply(left[:, n:].T, right[:, :m], C[:, m:], tf32, beta=1.0)
-    return C[:, :m] + C[:, m:]
 
 
 def _parts(B):
@@ -101,7 +69,7 @@ def _parts(B):
 
 
 def _multiply(A, B, C, compute, alpha=1.0, beta=0.0):
-    """C (n, m), its rows in sequence, becomes alpha A B + beta C, float64 where compute is EXACT, else float32."""
+    """C (n, m), rows first, becomes alpha A B + beta C, float64 where compute is EXACT, else float32."""
     cuda, (n, m), k = array_device(A).xp.cuda, C.shape, len(B)
     A, of_A, step_A = _for_blas(A)
     B, of_B, step_B = _for_blas(B)
@@ -110,7 +78,7 @@ def _multiply(A, B, C, compute, alpha=1.0, beta=0.0):
     first, second = (B.data.ptr, real, step_B), (A.data.ptr, real, step_A)  # columns first, C is Cᵀ = Bᵀ Aᵀ
     times, plus = coefficients.ctypes.data, coefficients.ctypes.data + coefficients.itemsize
     handle, algorithm = cuda.get_cublas_handle(), cuda.cublas.CUBLAS_GEMM_DEFAULT
-    result = plus, C.data.ptr, real, C.strides[0] // C.itemsize
+    result = plus, C.data.ptr, real, m
     cuda.cublas.gemmEx(handle, of_B, of_A, m, n, k, times, *first, *second, *result, compute, algorithm)
 
 

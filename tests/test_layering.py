@@ -24,7 +24,7 @@ ALLOWED = {
     "oracle": {"sums", "traffic", "products", "device"},
     "traffic": {"device", "threads"},
     "sums": {"kernels", "products", "device"},
-    "products": {"device", "kernels"},
+    "products": {"device"},
     "kernels": {"kernels", "device", "contrasts", "coders", "interrupts"},
     "rows": {"arrays", "rows", "device", "traffic", "threads", "interrupts"},
     "solvers": {"solvers", "kernels", "products"},

@@ -6,8 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-import gpuica.products
-from gpuica import FastICA, Picard, device, fastica, kernels, picard
+from gpuica import FastICA, Picard, device, fastica, picard
 from gpuica.products import ROUNDED, UNITS, product, products
 
 from . import fake_cupy
@@ -56,46 +55,6 @@ def test_in_bfloat16_what_is_the_same_for_all_rows_keeps_its_digits(cupy, rng):
     with products(cupy, "bf16"):
         kept = product(cupy.asarray(A), cupy.asarray(B), of_all=True).get()
     np.testing.assert_allclose(kept, B, rtol=2.0**-15)
-
-
-@pytest.fixture
-def parts(cupy, monkeypatch):
-    """Products of parts from 4 rows and columns on; on the fake device the parts are made by NumPy."""
-    monkeypatch.setattr(gpuica.products, "SPLIT_FROM", 4)
-    if cupy.ndarray is fake_cupy.FakeArray:
-
-        def split(A):
-            high = fake_cupy.rounded(A.get(), 11)
-            return cupy.asarray(np.hstack([high, A.get() - high]))
-
-        monkeypatch.setattr(kernels, "split", split)
-        monkeypatch.setattr(kernels, "on_cuda", lambda array: True)
-
-
-@pytest.mark.parametrize("tall", [True, False])
-@pytest.mark.parametrize(("n", "k", "m"), [(4, 4, 4), (40, 8, 12), (1000, 32, 20)])
-def test_products_of_parts_have_the_precision_of_float32(cupy, parts, n, k, m, tall, rng):
-    A, B = rng.normal(size=(n, k)).astype(np.float32), rng.normal(size=(m, k) if tall else (n, m)).astype(np.float32)
-    left, right = (A, B.T) if tall else (A.T, B)
-    there = cupy.asarray(A), cupy.asarray(B)
-    fake_cupy.gemms.clear()
-    C = product(there[0], there[1].T, of_all=True) if tall else product(there[0].T, there[1])
-    if cupy.ndarray is fake_cupy.FakeArray:
-        assert fake_cupy.gemms == [ROUNDED["tf32"]] * 2
-    assert C.dtype == np.float32
-    size = abs(left).astype(float) @ abs(right).astype(float)
-    assert (abs(C.get() - left.astype(float) @ right.astype(float)) <= 2.0**-21 * size).all()
-
-
-def test_other_products_are_not_of_parts(cupy, parts, rng):
-    fake_cupy.gemms.clear()
-    for shape in ((3, 8), (8, 6), (8, 2)):
-        A = rng.normal(size=shape).astype(np.float32)
-        there = cupy.asarray(A)
-        np.testing.assert_allclose(product(there, there.T).get(), A @ A.T, rtol=1e-5, atol=1e-5)
-    A = rng.normal(size=(8, 8))
-    np.testing.assert_allclose(product(cupy.asarray(A), cupy.asarray(A)).get(), A @ A, rtol=1e-12)
-    assert not fake_cupy.gemms
 
 
 def test_what_is_not_float32_and_what_is_on_the_host_is_not_rounded(cupy, rng):

@@ -144,11 +144,6 @@ def polar(M):
     return compiled("cuda.polar").polar(M)
 
 
-def split(A):
-    """(n, 2k) on the device of A (n, k), float32: numbers of 11 bits that TF32 holds, and beside them what is left."""
-    return compiled("cuda.split").split(A)
-
-
 def _sweeps(Y, contrast):
     """The compiled sweeps for scores Y (n, k) where they are, or None: the arrays of the contrast do as well."""
     if not hasattr(contrast, "at_point"):
