@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.first  # they take longest, and should not come when other workers have nothing left to do
 @pytest.mark.skipif(
     importlib.util.find_spec("numba.cuda") is None, reason="this Numba has no CUDA: pip install numba-cuda"
 )

@@ -55,26 +55,26 @@ def test_orthogonal_pursuits_are_the_textbook_loops(kind, n_nonzero, shape, dtyp
 SPLITS = {"neither atoms nor directions": 0, "atoms": 2, "two directions": 4, "all": 99}
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", [OMP, ORMP])
+@pytest.mark.parametrize(("kind", "dtype"), [(OMP, np.float32), (ORMP, np.float64)])
 @pytest.mark.parametrize("split", SPLITS)
 def test_what_is_in_shared_memory_does_not_matter(split, kind, dtype):
     """Directions of the support in shared memory, and those beyond it in a workspace."""
-    X, D = data(4, 12, 21, dtype, seed=3)
+    X, D = data(2, 12, 21, dtype, seed=3)
     row = len(D) * np.dtype(dtype).itemsize
     shared = orthogonal.SHARERS * (SPLITS[split] * row + orthogonal.OVERHEAD)
     held, near, _ = orthogonal._split(6, row, 32, shared)
     assert (held, near) == {0: (False, 0), 2: (True, 0), 4: (True, 2), 99: (True, 6)}[SPLITS[split]]
     expected = [(naive.omp if kind is OMP else naive.ormp)(*both, 7) for both in each(X, D)]
-    for threads in (None, 2, 4):  # of which each has several rounds of four atoms, the last of fewer
+    for threads in (None, 4):  # of which each has several rounds of four atoms, the last of fewer
         C = encode(X, D, kind(7), threads, shared=shared)
         np.testing.assert_allclose(C, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("K", [32, 33, 96, 97, 128, 129, 161])  # a thread has four atoms, 32 apart
-@pytest.mark.parametrize("kind", [OMP, ORMP])
+@pytest.mark.parametrize(  # a thread has four atoms, 32 apart
+    ("kind", "K"), [(OMP, 32), (ORMP, 33), (ORMP, 96), (OMP, 97), (ORMP, 128), (OMP, 161)]
+)
 def test_every_atom_belongs_to_a_thread(kind, K):
-    X, D = data(2, 12, K, seed=K)
+    X, D = data(1, 12, K, seed=K)
     X[0] += 9 * D[-1]
     expected = [(naive.omp if kind is OMP else naive.ormp)(*both, 4) for both in each(X, D)]
     for threads in (None, 64):
@@ -173,6 +173,7 @@ def test_with_several_threads(coder, threads):
     """Threads that run into each other would be seen here: the answer is that of one thread."""
     X, D = data(3, 5, 9)
     X[1] = 0
+    X = X[:1] if threads == 64 else X  # a thread of Python for each takes long
     np.testing.assert_allclose(encode(X, D, coder, threads), encode(X, D, coder), atol=1e-12)
 
 
