@@ -1,6 +1,6 @@
 """The orthonormal rows nearest to those of a small matrix, by Newton and Schulz's products within one block.
 
-What `solvers.polar` does by launches, 3 for each of its 17 steps, is one launch here, which ends as soon as the rows are
+What `solvers.polar` does by launches, 3 for each of its 17 steps, is one launch here, which ends as soon as rows are
 orthonormal.  64 x 64: a step is 1 MFLOP in float64, 4 µs of one multiprocessor of an H200 at its full rate; its reads
 from shared memory make that 20.  A matrix of condition 100 takes 0.27 ms, its eigendecomposition 1.04.
 """
