@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.exceptions import ConvergenceWarning
 
-from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, SparseCoder, shards, spool
-from gpuica.device import CPU, memory_size
+from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, SparseCoder, shards, spool, sums
+from gpuica.device import CPU, Device, memory_size
 from gpuica.estimators._shell import as_source, take
 from gpuica.oracle import ContrastOracle
 from gpuica.rows import open_rows, stream
@@ -599,6 +599,27 @@ def test_streams_to_a_device(cupy, form, limit, X, tmp_path, small_blocks):
     ).fit(source)
     assert model.device_ == "cuda:0"
     assert np.isfinite(model.score(rows))
+
+
+@pytest.mark.parametrize("threads", [1, 3, 8])
+def test_threads_read_parts_of_a_block_for_a_device(cupy, threads, X, tmp_path, small_blocks, monkeypatch):
+    readers, read = set(), Flat.read
+
+    def noted(self, start, stop, buffer=None):
+        readers.add(threading.get_ident())
+        time.sleep(0.001)  # so that one thread does not do the work of all
+        return read(self, start, stop, buffer)
+
+    monkeypatch.setattr(Flat, "read", noted)
+    monkeypatch.setattr(stream, "host_threads", lambda: threads)
+    source, device = shards(as_glob(X, tmp_path)), Device("cuda", 0, limit=1000)
+    rows = open_rows(source, dtype=X.dtype, device=device, chunk_rows=70)
+    found = rows.sum(sums.total)[0].get()
+    assert len(readers) == threads
+    np.testing.assert_allclose(found, X.sum(axis=0, dtype=float), rtol=1e-5, atol=1e-4)
+    (tmp_path / "part-1.npy").write_bytes((tmp_path / "part-1.npy").read_bytes()[:-100])
+    with pytest.raises(ValueError, match="truncated"):
+        rows.sum(sums.total)
 
 
 def test_blocks_are_kept_where_reading_again_costs_more(X, tmp_path, small_blocks):

@@ -25,6 +25,8 @@ class Flat(Source):
     reads other data than the one before.
     """
 
+    divisible = True
+
     def __init__(self, path, offset, shape, stored, brain=False, tensor=None, stamp=None):
         """offset: bytes before the first number.  stamp: of the file when its header was read; None: as it is now."""
         self.path, self.offset, self.tensor = os.fspath(path), offset, tensor
@@ -106,6 +108,7 @@ class Columns(Flat):
     """
 
     slow = True
+    divisible = False
 
     def read(self, start, stop, buffer=None):
         out = np.empty((stop - start, self.shape[1]), self.stored) if buffer is None else buffer[: stop - start]

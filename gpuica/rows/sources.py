@@ -21,7 +21,8 @@ class Source(ABC):
 
     stored: dtype as the rows lie in a file.  brain: whether `stored` is the bits of bfloat16.  in_any_order: whether
     rows can be read in any order without reading those between.  slow: whether reading again costs more than memory
-    does (it is computed, or decompressed), so that what has been read should be kept.
+    does (it is computed, or decompressed), so that what has been read should be kept.  divisible: whether threads may
+    read parts of a block at the same time, and gain by it.
     """
 
     shape: tuple[int, int]
@@ -29,6 +30,7 @@ class Source(ABC):
     brain = False
     in_any_order = True
     slow = False
+    divisible = False
     ndim = 2
 
     @abstractmethod
@@ -145,6 +147,7 @@ class Parts(Source):
         self.ends = np.cumsum([source.shape[0] for source in sources])
         self.shape = int(self.ends[-1]), first.shape[1]
         self.slow = any(source.slow for source in sources)
+        self.divisible = all(source.divisible for source in sources)
 
     def read(self, start, stop, buffer=None):
         i = min(int(np.searchsorted(self.ends, start, side="right")), len(self.sources) - 1)
