@@ -6,7 +6,10 @@ or give a wrong answer.
 """
 
 import threading
+from contextlib import contextmanager
 
+from numba import cuda
+from numba.cuda.simulator import kernel
 from numba.cuda.simulator.kernelapi import FakeCUDAModule
 
 LANES = 32
@@ -77,8 +80,37 @@ def syncwarp(self, mask=0xFFFFFFFF):
     _exchange(None)
 
 
+_inside: dict[int, tuple[int, dict]] = {}  # id of a module's names -> (threads inside, what is `cuda` outside)
+
+
+@contextmanager
+def _swapped(function, fake):
+    """Numba's `swapped_cuda_module`, which puts its own module in place of `cuda` for a function.
+
+    Numba's gives the name back when the thread that came first leaves, though others are inside; this when the last
+    does.
+    """
+    names = function.__globals__
+    with _lock:
+        count, before = _inside.get(id(names), (0, {}))
+        if not count:
+            before = {name: value for name, value in names.items() if value is cuda}
+            names.update(dict.fromkeys(before, fake))
+        _inside[id(names)] = count + 1, before
+    try:
+        yield
+    finally:
+        with _lock:
+            count, before = _inside.pop(id(names))
+            if count > 1:
+                _inside[id(names)] = count - 1, before
+            else:
+                names.update(before)
+
+
 def install():
     """Make the primitives known to simulated kernels."""
+    kernel.swapped_cuda_module = _swapped
     for primitive in (
         shfl_sync,
         shfl_up_sync,
