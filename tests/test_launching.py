@@ -1,6 +1,9 @@
 """Kernels on their way from Numba to CuPy: what is passed, what is kept on disk, and when it is compiled again."""
 
+import ast
+import importlib
 import importlib.util
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 if importlib.util.find_spec("numba.cuda") is None:
     pytest.skip("this Numba has no CUDA: pip install numba-cuda", allow_module_level=True)
 
+import gpuica
 from gpuica.kernels import cuda
 from gpuica.kernels.cuda import loading
 
@@ -121,6 +125,20 @@ def test_a_kernel_is_compiled_once_for_its_types_and_kept_for_other_processes(cu
     monkeypatch.setattr(loading, "_sources", lambda: "another version of the package or of its compilers")
     cuda.launch(KERNEL, 1, 32, np.zeros(3).view(There), 1)
     assert len(compilations) == 3
+
+
+def test_a_kernel_depends_on_all_files_that_its_constants_come_from():
+    """Numba puts the values of global names into the code."""
+    package = Path(gpuica.__file__).parent
+    covered = {path.relative_to(package).with_suffix("").as_posix() for path in loading.source_files()}
+    for path in package.glob("kernels/cuda/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level and node.module:
+                home = ["kernels", "cuda"][: 3 - node.level]
+                module = importlib.import_module(".".join(["gpuica", *home, node.module]))
+                names = [alias.name for alias in node.names]
+                constant = any(not callable(getattr(module, name)) for name in names)
+                assert not constant or "/".join([*home, *node.module.split(".")]) in covered
 
 
 @pytest.mark.parametrize("content", [b"", b"damaged"])

@@ -150,12 +150,17 @@ def _kept_at(function, kinds, capability, about):
     return Path(folder) / name
 
 
+def source_files():
+    """Paths of the files whose functions and constants are compiled into kernels."""
+    package = Path(__file__).parents[2]
+    return sorted([*package.glob("kernels/**/*.py"), *package.glob("coders/*.py"), package / "contrasts.py"])
+
+
 @cache
 def _sources():
     """A digest of the files that kernels are made of, and of the versions of what compiles them."""
     digest = hashlib.sha256(repr(sys.version_info[:2]).encode())
-    here = Path(__file__).parent
-    for path in sorted([*here.glob("*.py"), here.parents[1] / "contrasts.py"]):
+    for path in source_files():
         digest.update(path.read_bytes())
     for package in COMPILERS:
         with suppress(PackageNotFoundError):
