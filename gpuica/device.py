@@ -109,6 +109,11 @@ class Device:
         return _properties(self.index)["l2CacheSize"]
 
     @property
+    def block_memory(self):
+        """Bytes of shared memory that a block may ask for."""
+        return _properties(self.index)["sharedMemPerBlockOptin"]
+
+    @property
     def generation(self):
         """The first number of the compute capability."""
         return _properties(self.index)["major"]

@@ -13,6 +13,7 @@ if importlib.util.find_spec("numba.cuda") is None:
     pytest.skip("this Numba has no CUDA: pip install numba-cuda", allow_module_level=True)
 
 import gpuica
+from gpuica.device import Device
 from gpuica.kernels import cuda
 from gpuica.kernels.cuda import loading
 
@@ -173,6 +174,16 @@ def test_a_folder_that_cannot_be_written_to_is_no_error(cupy, compilations, monk
     monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "file" / "cache"))
     cuda.launch(KERNEL, 1, 32, np.zeros(3).view(There))
     assert len(cupy.launched) == 1
+
+
+def test_a_block_without_the_memory_for_a_polar_decomposition_is_not_asked(cupy, compilations, monkeypatch):
+    from gpuica.kernels.cuda.polar import polar
+
+    cupy.empty, cupy.ascontiguousarray = (lambda shape: np.zeros(shape).view(There)), lambda array: array
+    for memory, expected in ((65_536, 0), (99 << 10, 1)):  # of a block of Turing, and of later ones
+        monkeypatch.setattr(Device, "block_memory", memory)
+        assert (polar(np.eye(64).view(There)) is None) == (not expected)
+        assert len(cupy.launched) == expected
 
 
 def test_large_shared_memory_is_asked_for_and_no_blocks_are_none(cupy, compilations):

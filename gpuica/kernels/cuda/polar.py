@@ -107,11 +107,13 @@ def _polar(M, W, defect):
 
 
 def polar(M):
-    """See `kernels.polar`."""
-    xp, n = array_device(M).xp, -(-len(M) // SIDE)
-    W, defect = xp.empty(M.shape), xp.empty(1)
-    size = n * n + 2 * SIDE * n * ((SIDE * n) | 1)
-    launch(_polar, 1, n * n, xp.ascontiguousarray(M), W, defect, shared=8 * size)
+    """See `kernels.polar`; None where a block of the device has too little shared memory (64 rows need 68 KB)."""
+    device, n = array_device(M), -(-len(M) // SIDE)
+    shared = 8 * (n * n + 2 * SIDE * n * ((SIDE * n) | 1))
+    if device.kind != "cpu" and shared > device.block_memory:
+        return None
+    W, defect = device.xp.empty(M.shape), device.xp.empty(1)
+    launch(_polar, 1, n * n, device.xp.ascontiguousarray(M), W, defect, shared=shared)
     return W, defect[0]
 
 
