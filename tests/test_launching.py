@@ -184,6 +184,7 @@ def test_a_block_without_the_memory_for_a_polar_decomposition_is_not_asked(cupy,
         monkeypatch.setattr(Device, "block_memory", memory)
         assert (polar(np.eye(64).view(There)) is None) == (not expected)
         assert len(cupy.launched) == expected
+    assert polar(np.eye(65).view(There)) is None
 
 
 def test_large_shared_memory_is_asked_for_and_no_blocks_are_none(cupy, compilations):

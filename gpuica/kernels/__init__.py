@@ -9,7 +9,6 @@ from .compiling import compiled
 # Below this many numbers NumPy is as fast as the compiled loop, and a small fit then never loads Numba (0.4 s).
 WORTH_COMPILING = 50_000
 LARGEST_GRAM = 1 << 30  # bytes
-LARGEST_BLOCK = 64  # rows of a matrix that one block of a GPU decomposes
 
 # The same for a block of atoms, where it is Python's loop over atoms that the compiled one replaces.
 ATOMS_WORTH_COMPILING = 4_000
@@ -139,7 +138,7 @@ def polar(M):
 
     None where there is no kernel for M.
     """
-    if array_device(M) == CPU or len(M) > LARGEST_BLOCK or M.dtype != float or not on_cuda(M):
+    if array_device(M) == CPU or M.dtype != float or not on_cuda(M):
         return None
     return compiled("cuda.polar").polar(M)
 

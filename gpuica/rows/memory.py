@@ -62,13 +62,12 @@ class MemoryRows(Rows):
         self._in_order(consume, function, params)
 
     def uploaded(self):
-        stored = self.array.bits if isinstance(self.array, BFloat16) else self.array
+        stored = self._stored
         if self.device == CPU or not isinstance(stored, np.ndarray) or 2 * stored.nbytes > self.device.budget():
             return self
-        parts = (stored[i : i + self.chunk_rows] for i in range(0, self.n_rows, self.chunk_rows))
         try:
             there, row = self.xp.empty(stored.shape, dtype=stored.dtype.newbyteorder("=")), 0
-            with closing(sent(parts, self.device)) as uploads:
+            with closing(self._uploads()) as uploads:
                 for part in uploads:
                     check()
                     there[row : row + len(part)] = part
@@ -216,6 +215,16 @@ class MemoryRows(Rows):
         # BLAS takes rows or columns in sequence; anything else it would copy, in every product
         return part if part.itemsize in part.strides else self.xp.ascontiguousarray(part)
 
+    @property
+    def _stored(self):
+        """The array (n_rows, n_features) as it lies in memory: bits of bfloat16."""
+        return self.array.bits if isinstance(self.array, BFloat16) else self.array
+
+    def _uploads(self):
+        """The chunks of a host array as stored, (chunk_rows, n_features), on the device, see `sent`."""
+        starts = range(0, self.n_rows, self.chunk_rows)
+        return sent((self._stored[i : i + self.chunk_rows] for i in starts), self.device)
+
     def _weights(self, i):
         """The keyword that brings chunk i's weights to a contribution; nothing where rows have none."""
         if self.weights is None:
@@ -225,11 +234,10 @@ class MemoryRows(Rows):
     def _each_chunk(self, work, wait_for_room=None):
         """Call work(i, chunk) for every chunk i; host threads take turns when there is enough to do."""
         n_chunks = -(-self.n_rows // self.chunk_rows)
-        stored = self.array.bits if isinstance(self.array, BFloat16) else self.array
+        stored = self._stored
         travels = self.device != CPU and isinstance(stored, np.ndarray)
         if travels and (n_chunks > 1 or stored.nbytes > WORTH_COPIERS):
-            parts = (stored[i * self.chunk_rows : (i + 1) * self.chunk_rows] for i in range(n_chunks))
-            with closing(sent(parts, self.device)) as uploads:
+            with closing(self._uploads()) as uploads:
                 for i, part in enumerate(uploads):
                     check()
                     work(i, self._prepared(part if stored is self.array else BFloat16(part)))

@@ -1,7 +1,7 @@
 """The orthonormal rows nearest to those of a matrix, (M Mᵀ)^-1/2 M, the orthogonal factor of its polar decomposition.
 
 `orthonormal` is the definition, by an eigendecomposition: on a GPU a chain of some k small steps, each waiting for the
-one before, and a wait of the host.  `polar` is 18 pairs of products, 4 k³ operations a pair, which nothing waits
+one before, and a wait of the host.  `polar` is 17 pairs of products, 4 k³ operations a pair, which nothing waits
 for, and on a GPU one launch for k up to 64 (`python -m benchmarks.gpu` measures both).  It takes any condition number
 up to 1 / REACH; beyond, it says how much it fell short, and its caller falls back on the definition.
 """

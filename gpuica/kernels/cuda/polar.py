@@ -13,6 +13,7 @@ from ...device import array_device
 from . import Build, launch
 from .block import largest
 
+LARGEST = 64  # rows
 SIDE = 4  # of the square of numbers that a thread has: 256 threads for 64 rows
 MOST = 50  # steps; singular values of 1e-10 of the largest are 1 after 45
 LEAST = 1e-3  # singular value, as a part of the largest, that the first steps are scaled for
@@ -107,10 +108,11 @@ def _polar(M, W, defect):
 
 
 def polar(M):
-    """See `kernels.polar`; None where a block of the device has too little shared memory (64 rows need 68 KB)."""
+    """See `kernels.polar`; None for more than LARGEST rows, and where a block of the device has too little shared
+    memory (64 rows need 68 KB)."""
     device, n = array_device(M), -(-len(M) // SIDE)
     shared = 8 * (n * n + 2 * SIDE * n * ((SIDE * n) | 1))
-    if device.kind != "cpu" and shared > device.block_memory:
+    if len(M) > LARGEST or (device.kind != "cpu" and shared > device.block_memory):
         return None
     W, defect = device.xp.empty(M.shape), device.xp.empty(1)
     launch(_polar, 1, n * n, device.xp.ascontiguousarray(M), W, defect, shared=shared)
