@@ -11,11 +11,11 @@ import numpy as np
 from gpuica import FastICA, Picard, kernels, shards
 from gpuica.contrasts import LogCosh
 from gpuica.device import array_device, why_no_kernels
+from gpuica.device.products import product, products
+from gpuica.io.files import write_tensors
 from gpuica.oracle import ContrastOracle, MomentOracle
-from gpuica.products import product, products
 from gpuica.rows import open_rows
-from gpuica.rows.files import write_tensors
-from gpuica.solvers.polar import orthonormal, polar
+from gpuica.solvers.orthonormal import orthonormal, polar
 from gpuica.solvers.whitening import WHITENERS
 
 from .gpu_bench import gradient

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 import gpuica
-from gpuica.rows.sink import NpyFile
+from gpuica.io.writers import NpyFile
 
 from .environment import environment
 from .streamed import seconds_of_products, seconds_to_read

@@ -21,10 +21,10 @@ import numpy as np
 
 import gpuica
 from gpuica.device import CPU
+from gpuica.io.files import open_npy, write_tensors
+from gpuica.io.writers import NpyFile
 from gpuica.metrics import amari_distance
 from gpuica.rows import open_rows
-from gpuica.rows.files import open_npy, write_tensors
-from gpuica.rows.sink import NpyFile
 
 from .environment import environment
 

@@ -9,8 +9,8 @@ from .estimators.dictionary import DictionaryLearning, dict_learning
 from .estimators.fastica import FastICA, fastica
 from .estimators.minibatch import MiniBatchDictionaryLearning, dict_learning_online
 from .estimators.picard import Picard, picard
-from .rows.files import shards, spool
-from .rows.iterables import limited
+from .io.files import shards, spool
+from .io.iterables import limited
 from .rows.shared import shared
 
 __all__ = [

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import sums, traffic
-from .products import UNITS, products
+from . import sums
+from .device import transfers
+from .device.products import UNITS, products
 
 # Operations of a pass below which a device is given the next step before the last one's outcome is read.  A wait leaves
 # it idle for some 0.1 ms; a step too many costs a pass, once in some 20 steps: 2 ms, at 50 TFLOP/s.
@@ -148,7 +149,7 @@ class ContrastOracle:
         coarsest = max(float(np.finfo(rows.dtype).eps), UNITS[precision])
         self.rounding = 32 * coarsest  # relative error of a mean loss, generously
 
-    news = staticmethod(traffic.news)  # small arrays on their way to the host, see there
+    news = staticmethod(transfers.news)  # small arrays on their way to the host, see there
 
     def accept(self, W):
         """Note that a solver goes on from W (k, k), or that it has found the components W (m, k), m < k."""
@@ -156,7 +157,7 @@ class ContrastOracle:
 
     def place(self):
         """A function that gives a context manager, in which another thread works where this one does."""
-        return traffic.place(self.xp)
+        return transfers.place(self.xp)
 
     @property
     def ahead(self):

@@ -12,8 +12,8 @@ from scipy.spatial.distance import squareform
 from sklearn.base import clone
 from sklearn.utils import check_random_state
 
-from .arrays import host, known
 from .device import array_device
+from .device.arrays import host, known
 
 __all__ = ["Stability", "stability"]
 

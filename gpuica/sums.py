@@ -9,7 +9,7 @@ import numpy as np
 
 from . import kernels
 from .device import array_device, to_host
-from .products import product
+from .device.products import product
 
 
 def identified(name):

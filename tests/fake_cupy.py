@@ -19,7 +19,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
-from gpuica import products, traffic
+from gpuica.device import products, transfers
 
 from .fake_pool import MEMORY, MemoryPool, OutOfMemoryError
 
@@ -339,7 +339,7 @@ def installed():
         yield cupy
     finally:
         carry_out_copies()
-        traffic._copies.clear()
+        transfers._copies.clear()
         sys.modules.pop("cupy")
         if before is not None:
             sys.modules["cupy"] = before

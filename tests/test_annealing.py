@@ -10,9 +10,9 @@ from gpuica.device import array_device
 from gpuica.estimators import picard as estimators_picard
 from gpuica.oracle import ContrastOracle
 from gpuica.rows.memory import MemoryRows
-from gpuica.solvers import annealing, growth
-from gpuica.solvers.annealing import LOOK, ROWS, Walk, annealed
-from gpuica.solvers.quasi_newton import Rotations, picard
+from gpuica.solvers import growth, stochastic
+from gpuica.solvers.picard import Rotations, picard
+from gpuica.solvers.stochastic import LOOK, ROWS, Walk, annealed
 
 from . import naive
 from .problems import amari, mixture, white
@@ -70,7 +70,7 @@ def test_a_batch_without_a_source_tells_no_nan():
 
 def test_a_step_divides_the_slope_of_the_loss_by_its_second_derivative(rng, monkeypatch):
     """Along a turn of every pair (i, j), by differences; and by no less than FLAT."""
-    monkeypatch.setattr(annealing, "FLAT", 0.005)
+    monkeypatch.setattr(stochastic, "FLAT", 0.005)
     Z, W = white(2000, 5), rotation(rng, 5)
     oracle, rate = asking(Z), 1e-5
     at = oracle.likelihood(W)
@@ -163,8 +163,8 @@ def test_rows_of_no_weight_do_not_count(rng):
 
 
 def test_batches_of_no_weight_are_passed_over(monkeypatch):
-    monkeypatch.setattr(annealing, "ROWS", 2)
-    monkeypatch.setattr(annealing, "ROWS_OF_ONE", 1)
+    monkeypatch.setattr(stochastic, "ROWS", 2)
+    monkeypatch.setattr(stochastic, "ROWS_OF_ONE", 1)
     w = (np.arange(20_000) % 100 == 0).astype(float)  # batches of 200 rows: some two of them count, or none
     with np.errstate(all="raise", under="ignore"):
         (W,), _, _ = annealed(asking(white(20_000, 2), w), [np.eye(2)], rng=np.random.RandomState(0))
@@ -176,7 +176,7 @@ def test_batches_of_no_weight_are_passed_over(monkeypatch):
     "estimator", [Picard(), Picard(n_init=8), FastICA(algorithm="picard", growth="auto", tol="auto")]
 )
 def test_a_fit_whose_samples_come_to_rest_does_without(estimator, monkeypatch):
-    monkeypatch.setattr(annealing, "Walk", None)
+    monkeypatch.setattr(stochastic, "Walk", None)
     X, A = mixture(80_000, 8, dtype=np.float32)
     estimator.set_params(random_state=0).fit(X)
     assert estimator.converged_
@@ -221,7 +221,7 @@ def test_dependent_sources_take_fewer_passes_to_no_higher_a_loss():
 
 
 def test_no_annealing_without_growth_or_off_the_rotations(restless, monkeypatch):
-    monkeypatch.setattr(annealing, "Walk", None)
+    monkeypatch.setattr(stochastic, "Walk", None)
     X, _ = mixture(60_000, 4, dtype=np.float32)
     assert Picard(growth=None, random_state=0).fit(X).converged_
     assert Picard(growth=None, n_init=3, random_state=0).fit(X).converged_
@@ -240,7 +240,7 @@ def test_max_iter_bounds_the_rounds(restless, monkeypatch):
     for max_iter in (2, 500):
         ica = Picard(max_iter=max_iter, tol=1.0, random_state=0).fit(X)
         assert ica.n_iter_ >= rounds[-1]
-    assert rounds == [2, annealing.ROUNDS]
+    assert rounds == [2, stochastic.ROUNDS]
 
 
 def test_two_fits_agree_to_the_bit(restless):
@@ -253,7 +253,7 @@ def test_a_checkpoint_keeps_what_was_annealed(restless, tmp_path, monkeypatch):
     X, _ = mixture(60_000, 4, dtype=np.float32)
     expected = Picard(random_state=0).fit(X)
     first = Picard(random_state=0, checkpoint=tmp_path / "fit").fit(X)
-    monkeypatch.setattr(annealing, "Walk", None)
+    monkeypatch.setattr(stochastic, "Walk", None)
     again = Picard(random_state=0, checkpoint=tmp_path / "fit").fit(X)
     for ica in (first, again):
         np.testing.assert_array_equal(ica.components_, expected.components_)

@@ -5,8 +5,8 @@ import logging
 import numpy as np
 import pytest
 
-from gpuica import FastICA, Picard, SparseCoder, arrays, metrics, sparse_encode, spool
-from gpuica.device import CPU, Device, array_device, choose_device
+from gpuica import FastICA, Picard, SparseCoder, metrics, sparse_encode, spool
+from gpuica.device import CPU, Device, array_device, arrays, choose_device
 from gpuica.rows import open_rows
 
 from .problems import mixture

@@ -13,8 +13,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard
 from gpuica.estimators import _resume
-from gpuica.rows.checkpoint import set_draws
-from gpuica.rows.files import read_tensors, write_tensors
+from gpuica.io.checkpoint import set_draws
+from gpuica.io.files import read_tensors, write_tensors
 from gpuica.rows.memory import MemoryRows
 
 from .problems import mixture

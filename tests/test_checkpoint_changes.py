@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gpuica import DictionaryLearning, Exp, FastICA, LogCosh, MiniBatchDictionaryLearning, Picard, fit_on_devices
-from gpuica.rows.checkpoint import Checkpoint, CheckpointError, _checksum, set_draws, together
+from gpuica.io.checkpoint import Checkpoint, CheckpointError, _checksum, set_draws, together
 from gpuica.rows.memory import MemoryRows
 
 from .conftest import Again
@@ -597,7 +597,7 @@ def test_a_directory_that_goes_away(kind, arguments, X, tmp_path, monkeypatch):
     def lost(*arguments):
         raise FileNotFoundError(2, "No such file or directory")
 
-    monkeypatch.setattr("gpuica.rows.checkpoint.write_tensors", lost)
+    monkeypatch.setattr("gpuica.io.checkpoint.write_tensors", lost)
     with pytest.raises(CheckpointError, match=r"\.safetensors could not be written \(No such file.*\): make room"):
         fitted(kind, {**arguments, "checkpoint": tmp_path}, X)
     monkeypatch.undo()
@@ -637,7 +637,7 @@ def test_two_threads_with_one_directory(kind, arguments, X, tmp_path, monkeypatc
 
 HOLDER = """
 import sys, time
-from gpuica.rows.checkpoint import Checkpoint
+from gpuica.io.checkpoint import Checkpoint
 held = Checkpoint(sys.argv[1], {})
 print("held", flush=True)
 time.sleep(60)
@@ -660,7 +660,7 @@ def test_a_file_system_without_locks(X, tmp_path, monkeypatch, caplog):
     def refuses(file):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr("gpuica.rows.lock._lock", refuses)
+    monkeypatch.setattr("gpuica.io.lock._lock", refuses)
     fitted(FastICA, {**ICA, "checkpoint": tmp_path}, X)
     assert "has no locks (No locks available): see to it that one process at a time works there" in caplog.text
 

@@ -9,7 +9,8 @@ from numba import njit
 from gpuica import kernels
 from gpuica.coders import OMP, ORMP, Fista, Lars, Lasso, MatchingPursuit, Threshold, TopK
 from gpuica.coders.penalised import largest_eigenvalue
-from gpuica.kernels import definitions, lasso, lasso_products
+from gpuica.kernels import fallback
+from gpuica.kernels.cpu import lasso, lasso_products
 
 from . import fake_cupy, naive
 from .coherent import bumps, problem
@@ -455,7 +456,7 @@ def test_largest_eigenvalue_is_bounded_from_above(m, rng):
 def test_definitions_work_on_some_rows_at_a_time(monkeypatch):
     X, D = data(100, 12, 40)
     whole, _ = encode(X, D, OMP(4), gram=False)
-    monkeypatch.setattr(definitions, "PART", 17 * 4 * 12)
+    monkeypatch.setattr(fallback, "PART", 17 * 4 * 12)
     np.testing.assert_allclose(encode(X, D, OMP(4), gram=False)[0], whole, atol=1e-12)
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from gpuica import FastICA, Picard, device, fastica, metrics, oracle, sums
 from gpuica.device import CPU, Device, choose_device, to_host
-from gpuica.solvers import fixed_point, polar
+from gpuica.solvers import fastica as fastica_solver
+from gpuica.solvers import orthonormal
 
 from . import fake_cupy
 from .problems import amari, mixture, white
@@ -184,7 +185,7 @@ def fake_only(cupy):
 def test_iterations_on_the_device_never_wait_for_all_of_it(cupy, tol, monkeypatch):
     fake_only(cupy)
     X = cupy.asarray(mixture(2000, 4)[0])
-    monkeypatch.setattr(fixed_point, "distance", lambda z, xp: z.max(axis=1) + np.inf)
+    monkeypatch.setattr(fastica_solver, "distance", lambda z, xp: z.max(axis=1) + np.inf)
     counts = []
     for n_iter in (3, 9):
         fake_cupy.waits = fake_cupy.event_waits = 0
@@ -230,12 +231,12 @@ def test_an_iteration_whose_products_fell_short_is_done_by_decomposition(cupy, m
 
     def short(M, xp):
         calls.append(M)
-        W, defect = polar.polar(M, xp)
+        W, defect = orthonormal.polar(M, xp)
         return (W / 2, defect + 1) if len(calls) == 3 else (W, defect)
 
     X = mixture(2000, 4)[0]
     host = FastICA(random_state=0).fit(X)
-    monkeypatch.setattr(fixed_point, "polar", short)
+    monkeypatch.setattr(fastica_solver, "polar", short)
     there = FastICA(random_state=0).fit(cupy.asarray(X))
     assert len(calls) > 3
     assert there.n_iter_ == host.n_iter_

@@ -7,12 +7,13 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from gpuica import FastICA, Picard, SparseCoder, device, shared, sums, traffic
-from gpuica.arrays import BFloat16
-from gpuica.device import Device
-from gpuica.rows import ProjectedRows, memory, open_rows, stream
+from gpuica import FastICA, Picard, SparseCoder, device, shared, sums
+from gpuica.device import Device, transfers
+from gpuica.device.arrays import BFloat16
+from gpuica.io.sources import Array
+from gpuica.rows import memory, open_rows, stream
+from gpuica.rows.base import ProjectedRows
 from gpuica.rows.memory import MemoryRows
-from gpuica.rows.sources import Array
 
 from .problems import mixture
 from .ranks import ESTIMATORS, X0, on_ranks, rows_of
@@ -89,7 +90,7 @@ def test_rows_that_do_not_fit_are_projected_on_the_way(pool, cupy, rng, caplog):
 
 @pytest.mark.parametrize("piece", [1 << 26, 10_000])
 def test_results_larger_than_the_device(pool, piece, rng, monkeypatch):
-    monkeypatch.setattr(traffic, "PIECE", piece)
+    monkeypatch.setattr(transfers, "PIECE", piece)
     X = mixture(40_000, 16)[0]
     fit = FastICA(random_state=0).fit(X[:5000])
     expected = fit.transform(X)
@@ -181,7 +182,7 @@ def test_rows_of_the_host_travel_once_where_there_is_room(pool, cupy, kind, room
         "big-endian": X.astype(">f4"),
         "bfloat16": BFloat16((X.view(np.uint32) >> 16).astype(np.uint16)),
     }[kind]
-    travels = Mock(wraps=traffic.sent)
+    travels = Mock(wraps=transfers.sent)
     monkeypatch.setattr(memory, "sent", travels)
     target = Device("cuda", 0, limit=None if room else 1000)
     rows = open_rows(stored, dtype=np.dtype(np.float32), device=target, chunk_rows=100).uploaded()

@@ -16,7 +16,7 @@ from gpuica import (
     picard,
     sparse_encode,
 )
-from gpuica.arrays import host
+from gpuica.device.arrays import host
 from gpuica.stability import stability
 
 from .problems import mixture

@@ -11,9 +11,10 @@ import pytest
 import gpuica
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, limited, shards, spool
 from gpuica.estimators._shell import as_source, take
-from gpuica.rows import iterables, stream
-from gpuica.rows.files import write_tensors
-from gpuica.rows.raw import SLAB, Columns
+from gpuica.io import iterables
+from gpuica.io.files import write_tensors
+from gpuica.io.raw import SLAB, Columns
+from gpuica.rows import stream
 
 from .conftest import Again
 from .problems import mixture
@@ -171,8 +172,8 @@ def test_rows_far_apart_of_files_by_columns_do_not_cost_what_lies_between(tmp_pa
 @pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2", "i1", "?"])
 @pytest.mark.parametrize("shape", [(1, 5), (5, 1), (7, 3), (1000, 40)])
 def test_files_by_columns_of_any_shape(shape, dtype, tmp_path, monkeypatch):
-    monkeypatch.setattr("gpuica.rows.raw.SLAB", 512)
-    monkeypatch.setattr("gpuica.rows.raw.GAP", 16)
+    monkeypatch.setattr("gpuica.io.raw.SLAB", 512)
+    monkeypatch.setattr("gpuica.io.raw.GAP", 16)
     rng = np.random.default_rng(0)
     X = np.asfortranarray(rng.integers(0, 100, shape).astype(dtype))
     np.save(tmp_path / "x.npy", X)

@@ -14,8 +14,8 @@ from gpuica.contrasts import CONTRASTS, LogCosh, as_contrast
 from gpuica.device import Device
 from gpuica.oracle import ContrastOracle
 from gpuica.rows import open_rows
-from gpuica.solvers.fixed_point import _steps
-from gpuica.solvers.polar import orthonormal, polar
+from gpuica.solvers.fastica import _steps
+from gpuica.solvers.orthonormal import orthonormal, polar
 
 from .problems import amari, mixture, white
 

@@ -11,7 +11,7 @@ from gpuica import kernels, sparse_encode
 from gpuica.coders import CODERS, OMP, ORMP, Lasso, MatchingPursuit, as_coder
 from gpuica.contrasts import LogCosh
 from gpuica.device import array_device, to_host, why_no_kernels
-from gpuica.kernels.lasso_products import SLACK
+from gpuica.kernels.cpu.lasso_products import SLACK
 from gpuica.solvers.atoms import block_descent
 
 from . import naive, sanitize

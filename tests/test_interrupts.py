@@ -18,10 +18,10 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, interrupts
 from gpuica.oracle import ContrastOracle
-from gpuica.rows import turns
+from gpuica.rows import threaded
 from gpuica.rows.memory import MemoryRows
-from gpuica.rows.turns import in_turns
-from gpuica.solvers.annealing import annealed
+from gpuica.rows.threaded import in_turns
+from gpuica.solvers.stochastic import annealed
 
 from .problems import mixture, white
 
@@ -154,7 +154,7 @@ def test_a_forked_child_begins_outside():
 
 @pytest.mark.parametrize("n_threads", [1, 4])
 def test_threads_finish_their_chunks(n_threads, monkeypatch):
-    monkeypatch.setattr(turns, "host_threads", lambda: n_threads)
+    monkeypatch.setattr(threaded, "host_threads", lambda: n_threads)
     begun, done = [], []
 
     def work(i):
@@ -171,7 +171,7 @@ def test_threads_finish_their_chunks(n_threads, monkeypatch):
 
 
 def test_a_second_one_does_not_wait_for_a_chunk_that_hangs(monkeypatch):
-    monkeypatch.setattr(turns, "host_threads", lambda: 2)
+    monkeypatch.setattr(threaded, "host_threads", lambda: 2)
     begun, go_on, main = [], threading.Event(), threading.current_thread()
 
     def work(i):
@@ -503,7 +503,7 @@ def test_a_compilation_is_announced_and_not_cut(caplog, monkeypatch):
     from gpuica.kernels import compiling
 
     device.say_once.cache_clear()
-    compiling.compiled("lasso")
+    compiling.compiled("cpu.lasso")
     array, number = SimpleNamespace(dtype="float32"), SimpleNamespace()
 
     def compile_for(seconds, module):
@@ -517,9 +517,9 @@ def test_a_compilation_is_announced_and_not_cut(caplog, monkeypatch):
     done: list = []
     with caplog.at_level(logging.WARNING, logger="gpuica"):
         for patience, module in [
-            (60, "gpuica.kernels.pursuit"),
+            (60, "gpuica.kernels.cpu.pursuit"),
             (0.01, "somebody.else"),
-            (0.01, "gpuica.kernels.lasso"),
+            (0.01, "gpuica.kernels.cpu.lasso"),
         ]:
             monkeypatch.setattr(compiling, "PATIENCE", patience)
             with pytest.raises(KeyboardInterrupt):

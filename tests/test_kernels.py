@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gpuica import kernels, sums
 from gpuica.contrasts import CONTRASTS, LogCosh, as_contrast
-from gpuica.kernels import cpu
+from gpuica.kernels.cpu import contrast as sweeps
 
 from . import naive
 
@@ -24,13 +24,13 @@ def test_compiled_sweeps_are_the_formula(shape, fun, dtype, rng):
     expected = [[[f(float(u)) for u in row] for row in Y] for f in (naive.G[fun], naive.g[fun], naive.slope[fun])]
     G, g, slope = (np.array(part) for part in expected)
     swept, again = Y.copy(), Y.copy()
-    loss, slopes, squares = cpu.score_and_loss(swept, contrast)
+    loss, slopes, squares = sweeps.score_and_loss(swept, contrast)
     tolerance = TOLERANCE[dtype] * (1 + np.abs(G).max())
     np.testing.assert_allclose(swept, g, atol=tolerance)
     np.testing.assert_allclose(loss, G.sum(0), atol=tolerance * len(Y))
     np.testing.assert_allclose(slopes, slope.sum(0), atol=tolerance * len(Y))
     np.testing.assert_allclose(squares, (g * g).sum(0), rtol=4 * TOLERANCE[dtype])
-    for alone, together in zip(cpu.score(again, contrast), (slopes, squares), strict=True):
+    for alone, together in zip(sweeps.score(again, contrast), (slopes, squares), strict=True):
         np.testing.assert_allclose(alone, together, atol=tolerance * len(Y))
     np.testing.assert_allclose(again, swept, atol=tolerance)
 
@@ -39,18 +39,18 @@ def test_compiled_sweeps_are_the_formula(shape, fun, dtype, rng):
 def test_compiled_functions_hold_far_out(dtype):
     Y = np.array([[0.0, 1e-30, -1e-3, 8.0, -9.0, 20.0, -100.0, 1e4, -1e30]], dtype=dtype).T.copy()
     exact = np.tanh(Y.astype(np.longdouble))
-    cpu.score(Y, LogCosh())
+    sweeps.score(Y, LogCosh())
     np.testing.assert_allclose(Y, exact, rtol=4e-7 if dtype == np.float32 else 1e-13, atol=1e-16)
     E = np.array([[0.0, 1.0, 12.0, -14.0, 40.0, 1e3]], dtype=dtype).T.copy()
     x = E.astype(np.longdouble)
-    cpu.score(E, as_contrast("exp"))
+    sweeps.score(E, as_contrast("exp"))
     np.testing.assert_allclose(E, x * np.exp(-x * x / 2), rtol=2e-5 if dtype == np.float32 else 1e-12, atol=1e-34)
 
 
 @pytest.mark.parametrize("fun", CONTRASTS)
 def test_nan_is_not_hidden(fun):
     Y = np.array([[1.0, np.nan]])
-    assert np.isnan(cpu.score(Y, as_contrast(fun))[0][1])
+    assert np.isnan(sweeps.score(Y, as_contrast(fun))[0][1])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -71,7 +71,7 @@ def test_a_kernel_is_no_worse_than_plain_float32(rng):
     exact = (1 - np.tanh(Y.astype(np.float64)) ** 2).sum(0)
     t = np.tanh(Y)
     plain = np.abs((1 - t * t).sum(0) - exact).max()
-    assert np.abs(cpu.score(Y.copy(), LogCosh())[0] - exact).max() <= 2 * plain
+    assert np.abs(sweeps.score(Y.copy(), LogCosh())[0] - exact).max() <= 2 * plain
 
 
 @settings(max_examples=25, deadline=None)

@@ -7,7 +7,7 @@ import pytest
 from scipy.sparse import load_npz
 
 from gpuica import FastICA, SparseCoder, shards, spool
-from gpuica.rows import sink
+from gpuica.io import writers as writer_module
 
 from .problems import mixture
 
@@ -26,8 +26,8 @@ def coder(**parameters):
 @pytest.fixture
 def small_files(monkeypatch):
     """Every part fills a file."""
-    monkeypatch.setattr(sink, "SHARD", 1)
-    monkeypatch.setattr("gpuica.rows.files.SPOOLED", 1)
+    monkeypatch.setattr(writer_module, "SHARD", 1)
+    monkeypatch.setattr("gpuica.io.files.SPOOLED", 1)
 
 
 def names(folder):
@@ -75,20 +75,20 @@ def interrupted_at(monkeypatch, module, name, n):
 
 
 def test_codes_that_are_interrupted_leave_nothing(tmp_path, small_files, monkeypatch):
-    interrupted_at(monkeypatch, sink, "save_npz", 2)
+    interrupted_at(monkeypatch, writer_module, "save_npz", 2)
     with pytest.raises(KeyboardInterrupt):
         coder(sparse_output=True).transform(X, out=tmp_path)
     assert names(tmp_path) == []
 
 
 def test_codes_get_their_names_together(tmp_path, small_files, monkeypatch):
-    original, found = sink.save_npz, []
+    original, found = writer_module.save_npz, []
 
     def watched(*arguments, **keywords):
         found.append(names(tmp_path))
         return original(*arguments, **keywords)
 
-    monkeypatch.setattr(sink, "save_npz", watched)
+    monkeypatch.setattr(writer_module, "save_npz", watched)
     model = coder(sparse_output=True)
     paths = model.transform(X, out=tmp_path)
     assert len(paths) == len(found) > 1
@@ -134,7 +134,7 @@ def test_what_a_killed_process_left_is_replaced(tmp_path, small_files):
 @pytest.mark.parametrize("n", [1, 2])
 def test_an_interrupt_while_a_file_is_written(n, ica, tmp_path, monkeypatch):
     (tmp_path / "s.npy").write_bytes(b"before")
-    interrupted_at(monkeypatch, sink, "to_host", n)
+    interrupted_at(monkeypatch, writer_module, "to_host", n)
     with pytest.raises(KeyboardInterrupt):
         ica.transform(np.repeat(X, 8, axis=0), out=tmp_path / "s.npy")
     assert names(tmp_path) == ["s.npy"]
@@ -178,7 +178,7 @@ def test_a_place_that_refuses(ica, tmp_path, monkeypatch):
     def refuses(*arguments, **keywords):
         raise PermissionError(13, "Permission denied", "s.npy.partial")
 
-    monkeypatch.setattr(sink, "open", refuses, raising=False)
+    monkeypatch.setattr(writer_module, "open", refuses, raising=False)
     with pytest.raises(
         PermissionError, match=r"s\.npy cannot be written \(Permission denied\): name another dir"
     ) as caught:
@@ -188,7 +188,7 @@ def test_a_place_that_refuses(ica, tmp_path, monkeypatch):
         PermissionError, match=r"^\[Errno 13\] \S+codes-00000\.npz cannot be written \(Permission denied\)"
     ):
         coded(tmp_path / "codes")
-    monkeypatch.setattr(sink.Path, "mkdir", refuses)
+    monkeypatch.setattr(writer_module.Path, "mkdir", refuses)
     with pytest.raises(PermissionError, match=r"codes cannot be made \(Permission denied\): name another directory"):
         coded(tmp_path / "codes")
 
@@ -198,7 +198,7 @@ def test_a_disk_that_is_full_of_codes(tmp_path, small_files, monkeypatch):
         file.write(b"some")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(sink, "save_npz", full)
+    monkeypatch.setattr(writer_module, "save_npz", full)
     with pytest.raises(
         OSError, match=r"codes-00000\.npz could not be written \(No space left .*\); what was written is r"
     ):

@@ -10,8 +10,8 @@ from gpuica import Cube, Exp, FastICA, LogCosh, Picard, check_contrast, picard
 from gpuica.contrasts import Density, as_contrast
 from gpuica.oracle import ContrastOracle
 from gpuica.rows.memory import MemoryRows
-from gpuica.solvers import quasi_newton
-from gpuica.solvers.fixed_point import rotation_error, rotation_gradient
+from gpuica.solvers import picard as picard_solver
+from gpuica.solvers.fastica import rotation_error, rotation_gradient
 
 from . import naive
 from .problems import amari, mixture, white
@@ -45,7 +45,7 @@ def laplace(n, k, seed=0):
 
 def solve(Z, W, *, ortho, extended, tol=1e-9, max_iter=200, **options):
     oracle = ContrastOracle(MemoryRows(Z), as_contrast("logcosh"))
-    return quasi_newton.picard(oracle, W, ortho=ortho, extended=extended, tol=tol, max_iter=max_iter, **options)
+    return picard_solver.picard(oracle, W, ortho=ortho, extended=extended, tol=tol, max_iter=max_iter, **options)
 
 
 def relative_gradient(Z, W, *, ortho, extended):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gpuica import FastICA, Picard, device, fastica, picard
-from gpuica.products import ROUNDED, UNITS, product, products
+from gpuica.device.products import ROUNDED, UNITS, product, products
 
 from . import fake_cupy
 from .problems import amari, mixture

@@ -9,10 +9,10 @@ from gpuica import FastICA, Picard
 from gpuica.contrasts import as_contrast
 from gpuica.oracle import ContrastOracle
 from gpuica.rows.memory import MemoryRows
-from gpuica.solvers.fixed_point import deflation, parallel
+from gpuica.solvers.fastica import deflation, parallel
 from gpuica.solvers.growth import fittest
-from gpuica.solvers.quasi_newton import picard
-from gpuica.solvers.restarts import solve_all
+from gpuica.solvers.multistart import solve_all
+from gpuica.solvers.picard import picard
 
 from .problems import amari, mixture, white
 

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from gpuica import device, sums
 from gpuica.contrasts import LogCosh
 from gpuica.device import CPU, Device
-from gpuica.rows import ProjectedRows, memory, open_rows, turns
+from gpuica.device.threads import host_threads
+from gpuica.rows import memory, open_rows, threaded
+from gpuica.rows.base import ProjectedRows
 from gpuica.rows.memory import InOrder, MemoryRows, Totals, in_turns
 from gpuica.rows.shared import SharedRows
 from gpuica.rows.stream import StreamRows
-from gpuica.threads import host_threads
 
 
 def column_sum(chunk):
@@ -103,7 +104,7 @@ def test_threads_do_not_change_a_bit(rng, monkeypatch):
     X, W = rng.normal(size=(20_000, 40)).astype(np.float32), rng.normal(size=(40, 40)).astype(np.float32)
     answers = []
     for threads in (1, 2, 5):
-        monkeypatch.setattr(turns, "host_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(threaded, "host_threads", lambda threads=threads: threads)
         monkeypatch.setattr(memory, "WORTH_THREADS", 0)
         answers.append(MemoryRows(X, chunk_rows=500).sum(sums.fixed_point, W, LogCosh()))
     for other in answers[1:]:
@@ -203,7 +204,7 @@ def test_other_dtypes_are_converted_by_chunks(dtype, rng):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_error_in_a_thread_stops_the_others_and_is_raised(error, monkeypatch):
-    monkeypatch.setattr(turns, "host_threads", lambda: 4)
+    monkeypatch.setattr(threaded, "host_threads", lambda: 4)
     done, before = [], threading.active_count()
 
     def work(i):
@@ -218,7 +219,7 @@ def test_an_error_in_a_thread_stops_the_others_and_is_raised(error, monkeypatch)
 
 
 def test_an_error_does_not_leave_a_waiting_thread_behind(monkeypatch):
-    monkeypatch.setattr(turns, "host_threads", lambda: 3)
+    monkeypatch.setattr(threaded, "host_threads", lambda: 3)
     monkeypatch.setattr(memory, "WORTH_THREADS", 0)
     before = host_threads()
 

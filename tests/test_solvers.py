@@ -10,8 +10,8 @@ from gpuica.contrasts import CONTRASTS, as_contrast
 from gpuica.oracle import ContrastOracle, MomentOracle, NotFiniteError
 from gpuica.rows.memory import MemoryRows
 from gpuica.solvers import whitening
-from gpuica.solvers.fixed_point import SOLVERS, orthonormal, parallel
-from gpuica.solvers.polar import LOOSE, polar, turned
+from gpuica.solvers.fastica import SOLVERS, orthonormal, parallel
+from gpuica.solvers.orthonormal import LOOSE, polar, turned
 from gpuica.solvers.whitening import WHITENERS
 
 from . import naive

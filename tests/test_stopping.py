@@ -11,7 +11,7 @@ from gpuica import FastICA, Picard
 from gpuica.contrasts import as_contrast
 from gpuica.oracle import ContrastOracle
 from gpuica.rows.memory import MemoryRows
-from gpuica.solvers.quasi_newton import Matrices, Rotations, picard
+from gpuica.solvers.picard import Matrices, Rotations, picard
 from gpuica.solvers.stopping import distance, expects_convergence, largest_noise, quantile
 
 from . import naive

@@ -14,12 +14,12 @@ from sklearn.exceptions import ConvergenceWarning
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, SparseCoder, shards, spool, sums
 from gpuica.device import CPU, Device, memory_size
 from gpuica.estimators._shell import as_source, take
+from gpuica.io.files import write_tensors
+from gpuica.io.iterables import Chunks
+from gpuica.io.raw import Flat
+from gpuica.io.sources import Parts, Selection
 from gpuica.oracle import ContrastOracle
 from gpuica.rows import open_rows, stream
-from gpuica.rows.files import write_tensors
-from gpuica.rows.iterables import Chunks
-from gpuica.rows.raw import Flat
-from gpuica.rows.sources import Parts, Selection
 from gpuica.rows.stream import StreamRows
 
 from .conftest import Again
@@ -351,7 +351,7 @@ def test_sources_in_arrays_of_other_libraries(X, tmp_path, small_blocks):
 def test_codes_in_files(sparse, X, tmp_path, small_blocks, monkeypatch):
     from scipy.sparse import load_npz, vstack
 
-    monkeypatch.setattr("gpuica.rows.sink.SHARD", 20_000)
+    monkeypatch.setattr("gpuica.io.writers.SHARD", 20_000)
     D = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
     coder = SparseCoder(D, transform_algorithm="lasso_cd", transform_alpha=2.0, sparse_output=sparse)
     expected = coder.transform(X)
@@ -401,7 +401,7 @@ def test_a_failure_while_writing_leaves_nothing_behind(X, tmp_path):
 
 
 def test_spooling_in_several_files(X, tmp_path, monkeypatch):
-    monkeypatch.setattr("gpuica.rows.files.SPOOLED", 10_000)
+    monkeypatch.setattr("gpuica.io.files.SPOOLED", 10_000)
     source = spool(iter(np.array_split(X, 20)), tmp_path / "s")
     assert isinstance(source, Parts)
     np.testing.assert_array_equal(source[:], X)

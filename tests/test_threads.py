@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from gpuica import FastICA, threads
+from gpuica import FastICA
+from gpuica.device import threads
+from gpuica.device.threads import host_threads, one_blas_thread
 from gpuica.rows.memory import in_turns
-from gpuica.threads import host_threads, one_blas_thread
 
 
 def counts():

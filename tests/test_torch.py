@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from gpuica import FastICA, arrays, fastica, spool
+from gpuica import FastICA, fastica, spool
+from gpuica.device import arrays
 
 from .problems import mixture
 

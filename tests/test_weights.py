@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from gpuica import FastICA, Picard, kernels, metrics, sums
 from gpuica.contrasts import CONTRASTS, LogCosh, as_contrast
 from gpuica.device import CPU
-from gpuica.kernels import cpu
+from gpuica.kernels.cpu import contrast as sweeps
 from gpuica.oracle import ContrastOracle, MomentOracle
-from gpuica.rows import memory, open_rows, turns
+from gpuica.rows import memory, open_rows, threaded
 from gpuica.rows.memory import MemoryRows
 from gpuica.solvers import growth
-from gpuica.solvers.fixed_point import orthonormal, parallel, rotation_error, rotation_gradient
-from gpuica.solvers.quasi_newton import picard
+from gpuica.solvers.fastica import orthonormal, parallel, rotation_error, rotation_gradient
+from gpuica.solvers.picard import picard
 from gpuica.solvers.whitening import WHITENERS
 from gpuica.stability import stability
 
@@ -66,7 +66,7 @@ def test_weighted_sweeps_are_the_formula(shape, fun, dtype, rng):
     )
     exact = w.astype(float)
     tolerance *= (1 + np.abs(G).max()) * (1 + exact.max())
-    for sweep, expected in ((cpu.score, (slope, g * g)), (cpu.score_and_loss, (G, slope, g * g))):
+    for sweep, expected in ((sweeps.score, (slope, g * g)), (sweeps.score_and_loss, (G, slope, g * g))):
         swept = Y.copy()
         for found, terms in zip(sweep(swept, contrast, w), expected, strict=True):
             np.testing.assert_allclose(found, exact @ terms, rtol=4e-6, atol=tolerance * len(Y))
@@ -138,7 +138,7 @@ def test_threads_do_not_change_a_bit_of_weighted_sums(rng, monkeypatch):
     X, W = rng.normal(size=(20_000, 40)).astype(np.float32), rng.normal(size=(40, 40)).astype(np.float32)
     weights, answers = rng.exponential(size=20_000), []
     for threads in (1, 3):
-        monkeypatch.setattr(turns, "host_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(threaded, "host_threads", lambda threads=threads: threads)
         monkeypatch.setattr(memory, "WORTH_THREADS", 0)
         answers.append(MemoryRows(X, chunk_rows=500, weights=weights).sum(sums.fixed_point, W, LogCosh()))
     for one, many in zip(*answers, strict=True):

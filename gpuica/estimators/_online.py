@@ -11,7 +11,7 @@ from ..device import to_host
 from ..oracle import ContrastOracle, MomentOracle
 from ..rows import open_rows
 from ..solvers import Solution
-from ..solvers.fixed_point import orthonormal
+from ..solvers.fastica import orthonormal
 from ..solvers.online import Seen, follow
 from ._parameters import checks_parameters
 from ._separation import Separation

@@ -6,8 +6,8 @@ from functools import wraps
 import numpy as np
 from sklearn import get_config
 
-from ..arrays import host
 from ..device import UNASKED, in_words
+from ..device.arrays import host
 
 RANGE = 1e100  # singular values of a starting point lie within 1 / RANGE and RANGE, so that their squares are numbers
 

@@ -3,7 +3,7 @@
 import time
 from copy import copy
 
-from ..solvers.restarts import START
+from ..solvers.multistart import START
 
 
 class Progress:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from ..device import CPU, in_words
-from ..rows.sink import open_sink
-from ..rows.sources import Source
-from ..traffic import Received
+from ..device.transfers import Received
+from ..io.sources import Source
+from ..io.writers import open_sink
 from ._shell import locating_nan
 
 

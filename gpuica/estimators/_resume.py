@@ -7,8 +7,8 @@ import numpy as np
 
 from .._version import __version__
 from ..device import to_host
-from ..rows.checkpoint import Checkpoint, CheckpointError, draws_of, set_draws, together
-from ..rows.digest import DigestError, describe, digest, label
+from ..io.checkpoint import Checkpoint, CheckpointError, draws_of, set_draws, together
+from ..io.digest import DigestError, describe, digest, label
 from ..rows.shared import SharedRows
 
 # parameters that the learned model does not depend on, or, max_iter, only by when the fit ends; device: as it resolves

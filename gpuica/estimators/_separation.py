@@ -10,11 +10,11 @@ from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 
 from ..device import logger, to_host
+from ..device.products import ROUNDED
 from ..messages import warn
 from ..oracle import ContrastOracle, MomentOracle
-from ..products import ROUNDED
 from ..rows import open_rows
-from ..rows.recorded import RecordedRows
+from ..rows.replay import RecordedRows
 from ..solvers import Solution
 from ..solvers.median import geometric_median
 from ..solvers.whitening import WHITENERS

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import assert_all_finite, check_array, validate_data
 
-from ..arrays import BFloat16, host, known
 from ..device import CPU, array_device, memory_size, to_host
+from ..device.arrays import BFloat16, host, known
+from ..device.products import ROUNDED
+from ..io.files import shards
+from ..io.iterables import Chunks, first_matrix
+from ..io.raw import mapped_file
+from ..io.sources import Array, Parts, Source, check_shape
+from ..io.stores import refuse_pickled
+from ..io.tables import open_table
 from ..oracle import NotFiniteError
-from ..products import ROUNDED
-from ..rows import COUNTS, check_weights
-from ..rows.files import shards
-from ..rows.iterables import Chunks, first_matrix
-from ..rows.raw import mapped_file
+from ..rows.base import COUNTS, check_weights
 from ..rows.shared import Shared
-from ..rows.sources import Array, Parts, Source, check_shape
-from ..rows.stores import refuse_pickled
-from ..rows.tables import open_table
 
 HALF = ("float16", "bfloat16")
 CHUNK = 1 << 16  # rows that are looked at at once for NaN

@@ -7,7 +7,8 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from ..contrasts import is_density
-from ..rows import of_norm_one, open_rows, project
+from ..rows import open_rows
+from ..rows.base import of_norm_one, project
 from ._parameters import checks_parameters
 from ._results import hand_out
 from ._shell import take

@@ -11,12 +11,12 @@ from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted
 
-from ..arrays import here
 from ..code_oracle import CodeOracle
 from ..coders import CODERS, as_coder
+from ..device.arrays import here
+from ..io.writers import Codes, as_csr, open_sink
 from ..rows import open_rows
 from ..rows.memory import resident
-from ..rows.sink import Codes, as_csr, open_sink
 from ._parameters import checks_parameters
 from ._results import hand_out, leaves, received, room_for, teller, write_all
 from ._shell import Given, is_dask, locating_nan, take

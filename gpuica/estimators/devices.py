@@ -8,9 +8,9 @@ from sklearn.base import clone
 
 from ..comm import loopback
 from ..device import device_count
+from ..io.sources import Selection, Source
 from ..messages import collected, warn
 from ..rows.shared import Shared
-from ..rows.sources import Selection, Source
 from ._shell import as_source
 
 

@@ -7,11 +7,11 @@ from sklearn.decomposition import FastICA as SklearnFastICA
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
 
 from ..contrasts import NAMES, as_contrast
-from ..products import ROUNDED
-from ..solvers.annealing import annealed
-from ..solvers.fixed_point import SOLVERS
+from ..device.products import ROUNDED
+from ..solvers.fastica import SOLVERS
 from ..solvers.growth import run, run_all
-from ..solvers.quasi_newton import picard
+from ..solvers.picard import picard
+from ..solvers.stochastic import annealed
 from ._online import Online
 from ._progress import by_batches
 from ._remedies import of_fastica

@@ -11,9 +11,9 @@ from sklearn.utils.extmath import randomized_svd
 
 from ..code_oracle import CodeOracle, finite_cost
 from ..device import to_host
+from ..device.transfers import fetched
 from ..interrupts import at_once
 from ..solvers.dictionary import Learned, NoProgress, Statistics, one_batch, online
-from ..traffic import fetched
 from ._learner import ADDED, Learner
 from ._parameters import checks_parameters, refuse_overflow
 from ._progress import Pace, print_line, say_resumed

@@ -7,13 +7,13 @@ import numpy as np
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
 from sklearn.utils.validation import check_array
 
-from ..arrays import host
 from ..contrasts import NAMES, Exp, as_contrast, check_contrast
-from ..solvers.annealing import annealed
-from ..solvers.fixed_point import SOLVERS, orthonormal
+from ..device.arrays import host
+from ..solvers.fastica import SOLVERS, orthonormal
 from ..solvers.growth import run, run_all
-from ..solvers.quasi_newton import picard as minimise
-from ..solvers.restarts import solve_all
+from ..solvers.multistart import solve_all
+from ..solvers.picard import picard as minimise
+from ..solvers.stochastic import annealed
 from ._online import Online
 from ._progress import by_batches
 from ._remedies import of_picard

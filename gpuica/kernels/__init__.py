@@ -41,7 +41,7 @@ def score_and_loss(Y, contrast, weights=None):
 
 def encode(X, D, gram, coder):
     """Codes (n, K) of the rows X (n, d) by a coder, and how many rows were not finished.  gram: D Dᵀ, or None."""
-    xp, place = array_device(X).xp, "coding" if array_device(X) == CPU else "cuda.coding"
+    xp, place = array_device(X).xp, "cpu.coding" if array_device(X) == CPU else "cuda.coding"
     if coder.kernel is None or not (array_device(X) == CPU or on_cuda(X)):
         return coder.encode(X, D, xp)
     C, n_unfinished = compiled(place).encode(X, D, gram, coder)
@@ -90,7 +90,7 @@ def add_code_moments(X, D, counts, indices, values, A, B):
 def _of_codes(array):
     """The module that works on compressed codes where an array is."""
     if array_device(array) == CPU:
-        return compiled("coding")
+        return compiled("cpu.coding")
     return compiled("cuda.codes")
 
 
@@ -115,7 +115,7 @@ def descend(D, U, L, used, positive, unit):
     U: (b, d), overwritten; where each atom would go if the others of the block stayed.  L: (b, b).
     """
     if U.size >= ATOMS_WORTH_COMPILING and array_device(U) == CPU:
-        compiled("cpu").descend(D, U, L, used, positive, unit)
+        compiled("cpu.contrast").descend(D, U, L, used, positive, unit)
         return
     if on_cuda(U):
         compiled("cuda.atoms").descend(D, U, L, used, positive, unit)
@@ -150,7 +150,7 @@ def _sweeps(Y, contrast):
     if array_device(Y) == CPU:
         if Y.size < WORTH_COMPILING:
             return None
-        return compiled("cpu")
+        return compiled("cpu.contrast")
     if not on_cuda(Y) or not Y.flags.c_contiguous:
         return None
     return compiled("cuda.contrast")

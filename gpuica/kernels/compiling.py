@@ -15,13 +15,13 @@ from ..interrupts import held
 
 PATIENCE = 1.0  # seconds of compilation that pass without a word
 KINDS = {
-    "cpu": "contrast",
+    "cpu.contrast": "contrast",
     "cuda.contrast": "contrast",
-    "lasso": "lasso",
-    "lasso_products": "lasso",
-    "orthogonal": "OMP",
-    "pursuit": "pursuit",
-    "coding": "sparse code",
+    "cpu.lasso": "lasso",
+    "cpu.lasso_products": "lasso",
+    "cpu.orthogonal": "OMP",
+    "cpu.pursuit": "pursuit",
+    "cpu.coding": "sparse code",
     "cuda.codes": "sparse code",
 }
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from ..device import CPU, to_host
 from ..interrupts import at_once
-from . import Rows, memory, project
+from . import memory
+from .base import Rows, project
 from .tasks import Held, Work, added_up, do, folded, listed, mapped, merged, summed, taken
 
 GROUP = 1 << 24  # bytes of neighbouring partitions that one task takes: 0.1 s of work, against a millisecond for a task

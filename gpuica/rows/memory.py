@@ -4,12 +4,12 @@ from contextlib import closing, suppress
 
 import numpy as np
 
-from ..arrays import BFloat16, from_brain
 from ..device import CPU, array_device, say_once
+from ..device.arrays import BFloat16, from_brain
+from ..device.transfers import WORTH_COPIERS, sent
 from ..interrupts import check
-from ..traffic import WORTH_COPIERS, sent
-from . import Rows, project
-from .turns import InOrder, Totals, in_turns
+from .base import Rows, project
+from .threaded import InOrder, Totals, in_turns
 
 CACHED = 1 << 18  # numbers of a host chunk: 1 MB in float32, so that a chunk and what is made of it share a core's L2
 WORTH_THREADS = 5e7  # work of a pass, about a millisecond, below which starting threads (0.1 ms) gains nothing

@@ -5,7 +5,7 @@ added over all of them.  So every process has the same W at every step, without 
 import numpy as np
 
 from ..device import array_device, to_host
-from . import Rows
+from .base import Rows
 from .memory import MemoryRows
 
 

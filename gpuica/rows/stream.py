@@ -12,13 +12,13 @@ from contextlib import closing, contextmanager, nullcontext
 import numpy as np
 
 from ..device import CPU, to_host
+from ..device.threads import host_threads
+from ..device.transfers import place, sent
 from ..interrupts import check
-from ..threads import host_threads
-from ..traffic import place, sent
-from . import ProjectedRows
+from ..io.sources import Selection
+from .base import ProjectedRows
 from .memory import MemoryRows
-from .sources import Selection
-from .turns import in_turns
+from .threaded import in_turns
 
 BLOCK = 1 << 25  # bytes that are read at once: long enough for a disk, short enough for several to be in memory
 READERS = 8  # threads that read a block for a device: one core copies what the system has in memory at 3 to 8 GB/s

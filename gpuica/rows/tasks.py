@@ -9,7 +9,7 @@ import numpy as np
 
 from ..device import array_device, to_host
 from .memory import MemoryRows
-from .turns import Totals
+from .threaded import Totals
 
 
 @dataclass(frozen=True)

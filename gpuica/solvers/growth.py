@@ -13,8 +13,8 @@ from functools import partial
 
 import numpy as np
 
-from .annealing import ROUNDS
-from .restarts import solve_all
+from .multistart import solve_all
+from .stochastic import ROUNDS
 
 FACTOR = 2.0
 KEPT = 4  # of so many starts one goes on to the next sample, after STAGE / 2 iterations: enough to tell them apart

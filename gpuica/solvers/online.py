@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .fixed_point import orthonormal, rotation_error, rotation_gradient, within_error
+from .fastica import orthonormal, rotation_error, rotation_gradient, within_error
 from .stopping import in_errors
 from .whitening import of_covariance
 

@@ -18,8 +18,8 @@ from scipy.sparse import load_npz
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, SparseCoder, shards, spool
 from gpuica.device import logger
 from gpuica.estimators import _resume
-from gpuica.rows import files, sink
-from gpuica.rows.checkpoint import CheckpointError, set_draws
+from gpuica.io import files, writers
+from gpuica.io.checkpoint import CheckpointError, set_draws
 from tests.problems import mixture
 
 ICA = {"max_iter": 12, "tol": 1e-10}
@@ -293,7 +293,7 @@ def attack_killed_outputs(rng):
         (lambda path: sparse.transform(X, out=path), "codes-*.npz", "codes-00000.npz", read_codes, codes),
         (lambda path: model.transform(X, out=path / "s.npy"), "*.npy", "s.npy", lambda path: shards(path)[:], codes),
     )[rng.integers(3)]
-    with folder() as path, mock.patch.object(sink, "SHARD", 10_000), mock.patch.object(files, "SPOOLED", 10_000):
+    with folder() as path, mock.patch.object(writers, "SHARD", 10_000), mock.patch.object(files, "SPOOLED", 10_000):
         killed(lambda: write(path), rng.uniform(0, 0.05))
         if (path / first).exists():
             np.testing.assert_array_equal(read(path), expected)

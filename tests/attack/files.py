@@ -18,8 +18,8 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from gpuica import FastICA, shards
+from gpuica.io.headers import safetensors_header
 from gpuica.rows import stream
-from gpuica.rows.headers import safetensors_header
 from tests.problems import mixture
 
 SMALL = 4 << 20  # bytes of memory that opening any of these files may take

@@ -52,7 +52,7 @@ def _estimators(n):
 @contextmanager
 def lasting_work():
     """Another thread works for as long as the `with` block."""
-    from gpuica.threads import one_blas_thread
+    from gpuica.device.threads import one_blas_thread
 
     begun, ended = threading.Event(), threading.Event()
 
@@ -75,7 +75,7 @@ def overlapping(rng):
     from sklearn.base import clone
     from threadpoolctl import threadpool_limits
 
-    from gpuica.threads import host_threads
+    from gpuica.device.threads import host_threads
 
     n, allowed = int(rng.integers(500, 8000)), int(rng.integers(2, 4))
     X = rng.laplace(size=(n, 12)) @ rng.normal(size=(12, 12))

@@ -5,7 +5,7 @@ import pytest
 
 from gpuica.coders import OMP, ORMP, MatchingPursuit
 from gpuica.kernels.cuda import block, coding, matching, orthogonal, pursuit, row, support
-from gpuica.kernels.definitions import HARD
+from gpuica.kernels.fallback import HARD
 
 from .. import naive, one_thread
 from ..coherent import DICTIONARIES, check, problem, pursuits, to_target

@@ -22,7 +22,7 @@ import numpy as np
 from numba import cuda, float64, int32, uint32
 
 from ...device import array_device
-from ..lasso_products import FLOOR, SLACK
+from ..cpu.lasso_products import FLOOR, SLACK
 from . import Build, launch, numba_type
 from .block import largest
 from .lasso_row import CANDIDATES, FULL, GOING, SOLVED, UNFINISHED, solve

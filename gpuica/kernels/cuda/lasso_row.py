@@ -21,7 +21,7 @@ import math
 
 from numba import boolean, cuda, float64, int64
 
-from ..lasso_products import AT_ONCE, CLOSE, REACH
+from ..cpu.lasso_products import AT_ONCE, CLOSE, REACH
 from .block import LANES, lane, lanes, largest, summed, summed_by_warp, warps
 from .support import BORN, A, B, C, S, V, W, Z, border, drop, outside_span, settle, times
 

@@ -5,7 +5,7 @@ from numba import cuda, float64, int32
 
 from ...coders.support import EPS, EXCESS, NOISE
 from ...device import array_device
-from ..definitions import DONE, HARD, UNFINISHED, finish
+from ..fallback import DONE, HARD, UNFINISHED, finish
 from . import Build, launch, numba_type
 from .block import LANES, first_largest, largest, summed
 from .row import THREADS, blocks_for, combined, judged, square_of, write

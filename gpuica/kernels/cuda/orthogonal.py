@@ -26,7 +26,7 @@ from numba import cuda, float64, int32, uint32, uint64
 
 from ...coders.support import EPS, FLOOR, NOISE
 from ...device import array_device
-from ..definitions import CLOSE, DONE, DOUBT, DRIFT, HARD, LARGEST, SAFE, SMALLEST, UNFINISHED, finish
+from ..fallback import CLOSE, DONE, DOUBT, DRIFT, HARD, LARGEST, SAFE, SMALLEST, UNFINISHED, finish
 from . import Build, launch, numba_type
 from .block import LANES, first_largest_of_warp, lane, largest, warps
 from .loading import resident

@@ -16,7 +16,7 @@ from numba import cuda, float64, int32
 
 from ...coders.support import EPS, NOISE
 from ...device import array_device
-from ..definitions import CLOSE, DONE, DOUBT, DRIFT, HARD, UNFINISHED, finish
+from ..fallback import CLOSE, DONE, DOUBT, DRIFT, HARD, UNFINISHED, finish
 from . import Build, launch, numba_type
 from .block import LANES, first_largest, lane, lanes, summed_by_warp, warps
 from .row import FULL, THREADS, blocks_for, combined, judged, square_of, write

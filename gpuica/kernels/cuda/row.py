@@ -6,7 +6,7 @@ from functools import cache
 from numba import cuda, float64
 
 from ...device import array_device
-from ..definitions import DONE, HARD, UNFINISHED
+from ..fallback import DONE, HARD, UNFINISHED
 from . import multiprocessors
 from .block import summed
 

@@ -3,8 +3,8 @@
 from numbers import Real
 from types import FunctionType
 
-from . import Rows
-from .digest import digest
+from ..io.digest import digest
+from .base import Rows
 
 
 class RecordedRows(Rows):

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
-from .device import CPU, Device, array_device, say_once
+from . import CPU, Device, array_device, say_once
 
 ROUNDED = {"tf32": 77, "bf16": 75}  # cublasComputeType_t of float32 arrays with factors of 11 and 8 bits
 UNITS = {"float32": 0.0, "tf32": 2.0**-11, "bf16": 2.0**-8}  # rounding units of factors, where coarser than the rows'

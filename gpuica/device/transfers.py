@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .device import CPU, array_device, to_host
+from . import CPU, array_device, to_host
 from .threads import host_threads, one_blas_thread
 
 ROOMS = 2  # chunks on a device: one that is worked on, one that is sent

@@ -9,7 +9,7 @@ gives the coefficients is a part of P.
 import numpy as np
 from numba import njit
 
-from .definitions import CLOSE, DONE, DOUBT, DRIFT, HARD, LARGEST, SAFE, SMALLEST, UNFINISHED, finish
+from ..fallback import CLOSE, DONE, DOUBT, DRIFT, HARD, LARGEST, SAFE, SMALLEST, UNFINISHED, finish
 from .pursuit import EPS, FLOOR, NOISE, judged
 from .support import write
 from .vectors import ENTRY, INLINED, OPTIONS, copy, largest, subtract_rows, where_largest

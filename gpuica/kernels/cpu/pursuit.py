@@ -7,8 +7,8 @@ of a product with the dictionary.
 import numpy as np
 from numba import njit
 
-from ..coders.support import EPS, EXCESS, FLOOR, NOISE
-from .definitions import CLOSE, DONE, DOUBT, DRIFT, HARD, UNFINISHED, finish
+from ...coders.support import EPS, EXCESS, FLOOR, NOISE
+from ..fallback import CLOSE, DONE, DOUBT, DRIFT, HARD, UNFINISHED, finish
 from .support import enter, refine, settle, subtract, times, workspace, write
 from .vectors import ENTRY, INLINED, OPTIONS, any_beyond, copy, fill, inner, largest, subtract_atoms
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import kernels
 from . import Solution
-from .polar import LOOSE, orthonormal, polar
+from .orthonormal import LOOSE, orthonormal, polar
 from .stopping import FAR, LARGEST_RMS, TINY, distance, expects_convergence, in_errors, quantile
 
 

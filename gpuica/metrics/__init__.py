@@ -11,13 +11,14 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
-from .arrays import host, known
-from .contrasts import LogCosh, as_contrast
-from .device import CPU, array_device, to_host
-from .oracle import ContrastOracle, MomentOracle
-from .rows import check_weights, of_norm_one, open_rows
-from .rows.files import shards
-from .solvers.fixed_point import rotation_gradient
+from ..contrasts import LogCosh, as_contrast
+from ..device import CPU, array_device, to_host
+from ..device.arrays import host, known
+from ..io.files import shards
+from ..oracle import ContrastOracle, MomentOracle
+from ..rows import open_rows
+from ..rows.base import check_weights, of_norm_one
+from ..solvers.fastica import rotation_gradient
 
 GAUSSIAN_LOGCOSH = 0.37456720749145711  # E log cosh of a standard normal variable
 CHUNK = 1 << 22  # numbers of a chunk of codes or cosines
@@ -291,7 +292,7 @@ def _columns(S):
     if isinstance(S, str | os.PathLike):
         return shards(S)
     if type(S).__module__.partition(".")[0] == "dask":
-        from .rows.dask import settled
+        from ..rows.dask import settled
 
         S = settled(S)
     S = known(S)[0] if hasattr(S, "ndim") else np.asarray(S)

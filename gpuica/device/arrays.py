@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .device import CPU, Device, array_device, to_host, why_no_gpu
+from . import CPU, Device, array_device, to_host, why_no_gpu
 
 
 class BFloat16:

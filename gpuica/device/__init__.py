@@ -17,7 +17,7 @@ from functools import cache
 
 import numpy as np
 
-from .interrupts import deferred, held
+from ..interrupts import deferred, held
 from .threads import one_blas_thread
 
 logger = logging.getLogger("gpuica")

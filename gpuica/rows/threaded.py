@@ -5,8 +5,8 @@ import threading
 
 import numpy as np
 
+from ..device.threads import host_threads, one_blas_thread
 from ..interrupts import check, watch
-from ..threads import host_threads, one_blas_thread
 
 
 def in_turns(n, work, wait_for_room=None):

@@ -19,8 +19,8 @@ from numbers import Integral, Real
 import numpy as np
 from scipy import special
 
-from ..arrays import host
 from ..device import array_device, to_host
+from ..device.arrays import host
 
 SPREAD = 256  # rows of the sample: a change of one row in a hundred shows with a probability of 92 %
 COSTLY = 16  # rows of it where each may cost as much as a block of rows

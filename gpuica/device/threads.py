@@ -20,7 +20,7 @@ import threading
 from contextlib import contextmanager
 from functools import cache
 
-from .interrupts import deferred
+from ..interrupts import deferred
 
 AFFIXES = [(prefix, suffix) for prefix in ("", "scipy_") for suffix in ("", "64_", "_64")]
 

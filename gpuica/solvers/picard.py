@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from . import Solution
-from .fixed_point import rotation_error, rotation_gradient, within_error
-from .polar import orthonormal, turned
+from .fastica import rotation_error, rotation_gradient, within_error
+from .orthonormal import orthonormal, turned
 from .stopping import FAR, distance, expects_convergence, in_errors, quantile
 
 

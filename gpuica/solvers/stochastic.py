@@ -10,8 +10,8 @@ between dependent sources the one of independent sources, κ, is up to 20 times 
 from itertools import chain, islice, repeat
 from typing import Any
 
-from .fixed_point import rotation_error, rotation_gradient, within_error
-from .polar import turned
+from .fastica import rotation_error, rotation_gradient, within_error
+from .orthonormal import turned
 
 STEPS = 500
 ROUNDS = 8  # over the rows, at most

@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from ..arrays import from_brain
 from ..device import to_host
+from ..device.arrays import from_brain
 from .digest import COSTLY, SPREAD, spread
 
 WIDEST = 1 << 40  # features, beyond which not even an array without rows can be made

@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 
 from .. import kernels
-from ..products import combine
+from ..device.products import combine
 
 TINY = float(np.finfo(np.float64).tiny)
 REACH = 1e-5  # least singular value, as a part of the bound for the largest, that come to 1

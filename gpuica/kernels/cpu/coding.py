@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from .definitions import in_parts
+from ..fallback import in_parts
 from .lasso import lasso
 from .lasso_products import lasso_products
 from .orthogonal import orthogonal

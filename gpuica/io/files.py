@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..arrays import host
 from ..device import logger, to_host
+from ..device.arrays import host
 from .headers import chosen, npy_header, safetensors_header
 from .raw import Columns, Flat
 from .sources import Parts, check_shape
@@ -142,7 +142,7 @@ def spool(chunks, directory):
     Files are renamed to their names when all are complete, rows-00000.npy last; an error or interrupt removes them, and
     what a killed process leaves is marked .partial.
     """
-    from .sink import NpyFiles
+    from .writers import NpyFiles
 
     files, like = NpyFiles(directory, SPOOLED), None
     try:
