@@ -137,7 +137,7 @@ def figures():
         Line("whitening", 6, gpu_lines.whitening),
         Line("sweeps", 3, gpu_lines.sweeps),
         Line("decorrelation", 2, gpu_lines.decorrelation),
-        Line("whole fit", 18, gpu_rivals.whole_fit),
+        Line("whole fit", 18, gpu_rivals.transactional_fit),
         Line("omp", 18, gpu_coding.omp),
         Line("lasso", 22, gpu_coding.lasso),
         Line("picard", 28, gpu_rivals.picard_fit),
@@ -260,8 +260,8 @@ def main():
         if args.line:
             run_lines([line for line in lines if line.name in args.line], bench, args.seconds)
             return 0
-        if args.only:
-            lines = [line for line in lines if any(word in line.name for word in args.only)]
+        if args.subset:
+            lines = [line for line in lines if any(word in line.name for word in args.subset)]
         where = {**environment(), "device": bench.device(), "scale": args.scale}
         name = re.sub(r"\W+", "-", where["device"]["name"]).strip("-").lower()
         print(f"{where['device']['name']}; commit {where['commit']}, {where['date']}", flush=True)

@@ -155,5 +155,5 @@ def _bfloat16_rows(bits, folder, rows_a_file):
         return torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
     for i in range(0, len(bits), rows_a_file):
         path = Path(folder) / f"{i:08}.safetensors"
-        write_tensors(path, {"rows": bits[i : i + rows_a_file]}, {}, brain=True)
+        write_tensors(path, {"rows": bits[i : i + rows_a_file]}, {}, is_bfloat16=True)
     return None

@@ -187,7 +187,7 @@ def streamed(bench, left):
         paths = [Path(folder) / f"{i}.safetensors" for i in range(n_files)]
         for i, path in enumerate(paths):
             part = bench.bfloat16(X[i * n // n_files : (i + 1) * n // n_files])
-            write_tensors(path, {"rows": part}, {}, brain=True)
+            write_tensors(path, {"rows": part}, {}, is_bfloat16=True)
         del X
         bench.tidy()
 

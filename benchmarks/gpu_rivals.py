@@ -65,7 +65,7 @@ def _beside(name, part, n_rows, n_iter, ours, seconds):
     }
 
 
-def whole_fit(bench, left):
+def transactional_fit(bench, left):
     """FastICA of 500,000 x 512 rows in host memory, transfers included, beside scikit-learn on all cores.
 
     Both follow the same path from the same start, so that scikit-learn's iterations are as many as ours.

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 import gpuica
-from gpuica.io.writers import NpyFile
+from gpuica.io.writers import NpyWriter
 
 from .environment import environment
 from .streamed import seconds_of_products, seconds_to_read
@@ -57,7 +57,7 @@ def write(path, n, k):
     """A file of n rows of k independent Laplace numbers, mixed."""
     rng = np.random.default_rng(0)
     A = rng.normal(size=(k, k)).astype(np.float32)
-    file = NpyFile(path, k, np.float32, n)
+    file = NpyWriter(path, k, np.float32, n)
     for start in range(0, n, 1 << 15):
         m = min(1 << 15, n - start)
         signs = rng.integers(0, 2, (m, k), dtype=np.int8) * 2 - 1

@@ -22,7 +22,7 @@ import numpy as np
 import gpuica
 from gpuica.device import CPU
 from gpuica.io.files import open_npy, write_tensors
-from gpuica.io.writers import NpyFile
+from gpuica.io.writers import NpyWriter
 from gpuica.metrics import amari_distance
 from gpuica.rows import open_rows
 
@@ -60,7 +60,7 @@ def write(folder, n):
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"rows-{n}.npy"
     if not path.exists():
-        file = NpyFile(path, FEATURES, np.float32, n)
+        file = NpyWriter(path, FEATURES, np.float32, n)
         for part in rows(n):
             file.write(part)
         file.close()
@@ -71,7 +71,7 @@ def write(folder, n):
         for i in range(SHARDS):
             end = min((i + 1) * size, n)
             parts = [_as_bfloat16(source[a : min(a + STEP, end)]) for a in range(i * size, end, STEP)]
-            write_tensors(shards / f"acts-{i:02d}.safetensors", {"acts": np.concatenate(parts)}, {}, brain=True)
+            write_tensors(shards / f"acts-{i:02d}.safetensors", {"acts": np.concatenate(parts)}, {}, is_bfloat16=True)
     return path, shards
 
 

@@ -20,7 +20,8 @@ from gpuica import Picard, metrics
 def diagnose(ica, n_rows):
     """Print what the estimator says of its answer."""
     print(
-        f"converged {ica.converged_}, {ica.at_rest_.sum()} of {len(ica.at_rest_)} components at rest; rank {ica.rank_} "
+        f"converged {ica.converged_}, {ica.converged_components_.sum()} of "
+        f"{len(ica.converged_components_)} components; rank {ica.rank_} "
         f"of {ica.n_features_in_} features\n"
         f"largest gradient {ica.gradient_norm_:.1e} (1 / sqrt(n) is {n_rows**-0.5:.1e}); {ica.n_iter_} iterations, "
         f"{ica.n_passes_:.1f} passes over all rows"

@@ -52,7 +52,7 @@ class CodeOracle:
 
     def moments(self, D, n_worst=0):
         """The CodeMoments of all rows; n_worst rows of them are told.  One pass."""
-        total = self.rows.fold(sums.CodeTotals, (D, n_worst), sums.coded, D, sums.gram(D, self.coder), self.coder)
+        total = self.rows.reduce(sums.CodeTotals, (D, n_worst), sums.coded, D, sums.gram(D, self.coder), self.coder)
         if self.xp is np:  # on a device it would be a wait: there the cost is checked when it is read
             finite_cost(float(total.costs[0]))
         return CodeMoments(total.costs, total.A, total.B, total.worst, total.n_unfinished)
@@ -76,7 +76,7 @@ class CodeOracle:
             n_unfinished += left
             consume(codes)
 
-        self.rows.each(take, sums.sparse_codes if sparse else sums.dense_codes, *self._settings(D))
+        self.rows.for_each(take, sums.sparse_codes if sparse else sums.dense_codes, *self._settings(D))
         return n_unfinished
 
     def _settings(self, D):
@@ -87,8 +87,8 @@ class CodeOracle:
         return self.rows.sum(sums.moments, self.xp.zeros(self.n_features))[1]
 
     def batches(self, size, rng=None, skip=0):
-        """The same questions about `size` rows at a time, without end; see `Rows.cycled`."""
-        return (CodeOracle(batch, self.coder) for batch in self.rows.cycled(size, rng, skip))
+        """The same questions about `size` rows at a time, without end; see `Rows.epochs`."""
+        return (CodeOracle(batch, self.coder) for batch in self.rows.epochs(size, rng, skip))
 
     def row(self, index):
         """One row (d,)."""

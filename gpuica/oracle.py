@@ -26,7 +26,7 @@ class MomentOracle:
     are equal, near 0 where a few rows are very much farther than the rest.
     """
 
-    evenness = 1.0
+    norm_uniformity = 1.0
 
     def __init__(self, rows, center=None):
         """center: (d,) where to take moments about; None: the mean."""
@@ -36,9 +36,9 @@ class MomentOracle:
     def moments(self):
         """The center (d,) and the second moments about it (d, d, divided by n) of the rows.  One pass.
 
-        Summed about `middle`: sums of squares about 0 lose the digits that a large mean takes.
+        Summed about `approximate_median`: sums of squares about 0 lose the digits that a large mean takes.
         """
-        shift = self.middle() if self.center is None else self.center
+        shift = self.approximate_median() if self.center is None else self.center
         total, scatter, norms = self.rows.sum(sums.moments_and_norms, shift)
         self._check_finite(total, self.xp.diagonal(scatter))
         self._compare_norms(norms, scatter.trace())
@@ -51,7 +51,7 @@ class MomentOracle:
 
     def centered(self):
         """The center (d,) in float64, and all rows minus it, times √w (n, d).  At most two passes; for few rows."""
-        mean, rows = self.mean() if self.center is None else self.center, self.rows.gathered()
+        mean, rows = self.mean() if self.center is None else self.center, self.rows.to_memory()
         self._check_finite(mean)
         centered, weights = rows.map(sums.centered, mean), rows.weights
         norms = sums.norms(centered.astype(np.float64), 0.0, weights)
@@ -64,7 +64,7 @@ class MomentOracle:
         """The mean (d,) in float64.  One pass."""
         return self.rows.sum(sums.total)[0] / self.weight
 
-    def middle(self):
+    def approximate_median(self):
         """(d,) where most of the first rows that count are: their median, feature by feature.
 
         A mean would follow a row of enormous norm.
@@ -72,17 +72,17 @@ class MomentOracle:
         first = self.xp.zeros((0, self.n_features))
         for head in self.rows.batches(64):
             if head.weight:
-                head = head.gathered()
+                head = head.to_memory()
                 rows = head.map(sums.as_float64)
                 first = self.xp.concatenate([first, rows if head.weights is None else rows[head.weights > 0]])
             if len(first) >= 32:
                 break
         return self.xp.sort(first, axis=0)[len(first) // 2]
 
-    def pull(self, center):
+    def weiszfeld_sums(self, center):
         """Where the rows draw a point c (d,): E (x - c) / |x - c| (d,), E 1 / |x - c|, and the share of rows on c
         itself, which the other two leave out.  One pass."""
-        return tuple(total / self.weight for total in self.rows.sum(sums.pull, center))
+        return tuple(total / self.weight for total in self.rows.sum(sums.weiszfeld_sums, center))
 
     def _about_the_center(self, total, scatter):
         """Mean and second moments about it, from sums about a point near; about the given center where there is one."""
@@ -90,11 +90,11 @@ class MomentOracle:
         return drift, scatter / self.weight - drift[:, None] * drift[None, :]
 
     def _compare_norms(self, norms, square):
-        """Set `evenness` from Σ r, Σ r², Σ 1 of some rows (3,), and Σ r² of all."""
+        """Set `norm_uniformity` from Σ r, Σ r², Σ 1 of some rows (3,), and Σ r² of all."""
         r, some_square, some = (float(part) for part in norms)
         square = max(some_square * self.weight, float(square) * some)  # a giant among some rows counts for too many
         if square:
-            self.evenness = r * r / some * self.weight / square
+            self.norm_uniformity = r * r / some * self.weight / square
 
     def _check_finite(self, *totals):
         if not all(bool(self.xp.isfinite(total).all()) for total in totals):
@@ -133,13 +133,13 @@ class ContrastOracle:
     accepted: the `Accepted` of the solver.
     """
 
-    def __init__(self, rows, contrast, *, white=True, accepted=None, precision="float32", of_samples="float32"):
+    def __init__(self, rows, contrast, *, white=True, accepted=None, precision="float32", sample_precision="float32"):
         """white: whether the rows' second moments E z zᵀ are 1.  accepted: that of the oracle that this is a sample of.
 
         precision: of the products of float32 rows, see `products.products`.  of_samples: that of samples' products.
         """
         self.rows, self.contrast, self.white = rows, contrast, white
-        self.precision, self.of_samples = precision, of_samples
+        self.precision, self.sample_precision = precision, sample_precision
         self.accepted = Accepted() if accepted is None else accepted
         self._covariance = rows.xp.eye(rows.n_features) if white else None
         self._lock = threading.Lock()  # solvers in step ask from threads of their own
@@ -149,18 +149,18 @@ class ContrastOracle:
         coarsest = max(float(np.finfo(rows.dtype).eps), UNITS[precision])
         self.rounding = 32 * coarsest  # relative error of a mean loss, generously
 
-    news = staticmethod(transfers.news)  # small arrays on their way to the host, see there
+    copy_to_host = staticmethod(transfers.copy_to_host)  # small arrays on their way to the host, see there
 
     def accept(self, W):
         """Note that a solver goes on from W (k, k), or that it has found the components W (m, k), m < k."""
         self.accepted.iterate = W, self.accepted.iterate[1] + 1
 
-    def place(self):
+    def capture_context(self):
         """A function that gives a context manager, in which another thread works where this one does."""
-        return transfers.place(self.xp)
+        return transfers.capture_context(self.xp)
 
     @property
-    def ahead(self):
+    def lookahead(self):
         """How many steps a solver should ask for before it reads the news of a step, where reading means to wait."""
         return 1 if 4 * self.n_rows * self.rows.n_features**2 < SHORT_PASS else 0
 
@@ -189,26 +189,26 @@ class ContrastOracle:
 
         The ratio, because of a source that rests in most rows a batch may hold half or twice its share.
         """
-        return self.curvature_of_all([W])[0]
+        return self.curvature_batch([W])[0]
 
-    def curvature_of_all(self, Ws):
+    def curvature_batch(self, Ws):
         """[curvature(W) for W in Ws].  A pass for each."""
         tiny = float(np.finfo(np.float64).tiny)
         means = [self._mean(sums.curvature, W) for W in Ws]
         return [curvature / self.xp.maximum(power, tiny) for curvature, power in means]
 
-    def fixed_point_of_all(self, Ws, squares=None):
+    def fixed_point_batch(self, Ws, squares=None):
         """[fixed_point(W) for W in Ws], in one pass.  squares: None, or for each W None or a kind."""
-        return self._of_all(sums.fixed_point, Ws, squares, 3)
+        return self._batch(sums.fixed_point, Ws, squares, 3)
 
-    def likelihood_of_all(self, Ws, squares=None):
+    def likelihood_batch(self, Ws, squares=None):
         """[likelihood(W) for W in Ws], in one pass.  squares: None, or for each W None or a kind."""
         if len(Ws) == 1 and self.xp is not np:  # on a device, where to stack costs ten launches
             return [self.likelihood(Ws[0], squares and squares[0])]
-        answers = self._of_all(sums.likelihood, Ws, squares, 4)
+        answers = self._batch(sums.likelihood, Ws, squares, 4)
         return [Likelihood(loss, cross @ W.T, *rest) for W, (loss, cross, *rest) in zip(Ws, answers, strict=True)]
 
-    def _of_all(self, contribution, Ws, kinds, n_parts):
+    def _batch(self, contribution, Ws, kinds, n_parts):
         ends = list(itertools.accumulate(map(len, Ws), initial=0))
         spans = list(itertools.pairwise(ends))
         asked = [(*span, kind) for span, kind in zip(spans, kinds or (), strict=False) if kind]
@@ -255,21 +255,21 @@ class ContrastOracle:
         """The same questions about `size` rows at a time, once all of them in random order."""
         return map(self._about, self.rows.batches(size, rng))
 
-    def near(self, n, rng):
+    def in_memory(self, n, rng):
         """The same questions about rows whose batches cost no pass each: themselves, or at most n of them in memory."""
-        if not self.rows.scattered:
+        if not self.rows.random_access_is_costly:
             return self
         return self.sample(min(n, self.n_rows), rng)
 
-    def remembered(self, name, make, *asked):
+    def cached_result(self, name, make, *asked):
         """The arrays of make(), a list; a fit that goes on from a checkpoint is told those it made before.
 
         asked: what they depend on, beside the rows.
         """
-        return self.rows.remembered(name, make, *asked)
+        return self.rows.cached_result(name, make, *asked)
 
     def _about(self, rows):
-        return ContrastOracle(rows, self.contrast, white=False, accepted=self.accepted, precision=self.of_samples)
+        return ContrastOracle(rows, self.contrast, white=False, accepted=self.accepted, precision=self.sample_precision)
 
     def _sum(self, contribution, *params):
         if self.precision == "float32":  # a context costs 2 µs, a pass over little data 30

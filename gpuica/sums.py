@@ -37,7 +37,7 @@ def stacked(Z, W, contribution, contrast, weights=None):
 @identified("fixed_point")
 def fixed_point(Z, W, contrast, weights=None):
     """Σ g(y) zᵀ (k, d), Σ g'(y) (k,) and Σ g(y)² (k,), with y = W z.  Z: (n, d), W: (k, d)."""
-    Y = product(Z, W.T, of_all=True)
+    Y = product(Z, W.T, shared_operand=True)
     slope, square = kernels.score(Y, contrast, weights)
     return product(Y.T, Z), slope, square
 
@@ -46,7 +46,7 @@ def fixed_point(Z, W, contrast, weights=None):
 def likelihood(Z, W, contrast, weights=None):
     """Σ G(y) (k,), Σ g(y) zᵀ (k, d), Σ g'(y) (k,) and Σ g(y)² (k,), with y = W z.  Z: (n, d), W: (k, d)."""
     with np.errstate(invalid="ignore", over="ignore"):  # a line search may ask too far out, and sees it in the sums
-        Y = product(Z, W.T, of_all=True)
+        Y = product(Z, W.T, shared_operand=True)
         loss, slope, square = kernels.score_and_loss(Y, contrast, weights)
         return loss, product(Y.T, Z), slope, square
 
@@ -57,7 +57,7 @@ def squares(Z, W, contrast, kind, weights=None):
     kind "rotation": Σ g(y_i)² y_j² and Σ g(y_i) y_i g(y_j) y_j.  "matrix": Σ g(y_i)² y_j², Σ g(y_i) y_i y_j² and
     Σ y_i² y_j².  Z: (n, d), W: (k, d).
     """
-    Y = product(Z, W.T, of_all=True)
+    Y = product(Z, W.T, shared_operand=True)
     g = Y.copy()
     kernels.score(g, contrast)
     return _squares(Y, g, kind, weights)
@@ -87,7 +87,7 @@ def _unweighted(scores, weights):
 @identified("fixed_point_and_squares")
 def fixed_point_and_squares(Z, W, contrast, kind, weights=None):
     """`fixed_point` and `squares` of the chunk."""
-    Y = product(Z, W.T, of_all=True)
+    Y = product(Z, W.T, shared_operand=True)
     g = Y.copy()
     slope, square = kernels.score(g, contrast, weights)
     cross = product(g.T, Z)
@@ -98,7 +98,7 @@ def fixed_point_and_squares(Z, W, contrast, kind, weights=None):
 def likelihood_and_squares(Z, W, contrast, kind, weights=None):
     """`likelihood` and `squares` of the chunk."""
     with np.errstate(invalid="ignore", over="ignore"):  # as in `likelihood`
-        Y = product(Z, W.T, of_all=True)
+        Y = product(Z, W.T, shared_operand=True)
         g = Y.copy()
         loss, slope, square = kernels.score_and_loss(g, contrast, weights)
         cross = product(g.T, Z)
@@ -189,7 +189,7 @@ def total(X, weights=None):
 
 
 @identified("pull")
-def pull(X, center, weights=None):
+def weiszfeld_sums(X, center, weights=None):
     """Σ (x - c) / r (d,), Σ 1 / r (1,) over rows with r = |x - c| > 0, and Σ 1 (1,) over rows on c; in float64."""
     with np.errstate(invalid="ignore", over="ignore"):
         D = X.astype(np.float64) - center

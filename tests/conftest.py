@@ -142,12 +142,12 @@ class Again:
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.gpu)])
 def cupy(request):
     """CuPy: the stand-in for it everywhere, and itself on a GPU (marker gpu)."""
-    for cached in (device.why_no_gpu, device.say_once):
+    for cached in (device.why_no_gpu, device.log_once):
         cached.cache_clear()
     if request.param == "real":
         yield pytest.importorskip("cupy")
     else:
         with fake_cupy.installed() as fake:
             yield fake
-    for cached in (device.why_no_gpu, device.say_once):
+    for cached in (device.why_no_gpu, device.log_once):
         cached.cache_clear()

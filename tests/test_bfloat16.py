@@ -23,11 +23,11 @@ def bits_of(X):
 @pytest.fixture
 def as_bfloat16(cupy):
     """A CuPy array of bfloat16 of ml_dtypes, of a NumPy array; and the float32 numbers that it holds."""
-    brain = pytest.importorskip("ml_dtypes").bfloat16
+    is_bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
 
     def convert(X):
         bits, numbers = bits_of(X)
-        return cupy.asarray(bits).view(brain), numbers
+        return cupy.asarray(bits).view(is_bfloat16), numbers
 
     return convert
 
@@ -78,7 +78,7 @@ def test_bits_of_the_host_are_sent_as_they_are(cupy, X, monkeypatch):
             sent.append(part.dtype)
             yield device.put(part)
 
-    monkeypatch.setattr(memory, "sent", noted)
+    monkeypatch.setattr(memory, "upload_chunks", noted)
     rows = open_rows(arrays.BFloat16(bits), dtype=np.dtype(np.float32), device=CUDA, chunk_rows=300)
     (total,) = rows.sum(lambda chunk: (chunk.sum(axis=0, dtype=np.float64),))
     np.testing.assert_allclose(total.get(), numbers.sum(axis=0, dtype=np.float64), rtol=1e-9, atol=1e-6)
@@ -89,14 +89,14 @@ def test_batches_of_the_host_are_decoded_on_the_device(cupy, X, monkeypatch):
     from gpuica.rows import memory
 
     bits, numbers = bits_of(X)
-    kinds, decode = [], memory.from_brain
-    monkeypatch.setattr(memory, "from_brain", lambda part: kinds.append(type(part)) or decode(part))
+    kinds, decode = [], memory.bfloat16_to_float32
+    monkeypatch.setattr(memory, "bfloat16_to_float32", lambda part: kinds.append(type(part)) or decode(part))
     rows = open_rows(arrays.BFloat16(bits), dtype=np.dtype(np.float32), device=CUDA, chunk_rows=300)
     np.testing.assert_array_equal(rows.take(np.array([5, 2])).get(), numbers[[5, 2]])
     order = np.random.RandomState(0).permutation(2000)
     for batches, starts in (
         (rows.batches(500, np.random.RandomState(0)), range(0, 2000, 500)),
-        (rows.cycled(500), range(0, 1000, 500)),
+        (rows.epochs(500), range(0, 1000, 500)),
     ):
         for start, batch in zip(starts, batches, strict=False):
             wanted = np.sort(order[start : start + 500]) if len(starts) == 4 else np.arange(start, start + 500)
@@ -137,10 +137,10 @@ def test_metrics(as_bfloat16, rng):
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_of_numpy(cupy, device, X, caplog):
-    brain = pytest.importorskip("ml_dtypes").bfloat16
+    is_bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
     bits, numbers = bits_of(X)
     with caplog.at_level(logging.WARNING, logger="gpuica"):
-        fit = FastICA(random_state=0, device=device).fit(bits.view(brain))
+        fit = FastICA(random_state=0, device=device).fit(bits.view(is_bfloat16))
     assert fit.device_ == str(CPU if device == "cpu" else CUDA)
     expected = FastICA(random_state=0).fit(numbers).components_
     np.testing.assert_allclose(fit.components_, expected, atol=1e-3 * np.abs(expected).max())

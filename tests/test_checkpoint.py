@@ -152,7 +152,7 @@ def test_learning_goes_on_to_the_same_bits(kind, arguments, at, every, form, X, 
     _quietly(whole.fit, X)
     stopped = kind(**arguments, checkpoint=tmp_path / "c")
     with monkeypatch.context() as patch:
-        StopsAfter(patch, at, "each")
+        StopsAfter(patch, at, "for_each")
         with pytest.raises(KeyboardInterrupt):
             stopped.fit(X)
     assert whole.n_replaced_ > stopped.n_replaced_ > 0  # draws come before and after

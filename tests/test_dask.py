@@ -113,7 +113,7 @@ def test_growing_samples_in_memory_or_left_with_the_workers(held, monkeypatch):
     monkeypatch.setattr(growth, "first_sample", lambda k: 700)
     expected = Picard(random_state=0, growth=2).fit(X0)
     if not held:
-        monkeypatch.setattr("gpuica.device.UNASKED", 0)
+        monkeypatch.setattr("gpuica.device.ALWAYS_FITS_BYTES", 0)
         monkeypatch.setattr(type(CPU), "budget", lambda self: 0)
         monkeypatch.setattr(rows_dask, "_fits", lambda size: True)
     sampled = []

@@ -245,7 +245,7 @@ def test_an_iteration_whose_products_fell_short_is_done_by_decomposition(cupy, m
 
 @pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0", "cpu"])
 def test_host_in_host_out(cupy, name, monkeypatch):
-    monkeypatch.setattr(device, "WORTH_A_TRANSFER", 0)
+    monkeypatch.setattr(device, "MIN_WORK_FOR_GPU", 0)
     monkeypatch.setattr(device.importlib.util, "find_spec", lambda module: module)
     X, A = mixture(3000, 3)
     ica = FastICA(random_state=0, device=name)
@@ -313,7 +313,7 @@ def test_auto_stays_on_the_cpu_for_small_work_and_for_callables(cupy, monkeypatc
     monkeypatch.setattr(device.importlib.util, "find_spec", lambda module: module)
     X, _ = mixture(500, 3)
     assert FastICA(random_state=0).fit(X).device_ == "cpu"
-    monkeypatch.setattr(device, "WORTH_A_TRANSFER", 0)
+    monkeypatch.setattr(device, "MIN_WORK_FOR_GPU", 0)
     with caplog.at_level(logging.WARNING, logger="gpuica"):
         for _ in range(3):
             assert FastICA(random_state=0, fun=cube).fit(X).device_ == "cpu"

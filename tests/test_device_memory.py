@@ -90,7 +90,7 @@ def test_rows_that_do_not_fit_are_projected_on_the_way(pool, cupy, rng, caplog):
 
 @pytest.mark.parametrize("piece", [1 << 26, 10_000])
 def test_results_larger_than_the_device(pool, piece, rng, monkeypatch):
-    monkeypatch.setattr(transfers, "PIECE", piece)
+    monkeypatch.setattr(transfers, "MAX_PIECE_BYTES", piece)
     X = mixture(40_000, 16)[0]
     fit = FastICA(random_state=0).fit(X[:5000])
     expected = fit.transform(X)
@@ -182,10 +182,10 @@ def test_rows_of_the_host_travel_once_where_there_is_room(pool, cupy, kind, room
         "big-endian": X.astype(">f4"),
         "bfloat16": BFloat16((X.view(np.uint32) >> 16).astype(np.uint16)),
     }[kind]
-    travels = Mock(wraps=transfers.sent)
-    monkeypatch.setattr(memory, "sent", travels)
+    travels = Mock(wraps=transfers.upload_chunks)
+    monkeypatch.setattr(memory, "upload_chunks", travels)
     target = Device("cuda", 0, limit=None if room else 1000)
-    rows = open_rows(stored, dtype=np.dtype(np.float32), device=target, chunk_rows=100).uploaded()
+    rows = open_rows(stored, dtype=np.dtype(np.float32), device=target, chunk_rows=100).upload()
     totals = [rows.sum(sums.total)[0].get() for _ in range(3)]
     assert travels.call_count == (1 if room else 3)
     assert rows.n_passes == 3
@@ -197,5 +197,5 @@ def test_memory_that_others_took_meanwhile_is_no_error(pool, cupy, monkeypatch):
     X = np.ones((70_000, 16), dtype=np.float32)
     monkeypatch.setattr(Device, "budget", lambda self: 1 << 40)
     leave(pool, 2 * MB)
-    rows = open_rows(X, dtype=X.dtype, device=CUDA, chunk_rows=1000).uploaded()
+    rows = open_rows(X, dtype=X.dtype, device=CUDA, chunk_rows=1000).upload()
     np.testing.assert_array_equal(rows.sum(sums.total)[0].get(), 70_000)

@@ -101,7 +101,7 @@ def test_known_mixtures_are_separated(dtype, algorithm):
     X, A = mixture(20_000, 10, dtype=dtype)
     ica = FastICA(random_state=0, algorithm=algorithm).fit(X)
     assert ica.converged_
-    assert (ica.movement_ < ica.tol).all()
+    assert (ica.delta_ < ica.tol).all()
     assert amari(ica.components_ @ A) < 0.01
 
 
@@ -139,20 +139,18 @@ def test_input_is_never_written_to(method):
 @pytest.mark.parametrize("algorithm", ["parallel", "deflation"])
 def test_what_does_not_converge_says_how_far_it_is_and_what_to_do(algorithm, rng):
     X = rng.normal(size=(500, 6))
-    with pytest.warns(
-        ConvergenceWarning, match=r"did not converge.*After 3 iterations . of 6 .*movement_.*try algorithm"
-    ):
+    with pytest.warns(ConvergenceWarning, match=r"did not converge.*After 3 iterations . of 6 .*delta_.*try algorithm"):
         ica = FastICA(max_iter=3, tol=1e-9, random_state=0, algorithm=algorithm).fit(X)
     assert not ica.converged_
-    assert (ica.movement_ >= ica.tol).any()
-    assert ica.movement_.shape == (6,)
+    assert (ica.delta_ >= ica.tol).any()
+    assert ica.delta_.shape == (6,)
 
 
 def test_verbose_tells_the_progress(capsys):
     X, _ = mixture(1000, 3)
     FastICA(random_state=0, verbose=2).fit(X)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1].startswith(f"[FastICA] all 1000 rows, iteration {len(lines)}: 3 of 3 components at rest")
+    assert lines[-1].startswith(f"[FastICA] all 1000 rows, iteration {len(lines)}: 3 of 3 components converged")
     FastICA(random_state=0).fit(X)
     assert capsys.readouterr().out == ""
 

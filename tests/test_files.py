@@ -10,10 +10,10 @@ import pytest
 
 import gpuica
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, limited, shards, spool
-from gpuica.estimators._shell import as_source, take
+from gpuica.estimators._shell import as_source, check_input
 from gpuica.io import iterables
 from gpuica.io.files import write_tensors
-from gpuica.io.raw import SLAB, Columns
+from gpuica.io.raw import SLAB, RawColumns
 from gpuica.rows import stream
 
 from .conftest import Again
@@ -137,7 +137,7 @@ def test_files_by_columns_are_read_within_the_memory(tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", X)
     monkeypatch.setattr(np, "memmap", None)  # nothing is mapped
     source = shards(tmp_path / "x.npy")
-    assert isinstance(source, Columns)
+    assert isinstance(source, RawColumns)
     indices = np.unique(rng.integers(0, len(X), 3000))
     buffer = np.empty((5000, 12), np.float32)
     tracemalloc.start()
@@ -156,9 +156,9 @@ def test_rows_far_apart_of_files_by_columns_do_not_cost_what_lies_between(tmp_pa
     X = np.asfortranarray(np.arange(1_000_000.0).reshape(-1, 2))
     np.save(tmp_path / "x.npy", X)
     source, read = shards(tmp_path / "x.npy"), []
-    original = Columns._fill
+    original = RawColumns._fill
     monkeypatch.setattr(
-        Columns, "_fill", lambda self, file, place, out: (read.append(out.nbytes), original(self, file, place, out))
+        RawColumns, "_fill", lambda self, file, place, out: (read.append(out.nbytes), original(self, file, place, out))
     )
     runs = np.arange(0, 500_000, 50_000)[:, None] + np.arange(16)
     np.testing.assert_array_equal(source.at(runs.ravel()), X[runs.ravel()])
@@ -188,8 +188,8 @@ def test_files_by_columns_of_any_shape(shape, dtype, tmp_path, monkeypatch):
 def test_a_mapped_array_by_columns_is_read_from_its_file(X, tmp_path):
     np.save(tmp_path / "x.npy", np.asfortranarray(X))
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    source = take(FastICA(memory_limit=1000), mapped[:, 1:3], reset=True).array
-    assert isinstance(source, Columns)
+    source = check_input(FastICA(memory_limit=1000), mapped[:, 1:3], reset=True).array
+    assert isinstance(source, RawColumns)
     np.testing.assert_array_equal(source[:], X[:, 1:3])
 
 
@@ -363,7 +363,7 @@ def test_a_file_that_changes_during_a_fit_is_named(change, sentence, order, X, t
         original(self, *arguments)
 
     monkeypatch.setattr(stream.StreamRows, "_each_chunk", watch)
-    monkeypatch.setattr(Columns, "slow", False)  # nothing is kept
+    monkeypatch.setattr(RawColumns, "slow", False)  # nothing is kept
     with pytest.raises((ValueError, FileNotFoundError), match=sentence):
         FastICA(random_state=0, memory_limit=1000).fit(path)
     assert len(passes) == 4

@@ -144,7 +144,7 @@ def test_without_compiled_kernels(cp, monkeypatch, caplog):
     X = cp.asarray(mixture(50_000, 8)[0])
     expected = FastICA(random_state=0).fit(X).components_
     monkeypatch.setattr(kernels, "why_no_kernels", lambda: "there is no compiler.")
-    device.say_once.cache_clear()
+    device.log_once.cache_clear()
     with caplog.at_level(logging.WARNING, logger="gpuica"):
         found = FastICA(random_state=0).fit(X).components_
     np.testing.assert_allclose(found, expected, atol=1e-6 * np.abs(expected).max())
@@ -156,7 +156,7 @@ def test_little_memory_takes_smaller_pieces(cp, caplog):
     expected = FastICA(random_state=0, device="cuda", max_iter=500).fit(X).components_
     pool = cp.get_default_memory_pool()
     pool.free_all_blocks()
-    device.say_once.cache_clear()
+    device.log_once.cache_clear()
     pool.set_limit(size=pool.used_bytes() + int(2.8 * X.nbytes))
     try:
         with caplog.at_level(logging.WARNING, logger="gpuica"):

@@ -33,7 +33,7 @@ def unlimited(cp):
     """CuPy's pool, empty; a limit that a test sets does not stay."""
     pool = cp.get_default_memory_pool()
     pool.free_all_blocks()
-    device.say_once.cache_clear()
+    device.log_once.cache_clear()
     yield pool
     pool.set_limit(size=0)
     pool.free_all_blocks()

@@ -20,7 +20,7 @@ from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Pic
 from gpuica.oracle import ContrastOracle
 from gpuica.rows import threaded
 from gpuica.rows.memory import MemoryRows
-from gpuica.rows.threaded import in_turns
+from gpuica.rows.threaded import run_in_threads
 from gpuica.solvers.stochastic import annealed
 
 from .problems import mixture, white
@@ -165,7 +165,7 @@ def test_threads_finish_their_chunks(n_threads, monkeypatch):
         done.append(i)
 
     with pytest.raises(KeyboardInterrupt), interrupts.deferred():
-        in_turns(10_000, work)
+        run_in_threads(10_000, work)
     assert sorted(begun) == sorted(done)
     assert 20 < len(done) < 1000
 
@@ -186,7 +186,7 @@ def test_a_second_one_does_not_wait_for_a_chunk_that_hangs(monkeypatch):
         go_on.wait(20)
 
     with pytest.raises(KeyboardInterrupt), interrupts.deferred():
-        in_turns(10_000, work)
+        run_in_threads(10_000, work)
     go_on.set()
     time.sleep(0.1)
     n_begun = len(begun)
@@ -369,7 +369,7 @@ def test_a_fit_that_fails_at_once_leaves_the_fit_before(kind, error, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(MemoryRows, "sum", broken)
-        patch.setattr(MemoryRows, "fold", broken)
+        patch.setattr(MemoryRows, "reduce", broken)
         with pytest.raises(error, match="now"):
             estimator.fit(X[:, :3])
         first = kind()
@@ -410,7 +410,7 @@ def test_dictionary_learning_keeps_the_last_whole_iteration(interrupt_at, monkey
     X = mixture(2000, 4)[0]
     arguments = {"random_state": 0, "tol": 0, "fit_algorithm": "threshold", "alpha": 0.1}
     for n in (1, 3):
-        interrupt_at(n, "fold", MemoryRows)
+        interrupt_at(n, "reduce", MemoryRows)
         stopped = interrupted(DictionaryLearning(6, max_iter=5, **arguments), X)
         monkeypatch.undo()
         if n == 1:
@@ -428,7 +428,7 @@ def test_dictionary_learning_keeps_the_last_whole_iteration(interrupt_at, monkey
     [
         (
             MiniBatchDictionaryLearning(6, random_state=0, fit_algorithm="threshold", alpha=0.1),
-            *("fold", "n_steps_", 3),
+            *("reduce", "n_steps_", 3),
         ),
         (Picard(random_state=0), "sum", "n_samples_seen_", 900),
     ],
@@ -502,7 +502,7 @@ def test_a_compilation_is_announced_and_not_cut(caplog, monkeypatch):
     from gpuica import device
     from gpuica.kernels import compiling
 
-    device.say_once.cache_clear()
+    device.log_once.cache_clear()
     compiling.compiled("cpu.lasso")
     array, number = SimpleNamespace(dtype="float32"), SimpleNamespace()
 

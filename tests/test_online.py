@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gpuica import FastICA, Picard
-from gpuica.solvers.online import Seen
+from gpuica.solvers.online import RunningMoments
 
 from .problems import amari
 
@@ -78,13 +78,13 @@ def test_a_heavy_tail_or_an_enormous_row_does_not_throw_it(A):
     ica = followed(FastICA(random_state=0), parts[:15])
     parts[15][0] *= 1e4  # whitening follows it, but it must not turn anything by more than a batch may
     ica.partial_fit(parts[15])
-    assert ica.movement_.max() < 0.03
+    assert ica.delta_.max() < 0.03
     assert np.isfinite(ica.components_).all()
 
 
 def test_at_rest_when_its_steps_are_below_what_the_rows_can_tell(A):
     ica = Picard(random_state=0)
-    rest = [ica.partial_fit(part).at_rest_.mean() for part in batches(40, 1000, A)]
+    rest = [ica.partial_fit(part).converged_components_.mean() for part in batches(40, 1000, A)]
     assert max(rest[1:4]) < 0.7  # steps of a half or so of what is known
     assert rest[-1] == 1
     assert ica.converged_
@@ -166,7 +166,7 @@ def test_moments_of_batches_of_any_size(rng):
     X = rng.normal(size=(60, 3)) @ rng.normal(size=(3, 3)) + 7
     first = X[:10]
     K = np.linalg.cholesky(np.linalg.inv(np.cov(first.T, bias=True))).T
-    seen = Seen(10, first.mean(0), np.cov(first.T, bias=True), K, 10)
+    seen = RunningMoments(10, first.mean(0), np.cov(first.T, bias=True), K, 10)
     for part in np.split(X[10:], [1, 2, 20]):
         seen = seen.with_batch(len(part), part.mean(0), np.atleast_2d(np.cov(part.T, bias=True)))
     np.testing.assert_allclose(seen.covariance, np.cov(X.T, bias=True), rtol=1e-12)

@@ -50,10 +50,10 @@ def test_stop_percentile(estimator):
     some = estimator(**options, stop_percentile=70).fit(X)
     assert some.converged_
     assert some.n_iter_ <= worst.n_iter_
-    assert some.at_rest_.mean() >= 0.7
+    assert some.converged_components_.mean() >= 0.7
     if estimator is FastICA:  # Picard's components come to rest together
         assert some.n_iter_ < worst.n_iter_
-        assert some.at_rest_.mean() < 1
+        assert some.converged_components_.mean() < 1
 
 
 @pytest.mark.parametrize("whiten", ["unit-variance", "arbitrary-variance"])

@@ -132,7 +132,7 @@ def test_known_mixtures(estimator, dtype):
     X, A = mixture(20_000, 10, dtype=dtype)
     ica = estimator.set_params(random_state=0).fit(X)
     assert ica.converged_
-    assert ica.at_rest_.all()
+    assert ica.converged_components_.all()
     assert amari(ica.components_ @ A) < 0.01
 
 
@@ -209,7 +209,7 @@ def test_auto_grows_large_data_only(monkeypatch):
     calls = []
     original = ContrastOracle.sample
     # a look at the curvature draws samples of its own: tests/test_curvature.py
-    monkeypatch.setattr(ContrastOracle, "curvature_of_all", lambda self, Ws: [np.ones((len(W), len(W))) for W in Ws])
+    monkeypatch.setattr(ContrastOracle, "curvature_batch", lambda self, Ws: [np.ones((len(W), len(W))) for W in Ws])
     monkeypatch.setattr(ContrastOracle, "sample", lambda self, n, rng: calls.append(n) or original(self, n, rng))
     Picard(random_state=0).fit(mixture(5000, 3)[0])
     assert not calls
@@ -338,7 +338,7 @@ class Wrong(Sub):
         return y - np.tanh(y), 1 + np.tanh(y) ** 2
 
 
-class Flat(Sub):
+class RawMatrix(Sub):
     def score_and_der(self, y):
         return y.ravel(), y.ravel()
 
@@ -348,7 +348,7 @@ def test_densities_are_checked(error):
     with pytest.raises(error, match="g' is not the derivative of g"):
         picard(mixture(100, 2)[0].T, fun=Wrong())
     with pytest.raises(ValueError, match=r"score_and_der of .* must return two arrays of that shape"):
-        Picard(fun=Flat()).fit(mixture(100, 2)[0])
+        Picard(fun=RawMatrix()).fit(mixture(100, 2)[0])
     for fun in (3, object(), np.tanh):
         with pytest.raises((TypeError, ValueError)):
             picard(mixture(100, 2)[0].T, fun=fun)

@@ -40,20 +40,22 @@ def test_a_product_of_every_layout(cupy, left, right, precision, rng):
     exact = A.get().astype(float) @ B.get().astype(float)
     size = np.abs(A.get()).astype(float) @ np.abs(B.get())
     with products(cupy, precision):
-        C, of_all = product(A, B), product(A, B, of_all=True)
+        C, shared_operand = product(A, B), product(A, B, shared_operand=True)
     assert isinstance(C, cupy.ndarray)
     assert C.dtype == np.float32
     # a GPU may cut factors to TF32 instead of rounding them, which is twice as far
     two = 4.2 if precision == "tf32" and cupy.ndarray is not fake_cupy.FakeArray else 2.1
     assert (np.abs(C.get() - exact) <= two * UNITS[precision] * size).all()
-    assert (np.abs(of_all.get() - exact) <= (1.1 if precision == "bf16" else two) * UNITS[precision] * size).all()
+    assert (
+        np.abs(shared_operand.get() - exact) <= (1.1 if precision == "bf16" else two) * UNITS[precision] * size
+    ).all()
     np.testing.assert_allclose(product(A, B).get(), exact, atol=1e-5)  # no longer rounded
 
 
 def test_in_bfloat16_what_is_the_same_for_all_rows_keeps_its_digits(cupy, rng):
     A, B = np.eye(8, dtype=np.float32), rng.normal(size=(8, 8)).astype(np.float32)
     with products(cupy, "bf16"):
-        kept = product(cupy.asarray(A), cupy.asarray(B), of_all=True).get()
+        kept = product(cupy.asarray(A), cupy.asarray(B), shared_operand=True).get()
     np.testing.assert_allclose(kept, B, rtol=2.0**-15)
 
 
@@ -88,7 +90,7 @@ def test_the_precision_is_of_one_thread():
 @pytest.mark.parametrize("precision", ROUNDED)
 def test_a_gpu_without_such_units_says_so_and_goes_on(precision, caplog, monkeypatch):
     monkeypatch.setattr(device.Device, "generation", 7)
-    device.say_once.cache_clear()
+    device.log_once.cache_clear()
     with fake_cupy.installed() as cupy, caplog.at_level(logging.WARNING, logger="gpuica"):
         fake_cupy.gemms.clear()
         A = cupy.asarray(np.ones((3, 3), dtype=np.float32))

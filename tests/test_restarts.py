@@ -46,7 +46,7 @@ def test_a_stack_is_worked_on_in_blocks_without_changing_the_answer(rng, monkeyp
     expected = [oracle(Z).likelihood(W) for W in Ws]
     for stack in (1, 7, 256):
         monkeypatch.setattr(sums, "STACK", stack)
-        for found, right in zip(oracle(Z).likelihood_of_all(Ws), expected, strict=True):
+        for found, right in zip(oracle(Z).likelihood_batch(Ws), expected, strict=True):
             for mine, its in zip(found, right, strict=True):
                 np.testing.assert_allclose(mine, its, rtol=1e-12, atol=1e-12)
 
@@ -69,7 +69,7 @@ def test_an_error_in_a_pass_is_raised(monkeypatch):
     def broken(self, Ws):
         raise RuntimeError("the device is gone")
 
-    monkeypatch.setattr(ContrastOracle, "fixed_point_of_all", broken)
+    monkeypatch.setattr(ContrastOracle, "fixed_point_batch", broken)
     with pytest.raises(RuntimeError, match="the device is gone"):
         solve_all(lambda which, W: which.fixed_point(W), oracle(white(200, 3)), [np.eye(3), np.eye(3)])
 

@@ -14,7 +14,7 @@ from gpuica.device import CPU, Device
 from gpuica.device.threads import host_threads
 from gpuica.rows import memory, open_rows, threaded
 from gpuica.rows.base import ProjectedRows
-from gpuica.rows.memory import InOrder, MemoryRows, Totals, in_turns
+from gpuica.rows.memory import InOrderConsumer, MemoryRows, RunningTotals, run_in_threads
 from gpuica.rows.shared import SharedRows
 from gpuica.rows.stream import StreamRows
 
@@ -40,7 +40,7 @@ def test_sum_and_map(as_rows, rng):
 
 
 class Longest:
-    """A total for `fold`: the sum of all rows (d,), and the longest two (2, d), the longest first."""
+    """A total for `reduce`: the sum of all rows (d,), and the longest two (2, d), the longest first."""
 
     def __init__(self, n_features):
         self.total, self.longest = np.zeros(n_features), np.zeros((0, n_features))
@@ -64,9 +64,9 @@ def itself(chunk):
 def test_each_hands_on_chunks_in_order_and_fold_adds_them_up(as_rows, rng):
     X = rng.normal(size=(1003, 5))
     rows, parts = as_rows(X), []
-    rows.each(parts.append, itself)
+    rows.for_each(parts.append, itself)
     np.testing.assert_array_equal(np.concatenate(parts), X)
-    total = rows.fold(Longest, (5,), plus_one)
+    total = rows.reduce(Longest, (5,), plus_one)
     np.testing.assert_allclose(total.total, (X + 1).sum(axis=0), rtol=1e-12)
     np.testing.assert_array_equal(total.longest, X[np.argsort(-((X + 1) ** 2).sum(axis=1))[:2]] + 1)
     assert rows.n_passes == 2
@@ -76,8 +76,8 @@ def test_rows_by_their_numbers(as_rows, rng):
     X = rng.normal(size=(1003, 5))
     rows, indices = as_rows(X), rng.integers(0, 1003, size=50)
     np.testing.assert_array_equal(rows.take(indices), X[indices])
-    np.testing.assert_array_equal(rows.only(indices).gathered().map(itself), X[indices])
-    np.testing.assert_array_equal(rows.gathered().map(itself), X)
+    np.testing.assert_array_equal(rows.subset(indices).to_memory().map(itself), X[indices])
+    np.testing.assert_array_equal(rows.to_memory().map(itself), X)
     assert len(rows.take(indices[:0])) == 0
 
 
@@ -87,7 +87,7 @@ def test_random_batches_are_the_same_wherever_rows_live(as_rows, rng):
     if isinstance(rows, StreamRows):
         pytest.skip("streamed rows are drawn in short runs: see test_stream")
     for batch, expected in zip(rows.batches(300, np.random.RandomState(3)), of_memory, strict=True):
-        np.testing.assert_array_equal(batch.gathered().map(itself), expected.map(itself))
+        np.testing.assert_array_equal(batch.to_memory().map(itself), expected.map(itself))
 
 
 @settings(max_examples=30, deadline=None)
@@ -115,8 +115,8 @@ def test_threads_do_not_change_a_bit(rng, monkeypatch):
 def test_parts_are_added_in_their_order_whoever_comes_first():
     parts = [np.array([x]) for x in (1.0, 1e16, -1e16, 3.0)]  # 1 + 1e16 - 1e16 + 3 = 3; another order gives 4
     for arrival in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [3, 0, 2, 1]):
-        totals = Totals()
-        order = InOrder(totals.add)
+        totals = RunningTotals()
+        order = InOrderConsumer(totals.add)
         for i in arrival:
             order.add(i, (parts[i],))
         assert totals.sums[0] == 3.0
@@ -124,7 +124,7 @@ def test_parts_are_added_in_their_order_whoever_comes_first():
 
 def test_what_each_chunk_gave_may_be_the_chunk_itself(as_rows, rng):
     X, parts = rng.normal(size=(1003, 5)), []
-    as_rows(X).each(parts.append, np.asarray)
+    as_rows(X).for_each(parts.append, np.asarray)
     np.testing.assert_array_equal(np.concatenate(parts), X)
 
 
@@ -140,7 +140,7 @@ def test_projected_rows(as_rows, rng, monkeypatch, stored):
     X = rng.normal(size=(501, 6)) + 100
     K, W = rng.normal(size=(4, 6)), rng.normal(size=(3, 4))
     if not stored:
-        monkeypatch.setattr(device, "UNASKED", 0)
+        monkeypatch.setattr(device, "ALWAYS_FITS_BYTES", 0)
         monkeypatch.setattr(type(CPU), "budget", lambda self: 0)
     rows = as_rows(X).projected(X.mean(0), K)
     Z = (X - X.mean(0)) @ K.T
@@ -213,7 +213,7 @@ def test_an_error_in_a_thread_stops_the_others_and_is_raised(error, monkeypatch)
         done.append(i)
 
     with pytest.raises(error, match="stop"):
-        in_turns(10_000, work)
+        run_in_threads(10_000, work)
     assert len(done) < 10_000
     assert threading.active_count() <= before
 

@@ -180,7 +180,7 @@ def test_rows_by_the_numbers_of_all_ranks():
 
     for size in ENDS:
         expect_one_answer(on_ranks(size, lambda comm: rows(comm).take(indices)), X0[indices])
-        gathered = on_ranks(size, lambda comm: rows(comm).only(np.sort(indices)).gathered().map(np.array))
+        gathered = on_ranks(size, lambda comm: rows(comm).subset(np.sort(indices)).to_memory().map(np.array))
         expect_one_answer(gathered, X0[np.sort(indices)])
 
 

@@ -85,7 +85,7 @@ def test_a_solution_is_a_fixed_point(as_rows, solver, fun, rng):
     oracle = ContrastOracle(as_rows(Z), as_contrast(fun))
     found = SOLVERS[solver](oracle, rng.normal(size=(4, 4)), max_iter=500, tol=1e-13)
     assert found.converged
-    assert (found.movement < 1e-13).all()
+    assert (found.delta < 1e-13).all()
     np.testing.assert_allclose(found.W @ found.W.T, np.eye(4), atol=1e-12)
     _, cross, slope, _ = naive.likelihood(Z, found.W, fun)
     cross = cross @ found.W.T
@@ -102,7 +102,7 @@ def test_deflation_reports_its_slowest_component(rng):
         rng.normal(size=(3, 3)),
         max_iter=200,
         tol=1e-8,
-        report=lambda n_iter, movement, at_rest, n_rows: counts.append((len(movement), n_iter)),
+        report=lambda n_iter, delta, converged_components, n_rows: counts.append((len(delta), n_iter)),
     )
     assert found.n_iter == max(n_iter for _, n_iter in counts)
     assert [j for j, n_iter in counts if n_iter == 1] == [1, 2, 3]

@@ -61,7 +61,7 @@ def in_errors(ica, X, *, ortho=True, extended=True, weights=None):
     return np.abs(mean) / np.sqrt(np.maximum(variance, 1e-300) / n_effective(w))
 
 
-def at_rest(z):
+def converged_components(z):
     """(k,) by the rule of tol="auto"."""
     return (np.sqrt((z**2).mean(1)) < 0.5) & (z.max(1) < np.sqrt(2 * np.log(len(z) ** 2)))
 
@@ -89,7 +89,7 @@ def test_squares_of_some_of_a_stack(rng):
     Ws, kinds = [rng.normal(size=(m, 3)) for m in (3, 1, 3, 3)], [None, None, "matrix", "rotation"]
     for ask in ("fixed_point", "likelihood"):
         before = oracle.n_passes
-        answers = getattr(oracle, f"{ask}_of_all")(Ws, kinds)
+        answers = getattr(oracle, f"{ask}_batch")(Ws, kinds)
         assert oracle.n_passes == before + 1
         for W, kind, answer in zip(Ws, kinds, answers, strict=True):
             right = getattr(oracle, ask)(W, kind)
@@ -164,7 +164,7 @@ def test_one_pair_that_is_still_mixed_is_no_solution(rng):
     sign = np.ones(k)
     z = _by_loop(Z @ turned(angle).T, sign)
     assert (np.sqrt((z**2).mean(1)) < 0.5).all()
-    assert not at_rest(z)[:2].any()
+    assert not converged_components(z)[:2].any()
     by_rows_alone = picard(oracle, turned(angle), max_iter=50, tol="auto", final=False)
     assert by_rows_alone.converged
     assert by_rows_alone.n_iter == 0
@@ -172,7 +172,7 @@ def test_one_pair_that_is_still_mixed_is_no_solution(rng):
     assert found.converged
     assert 0 < found.n_iter < 10
     z = _by_loop(Z @ found.W.T, sign)
-    assert at_rest(z).all()
+    assert converged_components(z).all()
     np.testing.assert_allclose(found.z, z.max(1), rtol=1e-6)
 
 
@@ -203,7 +203,7 @@ def test_what_has_converged_satisfies_the_rule(estimator, weighted, rng):
     assert ica.converged_
     ortho = getattr(ica, "ortho", True)
     z = in_errors(ica, X, ortho=ortho, extended=getattr(ica, "extended", None) or ortho, weights=w)
-    assert at_rest(z).all()
+    assert converged_components(z).all()
     np.testing.assert_allclose(ica.gradient_z_, z.max(1), rtol=1e-5, atol=1e-5)
 
 
@@ -211,8 +211,8 @@ def test_a_part_of_the_components_at_rest_is_enough_for_stop_percentile(rng):
     X = np.hstack([rng.laplace(size=(4000, 8)), rng.normal(size=(4000, 2))])
     ica = Picard(stop_percentile=80, random_state=0).fit(X)
     assert ica.converged_
-    np.testing.assert_array_equal(at_rest(in_errors(ica, X)), ica.at_rest_)
-    assert ica.at_rest_.mean() >= 0.8
+    np.testing.assert_array_equal(converged_components(in_errors(ica, X)), ica.converged_components_)
+    assert ica.converged_components_.mean() >= 0.8
 
 
 def test_standard_errors_cost_no_pass_where_convergence_is_predicted():
@@ -300,9 +300,9 @@ def test_a_step_that_is_short_is_no_solution(algorithm, rng):
     with pytest.warns(ConvergenceWarning, match=r"standard errors from 0.*gradient_z_.*smaller tol, or algorithm='pic"):
         ica.fit(X)
     assert not ica.converged_
-    assert (ica.movement_ < 1e-2).all()
+    assert (ica.delta_ < 1e-2).all()
     assert ica.gradient_z_.max() > FAR
-    np.testing.assert_array_equal(ica.at_rest_, ica.gradient_z_ < FAR)
+    np.testing.assert_array_equal(ica.converged_components_, ica.gradient_z_ < FAR)
     if algorithm == "parallel":
         np.testing.assert_allclose(ica.gradient_z_, _measured(ica, X).max(1), rtol=1e-6)
         assert ica.n_passes_ == 3 + ica.n_iter_

@@ -13,11 +13,11 @@ from sklearn.exceptions import ConvergenceWarning
 
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, SparseCoder, shards, spool, sums
 from gpuica.device import CPU, Device, memory_size
-from gpuica.estimators._shell import as_source, take
+from gpuica.estimators._shell import as_source, check_input
 from gpuica.io.files import write_tensors
-from gpuica.io.iterables import Chunks
-from gpuica.io.raw import Flat
-from gpuica.io.sources import Parts, Selection
+from gpuica.io.iterables import IterableSource
+from gpuica.io.raw import RawMatrix
+from gpuica.io.sources import Concatenated, SelectedRows
 from gpuica.oracle import ContrastOracle
 from gpuica.rows import open_rows, stream
 from gpuica.rows.stream import StreamRows
@@ -37,7 +37,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(stream, "WINDOW", 1 << 13)
 
 
-def brain(X):
+def is_bfloat16(X):
     """X rounded to bfloat16, as float32 and as bits."""
     ml_dtypes = pytest.importorskip("ml_dtypes")
     rounded = X.astype(ml_dtypes.bfloat16)
@@ -142,13 +142,13 @@ def test_a_fit_is_the_fit_of_the_array(form, limit, X, tmp_path, small_blocks):
 
 def test_a_mapped_array_that_is_large_is_read_from_its_file(X, tmp_path):
     mapped = as_memmap(X, tmp_path)
-    assert isinstance(take(FastICA(), mapped, reset=True).array, np.ndarray)
-    source = take(FastICA(memory_limit=1000), mapped, reset=True).array
-    assert isinstance(source, Flat)
+    assert isinstance(check_input(FastICA(), mapped, reset=True).array, np.ndarray)
+    source = check_input(FastICA(memory_limit=1000), mapped, reset=True).array
+    assert isinstance(source, RawMatrix)
     np.testing.assert_array_equal(source[:], X)
     private = np.load(tmp_path / "all.npy", mmap_mode="c")  # what is written to it is not in the file
     private[0] = 7
-    assert isinstance(take(FastICA(memory_limit=1000), private, reset=True).array, np.ndarray)
+    assert isinstance(check_input(FastICA(memory_limit=1000), private, reset=True).array, np.ndarray)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -183,9 +183,9 @@ def test_what_is_read_is_what_is_there(form, X, tmp_path):
 
 @pytest.mark.parametrize("cut", [1, 5])
 def test_bfloat16_files_are_their_rounded_numbers(cut, X, tmp_path, small_blocks):
-    rounded, bits = brain(X)
+    rounded, bits = is_bfloat16(X)
     for i, part in enumerate(np.array_split(bits, cut)):
-        write_tensors(tmp_path / f"{i}.safetensors", {"acts": part}, {}, brain=True)
+        write_tensors(tmp_path / f"{i}.safetensors", {"acts": part}, {}, is_bfloat16=True)
     expected = FastICA(random_state=0).fit(rounded)
     ica = FastICA(random_state=0, memory_limit=1000).fit(tmp_path)
     np.testing.assert_allclose(ica.components_, expected.components_, rtol=1e-4, atol=1e-6)
@@ -197,7 +197,7 @@ def test_bfloat16_files_are_their_rounded_numbers(cut, X, tmp_path, small_blocks
 def test_bfloat16_in_npy(X, tmp_path):
     """As ml_dtypes has NumPy write it, and nothing else of two bytes: tests/test_files.py."""
     ml_dtypes = pytest.importorskip("ml_dtypes")
-    rounded, bits = brain(X)
+    rounded, bits = is_bfloat16(X)
     np.save(tmp_path / "x.npy", bits.view(ml_dtypes.bfloat16))
     np.testing.assert_array_equal(shards(tmp_path / "x.npy")[:], rounded)
 
@@ -215,10 +215,10 @@ def test_parts_and_selections_of_any_sizes(sizes, indices, data):
     indices = np.array(indices, dtype=int) % len(X)
     start = data.draw(st.integers(0, len(X)))
     stop = data.draw(st.integers(start, len(X)))
-    for source in (as_source(parts), Chunks(Again(parts), lambda part: (part, False))):
+    for source in (as_source(parts), IterableSource(Again(parts), lambda part: (part, False))):
         np.testing.assert_array_equal(source[start:stop], X[start:stop])
         np.testing.assert_array_equal(source[indices], X[indices])
-        chosen = Selection(source, np.unique(indices))
+        chosen = SelectedRows(source, np.unique(indices))
         np.testing.assert_array_equal(chosen[:], X[np.unique(indices)])
 
 
@@ -236,7 +236,7 @@ def test_growing_samples_of_files_are_samples_of_the_whole(form, tmp_path, small
         return rows
 
     # a look at the curvature draws samples of its own: tests/test_curvature.py
-    monkeypatch.setattr(ContrastOracle, "curvature_of_all", lambda self, Ws: [np.ones((len(W), len(W))) for W in Ws])
+    monkeypatch.setattr(ContrastOracle, "curvature_batch", lambda self, Ws: [np.ones((len(W), len(W))) for W in Ws])
     monkeypatch.setattr(StreamRows, "sample", watch)
     ica = Picard(random_state=0, memory_limit=3000).fit(form(X, tmp_path))
     assert [n for n, _ in sizes] == [10_000, 20_000]
@@ -304,14 +304,14 @@ def test_mini_batches_of_streamed_rows_reach_the_cost_of_rows_in_memory(form, sh
 @pytest.mark.parametrize("form", [as_glob, as_iterable])
 def test_a_round_of_batches_has_every_row_once_in_another_order(form, X, tmp_path, small_blocks):
     rows = open_rows(as_source(form(X, tmp_path)), dtype=np.float32, device=CPU)
-    batches = rows.cycled(70, np.random.RandomState(0))
+    batches = rows.epochs(70, np.random.RandomState(0))
     first, second = ([next(batches).map(np.asarray) for _ in range(43)] for _ in range(2))
     for one in (first, second):
         together = np.concatenate(one)
         assert not np.array_equal(together, X)
         np.testing.assert_array_equal(together[np.lexsort(together.T)], X[np.lexsort(X.T)])
     assert not np.array_equal(np.concatenate(first), np.concatenate(second))
-    later = rows.cycled(70, np.random.RandomState(0), skip=47)
+    later = rows.epochs(70, np.random.RandomState(0), skip=47)
     np.testing.assert_array_equal(next(later).map(np.asarray), second[4])
 
 
@@ -403,7 +403,7 @@ def test_a_failure_while_writing_leaves_nothing_behind(X, tmp_path):
 def test_spooling_in_several_files(X, tmp_path, monkeypatch):
     monkeypatch.setattr("gpuica.io.files.SPOOLED", 10_000)
     source = spool(iter(np.array_split(X, 20)), tmp_path / "s")
-    assert isinstance(source, Parts)
+    assert isinstance(source, Concatenated)
     np.testing.assert_array_equal(source[:], X)
     with pytest.raises(FileExistsError, match="files already: spool to an empty directory"):
         spool([X], tmp_path / "s")
@@ -527,7 +527,7 @@ def test_generators_and_other_rounds_are_refused(X):
                 FastICA(random_state=0).fit(data)
         else:
             FastICA(random_state=0).fit(data)
-    growing = Chunks(Again([X]), lambda part: (part, False))
+    growing = IterableSource(Again([X]), lambda part: (part, False))
     growing.iterable = Again([X, X[:1]])
     with pytest.raises(ValueError, match="more than the 3000 rows"):
         FastICA(random_state=0).fit(growing)
@@ -584,8 +584,8 @@ def test_streams_to_a_device(cupy, form, limit, X, tmp_path, small_blocks):
     """limit: blocks are kept on the device as far as they fit; none, some, or all."""
     rows = X
     if form == "bfloat16":
-        rows, bits = brain(X)
-        write_tensors(tmp_path / "x.safetensors", {"acts": bits}, {}, brain=True)
+        rows, bits = is_bfloat16(X)
+        write_tensors(tmp_path / "x.safetensors", {"acts": bits}, {}, is_bfloat16=True)
         source = tmp_path / "x.safetensors"
     else:
         source = form(X, tmp_path)
@@ -603,14 +603,14 @@ def test_streams_to_a_device(cupy, form, limit, X, tmp_path, small_blocks):
 
 @pytest.mark.parametrize("threads", [1, 3, 8])
 def test_threads_read_parts_of_a_block_for_a_device(cupy, threads, X, tmp_path, small_blocks, monkeypatch):
-    readers, read = set(), Flat.read
+    readers, read = set(), RawMatrix.read
 
     def noted(self, start, stop, buffer=None):
         readers.add(threading.get_ident())
         time.sleep(0.001)  # so that one thread does not do the work of all
         return read(self, start, stop, buffer)
 
-    monkeypatch.setattr(Flat, "read", noted)
+    monkeypatch.setattr(RawMatrix, "read", noted)
     monkeypatch.setattr(stream, "host_threads", lambda: threads)
     source, device = shards(as_glob(X, tmp_path)), Device("cuda", 0, limit=1000)
     rows = open_rows(source, dtype=X.dtype, device=device, chunk_rows=70)
@@ -653,7 +653,7 @@ def test_the_reader_of_batches_ends_with_its_work(X, tmp_path, small_blocks):
     """Also while the generator, which has no end, is kept by somebody who asks for no more."""
     before = set(threading.enumerate())
     rows = open_rows(as_source(as_glob(X, tmp_path)), dtype=np.float32, device=CPU, chunk_rows=100)
-    batches = rows.cycled(50, np.random.RandomState(0))
+    batches = rows.epochs(50, np.random.RandomState(0))
     seen = [next(batches).n_rows for _ in range(3)]
     end = time.monotonic() + 5
     while set(threading.enumerate()) != before and time.monotonic() < end:

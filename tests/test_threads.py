@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from gpuica import FastICA
 from gpuica.device import threads
 from gpuica.device.threads import host_threads, one_blas_thread
-from gpuica.rows.memory import in_turns
+from gpuica.rows.memory import run_in_threads
 
 
 def counts():
@@ -213,7 +213,7 @@ def test_each_thread_of_a_pass_limits_a_library_with_a_number_for_each(per_threa
         seen.setdefault(threading.current_thread(), set()).add(per_thread.num_threads)
         threading.Event().wait(0.002)
 
-    in_turns(50, work)
+    run_in_threads(50, work)
     assert len(seen) == 5
     assert set.union(*seen.values()) == {1}
     assert per_thread.num_threads == 8

@@ -13,7 +13,7 @@ from gpuica.contrasts import LogCosh
 from gpuica.device import Device, transfers
 from gpuica.io.sources import Array
 from gpuica.rows import open_rows
-from gpuica.rows.base import project, projection
+from gpuica.rows.base import project_chunk, projection
 from gpuica.rows.memory import default_chunk_rows
 
 from . import fake_cupy, naive
@@ -24,7 +24,7 @@ CUDA = Device("cuda", 0)
 
 @pytest.mark.parametrize("kind", ["rows", "columns", "strided", "int16", "large"])
 def test_sent_arrays_arrive(cupy, kind, rng, monkeypatch):
-    monkeypatch.setattr(transfers, "WORTH_COPIERS", 1000 if kind == "large" else 1 << 22)
+    monkeypatch.setattr(transfers, "MIN_THREADED_COPY_BYTES", 1000 if kind == "large" else 1 << 22)
     X = rng.normal(size=(400, 6)).astype(np.float32)
     X = {"columns": np.asfortranarray(X), "strided": np.repeat(X, 2, 1)[:, ::2], "int16": (9 * X).astype("i2")}.get(
         kind, X
@@ -32,7 +32,7 @@ def test_sent_arrays_arrive(cupy, kind, rng, monkeypatch):
     cuts = [0, 3, 13, 14, 90, 380, 400]  # slots must grow
     parts = [X[a:b] for a, b in itertools.pairwise(cuts)]
     arrived = 0
-    for part, there in zip(parts, transfers.sent(parts, CUDA), strict=True):
+    for part, there in zip(parts, transfers.upload_chunks(parts, CUDA), strict=True):
         assert isinstance(there, cupy.ndarray)
         assert (there.dtype, there.shape) == (part.dtype, part.shape)
         np.testing.assert_array_equal(there.get(), part)
@@ -45,19 +45,21 @@ def test_memory_is_used_again_only_after_its_copy_and_its_use(cupy, rng):
         pytest.skip("only the fake device keeps a log")
     fake_cupy.log.clear()
     parts = list(rng.normal(size=(8, 5, 2)))
-    with closing(transfers.sent(parts, CUDA)) as uploads:
+    with closing(transfers.upload_chunks(parts, CUDA)) as uploads:
         for number, _ in enumerate(uploads):
             fake_cupy.log.append(("use", number))
     log = fake_cupy.log
     uses = [place for place, entry in enumerate(log) if entry[0] == "use"]
-    for number in range(transfers.BUFFERS, len(parts)):
+    for number in range(transfers.N_PINNED_BUFFERS, len(parts)):
         before = log[uses[number - 1] : uses[number]]  # what was asked for between the use before and this use
         first = (
-            log[uses[number - transfers.BUFFERS - 1] + 1 : uses[number - transfers.BUFFERS]] if number > 3 else log[:5]
+            log[uses[number - transfers.N_PINNED_BUFFERS - 1] + 1 : uses[number - transfers.N_PINNED_BUFFERS]]
+            if number > 3
+            else log[:5]
         )
         copied = [entry[1] for entry in first if entry[0] == "record"]
         assert next(entry[1] for entry in before if entry[0] == "synchronize") in copied  # the host, for the buffer
-        used = log[uses[number - transfers.ROOMS] + 1]
+        used = log[uses[number - transfers.N_DEVICE_BUFFERS] + 1]
         assert used[0] == "record"
         assert ("wait", used[1]) in before  # the stream that sends, for the room
 
@@ -66,31 +68,31 @@ def test_memory_is_used_again_only_after_its_copy_and_its_use(cupy, rng):
 @pytest.mark.parametrize("piece", [1, 100, 1000])
 def test_parts_are_sent_in_pieces(cupy, piece, order, rng, monkeypatch):
     """The stand-in reads page-locked memory as late as it may."""
-    monkeypatch.setattr(transfers, "PIECE", piece)
+    monkeypatch.setattr(transfers, "MAX_PIECE_BYTES", piece)
     X = np.asarray(rng.normal(size=(90, 6)), order=order)
-    arrived = [there.copy() for there in transfers.sent([X[:40], X[40:41], X[41:]], CUDA)]
+    arrived = [there.copy() for there in transfers.upload_chunks([X[:40], X[40:41], X[41:]], CUDA)]
     np.testing.assert_array_equal(np.concatenate([part.get() for part in arrived]), X)
 
 
 @pytest.mark.parametrize("limit", [1, 1 << 22])
 def test_fetched(cupy, limit, rng, monkeypatch):
-    monkeypatch.setattr(transfers, "WORTH_COPIERS", limit)
+    monkeypatch.setattr(transfers, "MIN_THREADED_COPY_BYTES", limit)
     for array in (rng.normal(size=(40, 5)), rng.normal(size=(40, 5)).T, rng.normal(size=7), rng.normal(size=(2, 3, 4))):
-        found = transfers.fetched(cupy.asarray(array))
+        found = transfers.download(cupy.asarray(array))
         assert isinstance(found, np.ndarray)
         np.testing.assert_array_equal(found, array)
-        assert transfers.fetched(array) is array
+        assert transfers.download(array) is array
 
 
 @pytest.mark.parametrize("large", [True, False])
 def test_an_array_of_one_chunk_is_sent_where_it_is_large(cupy, large, rng, monkeypatch):
     X, parts = rng.normal(size=(50, 4)), []
 
-    def noted(some, device, send=transfers.sent):
+    def noted(some, device, send=transfers.upload_chunks):
         return send((parts.append(part) or part for part in some), device)
 
-    monkeypatch.setattr("gpuica.rows.memory.WORTH_COPIERS", X.nbytes - large)
-    monkeypatch.setattr("gpuica.rows.memory.sent", noted)
+    monkeypatch.setattr("gpuica.rows.memory.MIN_THREADED_COPY_BYTES", X.nbytes - large)
+    monkeypatch.setattr("gpuica.rows.memory.upload_chunks", noted)
     rows = open_rows(X, dtype=X.dtype, device=CUDA)
     np.testing.assert_allclose(rows.sum(sums.total)[0].get(), X.sum(axis=0), rtol=1e-12)
     assert len(parts) == large
@@ -107,10 +109,10 @@ def test_big_endian_numbers(cupy, chunk_rows, dtype, rng):
 @pytest.mark.parametrize("piece", [1, 100, 1 << 26])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_results_arrive(cupy, dtype, piece, rng, monkeypatch):
-    monkeypatch.setattr(transfers, "PIECE", piece)
-    monkeypatch.setattr(transfers, "WORTH_COPIERS", 200)
+    monkeypatch.setattr(transfers, "MAX_PIECE_BYTES", piece)
+    monkeypatch.setattr(transfers, "MIN_THREADED_COPY_BYTES", 200)
     X = rng.normal(size=(300, 3))
-    sink = transfers.Received(X.shape, np.dtype(dtype), CUDA)
+    sink = transfers.DownloadWriter(X.shape, np.dtype(dtype), CUDA)
     for a, b in itertools.pairwise([0, 1, 50, 51, 200, 300]):
         part = cupy.asarray(X[a:b]) if a % 2 else cupy.asarray(X[a:b].T.copy()).T
         sink.write(part)
@@ -123,15 +125,15 @@ def test_page_locked_memory_is_there_for_the_next_pass(cupy, rng, monkeypatch):
     asked, allocate = [], cupy.cuda.alloc_pinned_memory
     monkeypatch.setattr(cupy.cuda, "alloc_pinned_memory", lambda size: asked.append(size) or allocate(size))
     for size in (100, 120, 101):
-        for _ in transfers.sent(rng.normal(size=(5, size, 8)), CUDA):
+        for _ in transfers.upload_chunks(rng.normal(size=(5, size, 8)), CUDA):
             pass
-    assert asked == [8192] * 3 * transfers.BUFFERS  # CuPy keeps freed blocks by their size
+    assert asked == [8192] * 3 * transfers.N_PINNED_BUFFERS  # CuPy keeps freed blocks by their size
 
 
 @pytest.mark.parametrize("source", [lambda X: X, Array], ids=["array", "stream"])
 def test_threads_end_where_the_work_fails(cupy, source, rng, monkeypatch):
     """Also while the error is still there, and with it the frames that it came through."""
-    monkeypatch.setattr(transfers, "WORTH_COPIERS", 1)
+    monkeypatch.setattr(transfers, "MIN_THREADED_COPY_BYTES", 1)
     rows = open_rows(source(rng.normal(size=(500, 4))), dtype=np.dtype(float), device=CUDA, chunk_rows=70)
 
     def fails(chunk):
@@ -154,7 +156,7 @@ def test_a_host_array_is_added_up_on_the_device(cupy, weighted, rng):
     for found, expected in zip(there, naive.fixed_point(repeated, W, "logcosh"), strict=True):
         np.testing.assert_allclose(found.get(), expected, rtol=1e-9, atol=1e-9)
     ready = projection(X.mean(0), W, X.dtype)
-    np.testing.assert_allclose(rows.map(project, tuple(map(cupy.asarray, ready))).get(), (X - X.mean(0)) @ W.T)
+    np.testing.assert_allclose(rows.map(project_chunk, tuple(map(cupy.asarray, ready))).get(), (X - X.mean(0)) @ W.T)
 
 
 class Tight:
@@ -212,23 +214,23 @@ def test_the_whole_fit_of_a_host_array_on_the_device(cupy, monkeypatch):
 
 def test_news_are_read_as_they_were_when_asked_for(cupy, rng):
     X = cupy.asarray(rng.normal(size=5))
-    news = transfers.news(X, X.sum(), X > 0)
+    news = transfers.copy_to_host(X, X.sum(), X > 0)
     before = X.get()
     X *= 0
     values, total, positive = news.read()
-    assert news.late
+    assert news.pending
     np.testing.assert_array_equal(values, before)
     np.testing.assert_allclose(total, before.sum())
     np.testing.assert_array_equal(positive, before > 0)
-    assert not transfers.news(before).late
+    assert not transfers.copy_to_host(before).pending
 
 
 @pytest.mark.parametrize("n_unread", [1, 3])
 def test_a_copy_that_nobody_reads_does_not_write_to_memory_of_others(cupy, n_unread, rng):
     X = cupy.asarray(rng.normal(size=5))
     for _ in range(n_unread):
-        transfers.news(X)  # dropped at once, as after the last iteration of a fit
-    blocks = [transfers.pinned(cupy.cuda, 5, float) for _ in range(n_unread)]
+        transfers.copy_to_host(X)  # dropped at once, as after the last iteration of a fit
+    blocks = [transfers.pinned_empty(cupy.cuda, 5, float) for _ in range(n_unread)]
     for block in blocks:
         block[:] = 7
     X.sum().get()  # the device has done everything by now
@@ -239,9 +241,9 @@ def test_a_copy_that_nobody_reads_does_not_write_to_memory_of_others(cupy, n_unr
 def test_buffers_of_finished_copies_are_given_back(cupy, rng):
     X = cupy.asarray(rng.normal(size=5))
     for _ in range(5):
-        transfers.news(X)
+        transfers.copy_to_host(X)
     X.sum().get()
-    transfers.news(X)
+    transfers.copy_to_host(X)
     assert len(transfers._copies) == 1
 
 
@@ -253,7 +255,7 @@ def test_another_thread_works_on_the_device_and_stream_of_this_one(cupy):
             seen.append((cupy.cuda.runtime.getDevice(), cupy.cuda.get_current_stream().ptr))
 
     with cupy.cuda.Stream(non_blocking=True) as stream:
-        thread = threading.Thread(target=work, args=(transfers.place(cupy),))
+        thread = threading.Thread(target=work, args=(transfers.capture_context(cupy),))
         thread.start()
         thread.join()
     assert seen == [(0, stream.ptr)]

@@ -46,7 +46,7 @@ def test_weighted_contributions_are_the_textbook_sums(n, d, k, fun):
         "projected": (sums.projected_moments(Z, c, W, w), [naive.moments((W @ (z - c))[None], 0) for z in Z]),
         "total": (sums.total(Z, w), [(z,) for z in Z]),
         "norms": ((sums.norms(Z, c, w),), [(np.linalg.norm(z - c) ** np.array([1, 2, 0]),) for z in Z]),
-        "pull": (sums.pull(Z, c, w), [naive.pull(z, c) for z in Z]),
+        "pull": (sums.weiszfeld_sums(Z, c, w), [naive.pull(z, c) for z in Z]),
     }
     one_by_one["stacked"] = sums.stacked(Z, W, sums.likelihood, contrast, w), one_by_one["likelihood"][1]
     for name, (found, rows) in one_by_one.items():
@@ -117,7 +117,7 @@ def test_a_weighted_sum_is_the_sum_over_repeated_rows(n, d, chunk, projected, dt
         (sums.moments, (np.ones(d),)),
         (sums.projected_moments, (np.ones(d), K)),
         (sums.total, ()),
-        (sums.pull, (np.ones(d),)),
+        (sums.weiszfeld_sums, (np.ones(d),)),
     ):
         found, expected = (rows.sum(contribution, *params) for rows in (weighted, repeated))
         for mine, its in zip(found, expected, strict=True):
@@ -270,8 +270,8 @@ def test_the_standard_error_of_weighted_means_is_that_of_repeated_samples():
 def stops(solver, oracle, W):
     """Which components are at rest at W itself."""
     if solver is parallel:
-        return parallel(oracle, W, max_iter=1, tol="auto").at_rest
-    return picard(oracle, W, max_iter=0, tol="auto", ortho=solver == "rotations").at_rest
+        return parallel(oracle, W, max_iter=1, tol="auto").converged_components
+    return picard(oracle, W, max_iter=0, tol="auto", ortho=solver == "rotations").converged_components
 
 
 @pytest.mark.parametrize("solver", [parallel, "rotations", "matrices"])
@@ -322,7 +322,7 @@ def test_samples_hold_enough_rows_that_count(monkeypatch, rng):
         return original(self, n, rng)
 
     # a look at the curvature draws samples of its own: tests/test_curvature.py
-    monkeypatch.setattr(ContrastOracle, "curvature_of_all", lambda self, Ws: [np.ones((len(W), len(W))) for W in Ws])
+    monkeypatch.setattr(ContrastOracle, "curvature_batch", lambda self, Ws: [np.ones((len(W), len(W))) for W in Ws])
     monkeypatch.setattr(ContrastOracle, "sample", watch)
     X, _ = mixture(100_000, 3)
     Picard(random_state=0).fit(X, sample_weight=np.tile([0, 1], 50_000))

@@ -25,11 +25,11 @@ logger = logging.getLogger("gpuica")
 # A host array goes to the GPU by itself from this much work on (floating-point operations of ten passes).  Below it the
 # transfer and the launches cost about as much as the CPU takes.  An estimate: 2e10 operations are a tenth of a second
 # on a few CPU cores.
-WORTH_A_TRANSFER = 2e10
+MIN_WORK_FOR_GPU = 2e10
 
 REMOVED_NAME = "row_stack"  # of NumPy, which numba-cuda 0.30 still refers to
 
-UNASKED = 1 << 26  # bytes that are stored without asking how much memory is free (0.1 ms)
+ALWAYS_FITS_BYTES = 1 << 26  # bytes that are stored without asking how much memory is free (0.1 ms)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Device:
 
     def fits(self, size):
         """Whether an array of so many bytes may be stored."""
-        return (size <= UNASKED and self.limit is None) or size <= self.budget()
+        return (size <= ALWAYS_FITS_BYTES and self.limit is None) or size <= self.budget()
 
     def release(self):
         """Give memory that is kept for later arrays back to the device, for other libraries or for larger arrays."""
@@ -93,7 +93,7 @@ class Device:
             with self.active():
                 self.xp.get_default_memory_pool().free_all_blocks()
 
-    def share(self):
+    def release_for_torch(self):
         """`release` where torch is loaded, which cannot take memory that CuPy keeps."""
         if "torch" in sys.modules:
             self.release()
@@ -158,7 +158,7 @@ def memory_size(limit):
     return int(size)
 
 
-def in_words(size):
+def format_bytes(size):
     """A number of bytes as a text: "1.6 kB", "2.0 GB"."""
     power = 0
     while size >= 999.5 and power < 5:
@@ -186,10 +186,10 @@ def _chosen(name, array, work, refusal):
     if name == "auto":
         if home != CPU:
             return home
-        if work < WORTH_A_TRANSFER or importlib.util.find_spec("cupy") is None or why_no_gpu():
+        if work < MIN_WORK_FOR_GPU or importlib.util.find_spec("cupy") is None or why_no_gpu():
             return CPU
         if refusal:
-            say_once(f"Running on the CPU: {refusal}")
+            log_once(f"Running on the CPU: {refusal}")
             return CPU
         return Device("cuda", _cupy().cuda.runtime.getDevice())
     kind, _, index = name.partition(":")
@@ -271,7 +271,7 @@ def numba_cuda():
 
 
 @cache
-def say_once(message):
+def log_once(message):
     """Log a message on the logger "gpuica", the first time only."""
     logger.warning(message)
 

@@ -23,10 +23,10 @@ class BFloat16:
         return len(self.bits)
 
     def __getitem__(self, rows):
-        return from_brain(self.bits[rows])
+        return bfloat16_to_float32(self.bits[rows])
 
 
-def from_brain(bits):
+def bfloat16_to_float32(bits):
     """float32 numbers of the bits of bfloat16, which is the upper half of a float32."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
@@ -75,13 +75,13 @@ def _of_torch(tensor):
         raise TypeError("sparse torch tensors are not supported: pass tensor.to_dense().")
     if tensor.device.type not in ("cpu", "cuda"):
         raise TypeError(f"torch tensors on {tensor.device.type!r} are not supported: pass tensor.cpu().")
-    brain = tensor.dtype == torch.bfloat16  # unknown to NumPy: its bits travel as integers
+    is_bfloat16 = tensor.dtype == torch.bfloat16  # unknown to NumPy: its bits travel as integers
     source = tensor.detach()
-    source = source.view(torch.int16) if brain else source
+    source = source.view(torch.int16) if is_bfloat16 else source
     home = CPU
     if tensor.device.type == "cuda":
         if reason := why_no_gpu():
             raise RuntimeError(f"X is a torch tensor on {tensor.device}, which CuPy would work on, but {reason}")
         home = Device("cuda", tensor.device.index)
     array = home.xp.from_dlpack(source)
-    return (BFloat16(array.view(np.uint16)) if brain else array), back
+    return (BFloat16(array.view(np.uint16)) if is_bfloat16 else array), back

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 
 import numpy as np
 
-from . import CPU, Device, array_device, say_once
+from . import CPU, Device, array_device, log_once
 
 ROUNDED = {"tf32": 77, "bf16": 75}  # cublasComputeType_t of float32 arrays with factors of 11 and 8 bits
 UNITS = {"float32": 0.0, "tf32": 2.0**-11, "bf16": 2.0**-8}  # rounding units of factors, where coarser than the rows'
@@ -28,7 +28,7 @@ def products(xp, precision):
         yield
         return
     if Device("cuda", xp.cuda.runtime.getDevice()).generation < 8:
-        say_once(f"This GPU has no units for precision={precision!r}: products are float32's.")
+        log_once(f"This GPU has no units for precision={precision!r}: products are float32's.")
         yield
         return
     before = _rounding.set(ROUNDED[precision])
@@ -38,7 +38,7 @@ def products(xp, precision):
         _rounding.reset(before)
 
 
-def product(A, B, of_all=False):
+def product(A, B, shared_operand=False):
     """A @ B of matrices (n, k) and (k, m), of the precision that `products` set.
 
     of_all: whether B is the same for all rows.  Errors of rows are independent and average out in sums over them, those
@@ -48,7 +48,7 @@ def product(A, B, of_all=False):
     if rounding is None or not A.dtype == B.dtype == np.float32 or 0 in A.shape + B.shape:
         return A @ B
     C = array_device(A).xp.empty((len(A), B.shape[1]), dtype=np.float32)
-    for i, part in enumerate(_parts(B) if of_all and rounding == ROUNDED["bf16"] else [B]):
+    for i, part in enumerate(_parts(B) if shared_operand and rounding == ROUNDED["bf16"] else [B]):
         _multiply(A, part, C, rounding, beta=float(i > 0))
     return C
 

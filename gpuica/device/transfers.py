@@ -14,17 +14,17 @@ import numpy as np
 from . import CPU, array_device, to_host
 from .threads import host_threads, one_blas_thread
 
-ROOMS = 2  # chunks on a device: one that is worked on, one that is sent
-BUFFERS = 3  # pieces of chunks in page-locked memory: one that the host copies, one under way, one that waits
-PIECE = 1 << 26  # bytes at most; the first chunk is on its way before all of it was copied
-COPIERS = 12  # threads that copy to and from page-locked memory, at most: 4 were measured at 19 GB/s, 12 at 42
-WORTH_COPIERS = 1 << 22  # bytes
+N_DEVICE_BUFFERS = 2  # chunks on a device: one that is worked on, one that is sent
+N_PINNED_BUFFERS = 3  # pieces of chunks in page-locked memory: one that the host copies, one under way, one that waits
+MAX_PIECE_BYTES = 1 << 26  # bytes at most; the first chunk is on its way before all of it was copied
+MAX_COPY_THREADS = 12  # threads that copy to and from page-locked memory, at most: 4 were measured at 19 GB/s, 12 at 42
+MIN_THREADED_COPY_BYTES = 1 << 22  # bytes
 
 
-class News:
+class HostCopy:
     """Small arrays on their way to the host."""
 
-    late = False  # whether reading them now would make the host wait for the device
+    pending = False  # whether reading them now would make the host wait for the device
 
     def __init__(self, arrays):
         self._arrays = arrays
@@ -50,10 +50,10 @@ def _free_finished_copies():
                 _copies.popleft()
 
 
-class LateNews(News):
+class AsyncHostCopy(HostCopy):
     """Small device arrays whose copies were asked for: `read` waits for these copies, not for work asked for since."""
 
-    late = True
+    pending = True
 
     def __init__(self, arrays):
         device = array_device(arrays[0])
@@ -61,7 +61,7 @@ class LateNews(News):
         with device.active():
             _free_finished_copies()
             self._arrived = cuda.Event(disable_timing=True)
-            buffers = [pinned(cuda, array.shape, array.dtype) for array in arrays]
+            buffers = [pinned_empty(cuda, array.shape, array.dtype) for array in arrays]
             try:
                 super().__init__(
                     [array.get(out=out, blocking=False) for array, out in zip(arrays, buffers, strict=True)]
@@ -76,12 +76,12 @@ class LateNews(News):
         return super().read()
 
 
-def news(*arrays):
+def copy_to_host(*arrays):
     """The News of arrays of one library, on the host or a device."""
-    return News(arrays) if array_device(arrays[0]) == CPU else LateNews(arrays)
+    return HostCopy(arrays) if array_device(arrays[0]) == CPU else AsyncHostCopy(arrays)
 
 
-def place(xp):
+def capture_context(xp):
     """A function that gives a context manager for other threads: the device and the stream that are current here.
 
     On the host one BLAS thread, which some libraries count for each thread.
@@ -98,7 +98,7 @@ def place(xp):
     return there
 
 
-def pinned(cuda, shape, dtype):
+def pinned_empty(cuda, shape, dtype):
     """An empty host array in page-locked memory, which the device reads and writes without the host's help."""
     dtype = np.dtype(dtype)
     count = int(np.prod(shape, dtype=np.int64))
@@ -107,7 +107,7 @@ def pinned(cuda, shape, dtype):
 
 
 # ---- large arrays on their way in and out ----------------------------------------------------------------------------
-class Buffers:
+class PinnedBuffers:
     """Page-locked buffers in turn, each used again when the copy from or to it has finished.
 
     Their sizes are powers of 2, so that CuPy, which keeps freed page-locked memory by its size, has the same buffers
@@ -121,11 +121,11 @@ class Buffers:
     def next(self, shape, dtype):
         """(an array of this shape and dtype, the event to be recorded after its copy)."""
         nothing = np.empty(0, np.uint8), self.cuda.Event(disable_timing=True)
-        buffer, done = self.ring.popleft() if len(self.ring) == BUFFERS else nothing
+        buffer, done = self.ring.popleft() if len(self.ring) == N_PINNED_BUFFERS else nothing
         done.synchronize()
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         if size > buffer.nbytes:
-            buffer = pinned(self.cuda, (1 << (size - 1).bit_length(),), np.uint8)
+            buffer = pinned_empty(self.cuda, (1 << (size - 1).bit_length(),), np.uint8)
         self.ring.append((buffer, done))
         return buffer[:size].view(dtype).reshape(shape), done
 
@@ -135,7 +135,7 @@ class Buffers:
             done.synchronize()
 
 
-def sent(parts, device):
+def upload_chunks(parts, device):
     """Host arrays (n, d) as arrays on a device, one after the other, each good until the next is asked for.
 
     The host copies pieces of a part into page-locked memory, a stream of its own sends them, and the current stream
@@ -143,7 +143,7 @@ def sent(parts, device):
     """
     cuda = device.xp.cuda
     sending, working = cuda.Stream(non_blocking=True), cuda.get_current_stream()
-    buffers, rooms = Buffers(cuda), deque(Room(device.xp) for _ in range(ROOMS))
+    buffers, rooms = PinnedBuffers(cuda), deque(DeviceBuffer(device.xp) for _ in range(N_DEVICE_BUFFERS))
     with _copiers() as copiers:
         try:
             for part in parts:
@@ -166,7 +166,7 @@ def sent(parts, device):
             buffers.wait()
 
 
-class Room:
+class DeviceBuffer:
     """Memory on a device for one part at a time."""
 
     def __init__(self, xp):
@@ -184,7 +184,7 @@ class Room:
         return array.reshape(part.shape[::-1]).T if columns_first else array.reshape(part.shape)
 
 
-class Received:
+class DownloadWriter:
     """A host array (n, k) that is filled with rows from a device, in order.  A sink, as those of `rows.sink`.
 
     Rows are on their way, by page-locked memory, while the device works on those after them.
@@ -192,7 +192,7 @@ class Received:
 
     def __init__(self, shape, dtype, device):
         self.array, self.place = np.empty(shape, dtype), 0
-        self.buffers = Buffers(device.xp.cuda)
+        self.buffers = PinnedBuffers(device.xp.cuda)
         self.under_way: deque[tuple] = deque()  # (event, array in a buffer, rows of `array`)
         self.copiers = _copiers()
 
@@ -200,7 +200,7 @@ class Received:
         """Append rows (n, k) on the device."""
         part = part.astype(self.array.dtype, copy=False)
         for rows in _pieces(part):
-            if len(self.under_way) == BUFFERS:
+            if len(self.under_way) == N_PINNED_BUFFERS:
                 self._take_in()
             here, arrived = self.buffers.next(part[rows].shape, self.array.dtype)
             part[rows].get(out=here, blocking=False)
@@ -224,13 +224,13 @@ class Received:
         self.copiers.shutdown()
 
 
-def fetched(array):
+def download(array):
     """An array on the host, `to_host`; a large one by page-locked memory."""
     device = array_device(array)
-    if device == CPU or array.nbytes <= WORTH_COPIERS:
+    if device == CPU or array.nbytes <= MIN_THREADED_COPY_BYTES:
         return to_host(array)
     with device.active():
-        sink = Received(array.shape, array.dtype, device)
+        sink = DownloadWriter(array.shape, array.dtype, device)
         try:
             sink.write(array)
             sink.close()
@@ -242,21 +242,21 @@ def fetched(array):
 
 def _pieces(array):
     """Slices of the rows of an array that are PIECE bytes each, or a quarter of the array where that is less."""
-    size = min(PIECE, max(array.nbytes // 4, WORTH_COPIERS))
+    size = min(MAX_PIECE_BYTES, max(array.nbytes // 4, MIN_THREADED_COPY_BYTES))
     step = max(1, size // max(1, array.nbytes // max(1, len(array))))
     return [slice(i, min(i + step, len(array))) for i in range(0, len(array), step)]
 
 
 def _copiers():
     """An executor for `_copy`."""
-    return ThreadPoolExecutor(max(1, min(COPIERS, host_threads())))
+    return ThreadPoolExecutor(max(1, min(MAX_COPY_THREADS, host_threads())))
 
 
 def _copy(source, target, copiers):
     """Copy source to target, a part of the rows in each thread: NumPy lets go of the interpreter while it copies."""
-    if source.nbytes < WORTH_COPIERS:
+    if source.nbytes < MIN_THREADED_COPY_BYTES:
         target[...] = source
         return
-    step = -(-len(source) // min(COPIERS, host_threads()))
+    step = -(-len(source) // min(MAX_COPY_THREADS, host_threads()))
     parts = [slice(i, i + step) for i in range(0, len(source), step)]
     list(copiers.map(lambda rows: np.copyto(target[rows], source[rows]), parts))

@@ -15,13 +15,14 @@ from ..device import to_host
 from ..rows.shared import Shared
 from ..solvers.atoms import UPDATES
 from ..solvers.dictionary import DEAD_ATOMS
+from ._encode import device_for_coding, open_for_coding
 from ._parameters import checks_parameters, real_matrix, refuse_overflow
 from ._resume import Snapshots
-from ._shell import is_dask, locating_nan, take
-from ._spread import draw_from
+from ._shell import check_input, is_dask, locate_nonfinite
+from ._spread import random_state_for
 from ._unfinished import warn_of_unfinished
 from ._whole import warn_of_interrupt
-from .coding import FOLLOWS_ALPHA, MOST_ROUNDS, SparseCoding, device_for_coding, open_for_coding
+from .coding import FOLLOWS_ALPHA, MOST_ROUNDS, SparseCoding
 
 SMALL = 1 << 24  # numbers of X up to which initial atoms come from scikit-learn's own decomposition of X
 
@@ -58,8 +59,8 @@ class Learner(SparseCoding):
         )
 
     def _taken(self, X, reset=True):
-        """X as `Given`, checked; the shape of the dictionary; the coder; the device."""
-        given = take(self, X, reset=reset)
+        """X as `InputData`, checked; the shape of the dictionary; the coder; the device."""
+        given = check_input(self, X, reset=reset)
         shape = int(self.n_components or given.shape[1]), given.shape[1]
         coder = self._fit_coder(shape)
         device = device_for_coding(self, given, shape)
@@ -73,9 +74,9 @@ class Learner(SparseCoding):
     @contextmanager
     def _snapshots(self, given, shape, coder, device):
         """The oracle of the rows and the `Snapshots` of the fit, whose `rng` is to be drawn from."""
-        oracle = CodeOracle(open_for_coding(given, shape[0], device).uploaded(), coder)
-        with locating_nan(self, given):
-            snapshots = Snapshots(self, oracle.rows, draw_from(self.random_state, given), device)
+        oracle = CodeOracle(open_for_coding(given, shape[0], device).upload(), coder)
+        with locate_nonfinite(self, given):
+            snapshots = Snapshots(self, oracle.rows, random_state_for(self.random_state, given), device)
         with closing(snapshots):
             yield oracle, snapshots
 
@@ -118,7 +119,7 @@ class Learner(SparseCoding):
     def _learn(self, given, learned, solve):
         """solve(), and the learned atoms stored; those of the last whole iteration, if any, when it is interrupted."""
         try:
-            with locating_nan(self, given):
+            with locate_nonfinite(self, given):
                 solve()
         except KeyboardInterrupt:
             if learned.n_iter:
@@ -143,10 +144,10 @@ class Learner(SparseCoding):
 
         X : array of shape (n_samples, n_features).  Larger is better.
         """
-        given, D = take(self, X, reset=False), self.components_
+        given, D = check_input(self, X, reset=False), self.components_
         coder = self._fit_coder(D.shape)
         device = device_for_coding(self, given, D.shape)
-        with device.active(), locating_nan(self, given):
+        with device.active(), locate_nonfinite(self, given):
             oracle = CodeOracle(open_for_coding(given, len(D), device), coder)
             found = oracle.moments(device.put(D.astype(given.dtype, order="C")))
         warn_of_unfinished(found.n_unfinished, given.shape[0], coder)

@@ -12,11 +12,11 @@ from ..oracle import ContrastOracle, MomentOracle
 from ..rows import open_rows
 from ..solvers import Solution
 from ..solvers.fastica import orthonormal
-from ..solvers.online import Seen, follow
+from ..solvers.online import RunningMoments, online_step
 from ._parameters import checks_parameters
 from ._separation import Separation
-from ._shell import locating_nan, take
-from ._whole import whole_fit
+from ._shell import check_input, locate_nonfinite
+from ._whole import transactional_fit
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Past:
     W (k, k): the unmixing of whitened rows.  average: of `follow`, or None.  n_effective: Kish's number of all rows.
     """
 
-    seen: Seen
+    seen: RunningMoments
     W: Any
     average: Any
     n_effective: float
@@ -60,7 +60,7 @@ class Online(Separation):
         The first batch is fitted by `fit` and sets what the others correct: make it thousands of rows, and every batch
         a fair sample of the data.  Then running moments renew the whitening, and each batch turns the components by one
         step of stochastic Picard-O, whatever the algorithm of `fit`.  Approximate: docs/streaming.md has figures; `fit`
-        reads files of any size, and is more accurate.  `movement_` and `at_rest_` are of the last step,
+        reads files of any size, and is more accurate.  `delta_` and `converged_components_` are of the last step,
         `gradient_norm_` and `gradient_z_` of its average over batches.  The first call begins anew, also after `fit`.
 
         sample_weight : array-like of shape (n_samples,), default=None
@@ -68,7 +68,7 @@ class Online(Separation):
 
         Raises ValueError without whitening and for center='median'.  Picard(ortho=False) does not have it.
         """
-        with whole_fit(self):
+        with transactional_fit(self):
             self._partial_fit(X, sample_weight)
         return self
 
@@ -76,9 +76,9 @@ class Online(Separation):
         self._check_online()
         if not hasattr(self, "_past"):
             self.fit(X, sample_weight=sample_weight)
-        given = take(self, X, reset=False, finite=False).worked_on_in(self.precision).weighted(sample_weight)
+        given = check_input(self, X, reset=False, finite=False).worked_on_in(self.precision).weighted(sample_weight)
         device = self._device(given, work=8 * given.shape[0] * given.shape[1] * len(self._unmixing))
-        with device.active(), locating_nan(self, given):
+        with device.active(), locate_nonfinite(self, given):
             settings = {"prepare": given.prepare(self._prepare), "weights": given.weights}
             rows = open_rows(given.array, dtype=given.dtype, device=device, **settings)
             mean, covariance = MomentOracle(rows).moments()
@@ -86,7 +86,7 @@ class Online(Separation):
                 self._step(rows, mean, covariance, given.weight, device)
             else:
                 K = self.whitening_.astype(np.float64) * given.weight**0.5
-                seen = Seen(given.weight, mean, covariance, device.put(K), given.weight)
+                seen = RunningMoments(given.weight, mean, covariance, device.put(K), given.weight)
                 W = device.put(orthonormal(self._unmixing.astype(np.float64)))
                 self._past, self.n_steps_ = Past(seen, W, None, rows.n_effective).to(to_host), 1
         self.n_samples_seen_ = self._past.seen.weight
@@ -99,11 +99,13 @@ class Online(Separation):
         n_effective = past.n_effective + rows.n_effective
         oracle = ContrastOracle(rows.projected(seen.mean, seen.whitening), self._contrast())
         covariance = seen.whitening @ covariance @ seen.whitening.T
-        step = follow(oracle, W, covariance, past.average, n_effective, tol=self.tol)
+        step = online_step(oracle, W, covariance, past.average, n_effective, tol=self.tol)
         self._past = Past(seen, step.W, step.average, n_effective).to(to_host)
         self.n_steps_ += 1
-        converged = bool(step.at_rest.all())
-        solution = Solution(step.W, self.n_steps_, step.movement, converged, step.at_rest, step.gradient, z=step.z)
+        converged = bool(step.converged_components.all())
+        solution = Solution(
+            step.W, self.n_steps_, step.delta, converged, step.converged_components, step.gradient, z=step.z
+        )
         self._store(solution, seen, rows, seen.weight)
 
     def _check_online(self):

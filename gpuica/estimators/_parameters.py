@@ -6,7 +6,7 @@ from functools import wraps
 import numpy as np
 from sklearn import get_config
 
-from ..device import UNASKED, in_words
+from ..device import ALWAYS_FITS_BYTES, format_bytes
 from ..device.arrays import host
 
 RANGE = 1e100  # singular values of a starting point lie within 1 / RANGE and RANGE, so that their squares are numbers
@@ -55,10 +55,10 @@ def refuse_overflow(dtype, *results):
 def refuse_many_starts(n_starts, k, device):
     """A ValueError if so many matrices (k, k) of float64 are more than the memory holds."""
     size = 8 * n_starts * k * k
-    if size > UNASKED and size > 2 * replace(device, limit=None).budget():
+    if size > ALWAYS_FITS_BYTES and size > 2 * replace(device, limit=None).budget():
         raise ValueError(
-            f"{n_starts} starting points take {in_words(size)}, more than the memory of {device}: lower n_init (n_runs "
-            "of fit_runs)."
+            f"{n_starts} starting points take {format_bytes(size)}, more than the memory of {device}: lower n_init "
+            "(n_runs of fit_runs)."
         )
 
 

@@ -17,34 +17,34 @@ class Progress:
         self.watched, self.prefix = estimator._watched, ""
         self.began = time.perf_counter()
 
-    def __call__(self, n_iter, sizes, at_rest, n_rows):
+    def __call__(self, n_iter, sizes, converged_components, n_rows):
         """As a solver's `report`: sizes, of movement or gradient, and at_rest (k,); (j,) for the first j components."""
         rows = f"all {n_rows} rows" if n_rows == self.n_rows else f"sample of {n_rows} rows"
         if getattr(self.estimator, "algorithm", None) == "deflation":  # one component after the other
             stage = f"{rows}, component {len(sizes)} of {self.n_components}, iteration {n_iter}"
-            ended = bool(at_rest[-1])
+            ended = bool(converged_components[-1])
         else:
-            stage, ended = f"{rows}, iteration {n_iter}", bool(at_rest.all())
+            stage, ended = f"{rows}, iteration {n_iter}", bool(converged_components.all())
         if self.estimator.verbose > 1 or n_iter % 10 == 0 or ended or n_iter == self.estimator.max_iter:
-            self._print(stage, sizes, at_rest)
+            self._print(stage, sizes, converged_components)
 
-    def batches(self, step, sizes, at_rest, n_rows):
+    def batches(self, step, sizes, converged_components, n_rows):
         """The same for steps on batches of n_rows rows."""
-        self._print(f"batches of {n_rows} rows, step {step}", sizes, at_rest)
+        self._print(f"batches of {n_rows} rows, step {step}", sizes, converged_components)
 
     def of_fastica(self):
         """The same for iterations of FastICA that come before."""
         first = copy(self)
-        first.watched, first.prefix = "movement", "FastICA first, "
+        first.watched, first.prefix = "delta", "FastICA first, "
         return first
 
-    def _print(self, stage, sizes, at_rest):
+    def _print(self, stage, sizes, converged_components):
         start, estimator = START.get(), self.estimator
         print_line(
             estimator,
             ("" if start is None else f"start {start + 1} of {estimator.n_init}, ")
-            + f"{self.prefix}{stage}: {int(at_rest.sum())} of {self.n_components} components at rest, largest "
-            f"{self.watched} {float(sizes.max()):.4g} (tol {estimator.tol}), "
+            + f"{self.prefix}{stage}: {int(converged_components.sum())} of {self.n_components} components converged, "
+            f"largest {self.watched} {float(sizes.max()):.4g} (tol {estimator.tol}), "
             f"{time.perf_counter() - self.began:.1f} s",
         )
 
@@ -64,7 +64,7 @@ def print_line(estimator, text):
 
 
 def say_resumed(estimator, learned):
-    """Print that a fit of a dictionary goes on from a checkpoint, if it does; learned: a `Learned`."""
+    """Print that a fit of a dictionary goes on from a checkpoint, if it does; learned: a `FitState`."""
     if estimator.verbose and learned.n_iter:
         print_line(estimator, f"resumed from {estimator.checkpoint} after {learned.n_iter} iterations or batches")
 

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..device import CPU, in_words
-from ..device.transfers import Received
+from ..device import CPU, format_bytes
+from ..device.transfers import DownloadWriter
 from ..io.sources import Source
-from ..io.writers import open_sink
-from ._shell import locating_nan
+from ..io.writers import open_writer
+from ._shell import locate_nonfinite
 
 
-def hand_out(estimator, given, device, rows, function, params, width, out=None, scratch=None):
+def to_output(estimator, given, device, rows, function, params, width, out=None, scratch=None):
     """function(chunk, *params) of all rows, (n_rows, width) in the dtype of the rows, as the caller wants it.
 
     out: None for an array of the caller's kind, or a path of a .npy file or an array to be assigned to, which is
@@ -21,14 +21,14 @@ def hand_out(estimator, given, device, rows, function, params, width, out=None, 
     or None.  MemoryError if the result needs more memory than the budget.
     """
     shape = given.n_here, width
-    with locating_nan(estimator, given):
+    with locate_nonfinite(estimator, given):
         if out is None and leaves(given, device):
-            return given.back(received(given, device, shape, rows.dtype, rows.each, function, *params)[0])
+            return given.back(received(given, device, shape, rows.dtype, rows.for_each, function, *params)[0])
         if out is None:
             with room_for(given, device, shape, rows.dtype, known=scratch is not None):
                 return given.back(rows.map(function, *params, out=scratch))
-        sink = open_sink(out, given.n_here, width, rows.dtype)
-        write_all(sink, rows.each, function, *params, tell=teller(estimator, given.n_here))
+        sink = open_writer(out, given.n_here, width, rows.dtype)
+        write_all(sink, rows.for_each, function, *params, tell=teller(estimator, given.n_here))
     return out
 
 
@@ -40,7 +40,7 @@ def leaves(given, device):
 def received(given, device, shape, dtype, each, *what):
     """(a host array of this shape, filled with the rows that each(write, *what) writes; what that returns)."""
     refuse_large(given, replace(CPU, limit=device.limit), shape, dtype)
-    sink = Received(shape, dtype, device)
+    sink = DownloadWriter(shape, dtype, device)
     answer = write_all(sink, each, *what)
     return sink.array, answer
 
@@ -66,9 +66,9 @@ def refuse_large(given, device, shape, dtype):
 def _too_large(device, shape, dtype):
     size = np.dtype(dtype).itemsize * shape[0] * shape[1]
     return MemoryError(
-        f"the result, {shape[0]} x {shape[1]}, takes {in_words(size)}, more than half of the memory that may be used, "
-        f"{in_words(2 * device.budget())}: write it to a file or array instead, transform(X, out='result.npy'), or "
-        "raise memory_limit."
+        f"the result, {shape[0]} x {shape[1]}, takes {format_bytes(size)}, more than half of the memory that may be "
+        f"used, {format_bytes(2 * device.budget())}: write it to a file or array instead, "
+        "transform(X, out='result.npy'), or raise memory_limit."
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from .._version import __version__
 from ..device import to_host
-from ..io.checkpoint import Checkpoint, CheckpointError, draws_of, set_draws, together
+from ..io.checkpoint import Checkpoint, CheckpointError, draws_of, on_all_ranks, set_draws
 from ..io.digest import DigestError, describe, digest, label
 from ..rows.shared import SharedRows
 
@@ -30,7 +30,7 @@ def open_checkpoint(estimator, rows, device):
         "shape of X": str((rows.n_rows, rows.n_features)),
         "dtype": str(rows.dtype),
         "device": device.kind,
-        "sample of the rows of X": f"sha256:{digest(rows.spread())[:32]}",
+        "sample of the rows of X": f"sha256:{digest(rows.fixed_sample())[:32]}",
         "sample_weight": "None" if rows.weights is None else label(to_host(rows.weights)),
     }
     if hasattr(estimator, "batch_size") and rows.batch_window is not None:
@@ -42,7 +42,7 @@ def open_checkpoint(estimator, rows, device):
                 fit[name] = _label(name, value)
         return Checkpoint(estimator.checkpoint, fit, __version__)
 
-    return together(rows.everywhere, begin)
+    return on_all_ranks(rows.all_ranks, begin)
 
 
 def _label(name, value):
@@ -74,7 +74,7 @@ def _read_only(value):
 
 
 class Snapshots:
-    """Keeps a `Learned` and what goes with it in a checkpoint, and brings it back; does nothing without a path.
+    """Keeps a `FitState` and what goes with it in a checkpoint, and brings it back; does nothing without a path.
 
     To be closed: until then, no other fit can work in the directory.
     """
@@ -91,7 +91,7 @@ class Snapshots:
             )
         self.checkpoint = open_checkpoint(estimator, rows, device)
         try:
-            self.rng = self.checkpoint.same_draws(rng, rows.everywhere, afresh=estimator.random_state is None)
+            self.rng = self.checkpoint.same_draws(rng, rows.all_ranks, afresh=estimator.random_state is None)
         except BaseException:
             self.close()
             raise

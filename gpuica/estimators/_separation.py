@@ -14,18 +14,18 @@ from ..device.products import ROUNDED
 from ..messages import warn
 from ..oracle import ContrastOracle, MomentOracle
 from ..rows import open_rows
-from ..rows.replay import RecordedRows
+from ..rows.replay import ReplayedRows
 from ..solvers import Solution
 from ..solvers.median import geometric_median
 from ..solvers.whitening import WHITENERS
 from ._parameters import check_parameters, refuse_many_starts, refuse_overflow, starting_point
 from ._progress import Progress, print_line
-from ._results import hand_out
+from ._results import to_output
 from ._resume import open_checkpoint
-from ._shell import locating_nan, take
-from ._spread import draw_from
+from ._shell import check_input, locate_nonfinite
+from ._spread import random_state_for
 from ._unmixing import Unmixing
-from ._whole import warn_of_interrupt, whole_fit
+from ._whole import transactional_fit, warn_of_interrupt
 
 # (E r)² / E r² of the norms r, below which rows are called uneven: 0.98 for digits, 0.4 for image patches, 0.37 for
 # log-normal norms of sigma 1, 0.11 where one row in a thousand is 100 times as long as the rest
@@ -53,7 +53,7 @@ class Separation(Unmixing):
     center: str
     checkpoint: Any
     precision: Any
-    _watched: str  # what the solver brings to rest: "movement" or "gradient"
+    _watched: str  # what the solver watches: "delta" or "gradient"
 
     def _contrast(self):
         """The contrast that the parameters name."""
@@ -89,14 +89,14 @@ class Separation(Unmixing):
         Ctrl-C (KeyboardInterrupt) leaves the components that the solver came to last, with a ConvergenceWarning; before
         its first iteration has ended, the estimator as it was.  algorithm='deflation' leaves the finished components.
         """
-        with whole_fit(self):
+        with transactional_fit(self):
             self._fit_transform(X, sample_weight)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit_transform(self, X, y=None, sample_weight=None):
         """`fit` the model to X (n_samples, n_features); return the sources of all rows, (n_samples, n_components)."""
-        with whole_fit(self):
+        with transactional_fit(self):
             return self._fit_transform(X, sample_weight, compute_sources=True)
 
     def fit_runs(self, X, n_runs, sample_weight=None):
@@ -108,7 +108,7 @@ class Separation(Unmixing):
         self = copy(self)  # what is learned of X here is not kept either
         check_parameters(self)
         given, device = self._taken(X, sample_weight)
-        with device.active(), locating_nan(self, given), self._opened(given, device) as rows:
+        with device.active(), locate_nonfinite(self, given), self._opened(given, device) as rows:
             spectrum, white = self._whitened(rows, given)
             oracle, starts, rng = self._ready(white, device, n_runs, given)
             solutions = self._solve(oracle, starts, rng, None, keep="all")
@@ -120,7 +120,7 @@ class Separation(Unmixing):
         """Fit; return the sources, or None without compute_sources."""
         self.__dict__.pop("_past", None)  # partial_fit's: this fit begins anew
         given, device = self._taken(X, sample_weight)
-        with device.active(), locating_nan(self, given), self._opened(given, device) as rows:
+        with device.active(), locate_nonfinite(self, given), self._opened(given, device) as rows:
             spectrum, white = self._whitened(rows, given)
             oracle, starts, rng = self._ready(white, device, self.n_init, given)
             self.device_ = str(device)
@@ -142,10 +142,10 @@ class Separation(Unmixing):
             sources = None
             if compute_sources:
                 what = rotate, (to_sources,), len(to_sources)
-                sources = hand_out(self, given, device, white, *what, scratch=white.scratch)
+                sources = to_output(self, given, device, white, *what, scratch=white.scratch)
             self.n_passes_ += white.n_passes - counted
         del rows, white, oracle, spectrum, starts, solution, to_sources  # before their memory can be given back
-        device.share()
+        device.release_for_torch()
         return sources
 
     @property
@@ -154,8 +154,8 @@ class Separation(Unmixing):
         return self.growth if self.growth is None or isinstance(self.growth, str) else float(self.growth)
 
     def _taken(self, X, sample_weight):
-        """X and its weights as `Given`, checked, and the device to work on."""
-        given = take(self, X, reset=True, min_rows=2, finite=not self.whiten)
+        """X and its weights as `InputData`, checked, and the device to work on."""
+        given = check_input(self, X, reset=True, min_rows=2, finite=not self.whiten)
         given = given.worked_on_in(self.precision).weighted(sample_weight)
         self._check(self._contrast())  # complain of the parameters before the data are read
         k = min(int(self.n_components or given.shape[1]), *given.shape)
@@ -165,14 +165,14 @@ class Separation(Unmixing):
     def _opened(self, given, device):
         """Rows of X, in the `with` block answered by the checkpoint where there is one."""
         settings = {"prepare": given.prepare(self._prepare), "weights": given.weights}
-        rows = open_rows(given.array, dtype=given.dtype, device=device, **settings).uploaded()
+        rows = open_rows(given.array, dtype=given.dtype, device=device, **settings).upload()
         if self.checkpoint is None:
             yield rows
             return
         with open_checkpoint(self, rows, device) as checkpoint:
             if self.verbose and checkpoint.n_answers:
                 print_line(self, f"resumed from {self.checkpoint}, which has {checkpoint.n_answers} sums of the fit")
-            yield RecordedRows(rows, checkpoint)
+            yield ReplayedRows(rows, checkpoint)
 
     def _whitened(self, rows, given):
         """The spectrum of the rows (None without whitening), and the whitened rows."""
@@ -184,13 +184,13 @@ class Separation(Unmixing):
 
     def _ready(self, white, device, n_starts, given):
         """The oracle on the whitened rows, n_starts starting points, and the RandomState that drew them."""
-        rng = draw_from(self.random_state, given)
+        rng = random_state_for(self.random_state, given)
         if self.checkpoint is not None:
-            rng = white.checkpoint.same_draws(rng, white.everywhere, afresh=self.random_state is None)
+            rng = white.checkpoint.same_draws(rng, white.all_ranks, afresh=self.random_state is None)
         refuse_many_starts(n_starts, white.n_features, device)
         starts = [device.put(self._start(white.n_features, white.dtype, rng)) for _ in range(n_starts)]
-        of_samples = self.precision if self.precision in ROUNDED else "float32"
-        oracle = ContrastOracle(white, self._contrast(), white=bool(self.whiten), of_samples=of_samples)
+        sample_precision = self.precision if self.precision in ROUNDED else "float32"
+        oracle = ContrastOracle(white, self._contrast(), white=bool(self.whiten), sample_precision=sample_precision)
         return oracle, starts, rng
 
     def _requested_components(self, shape):
@@ -218,7 +218,7 @@ class Separation(Unmixing):
                 "There are some small singular values, using whiten_solver = 'svd' might lead to more accurate "
                 "results. "
             )
-        self._doubt(rows.n_kish, min(k, spectrum.rank), oracle.evenness)
+        self._doubt(rows.n_kish, min(k, spectrum.rank), oracle.norm_uniformity)
         if spectrum.rank < k:
             complaint += (
                 f"X has numerical rank {spectrum.rank} once centered, so {spectrum.rank} components are kept instead "
@@ -234,7 +234,7 @@ class Separation(Unmixing):
             raise ValueError(f"X varies by too little for {rows.dtype} numbers to whiten it: rescale X{remedy}.")
         return spectrum
 
-    def _doubt(self, n_rows, k, evenness):
+    def _doubt(self, n_rows, k, norm_uniformity):
         """Log what the rows cannot tell, or tell wrongly."""
         if n_rows < k**2:
             logger.warning(
@@ -242,7 +242,7 @@ class Separation(Unmixing):
                 "other rows or other starts do not confirm; see gpuica.stability.",
                 *(type(self).__name__, n_rows, k, k**2),
             )
-        if evenness < UNEVEN:
+        if norm_uniformity < UNEVEN:
             logger.warning(
                 "%s: a few rows of enormous norm carry most of the variance of X, and will rule the answer. "
                 "normalize_rows=True makes all rows count the same, sample_weight can take out these few, "
@@ -317,8 +317,8 @@ class Separation(Unmixing):
         fitted["mixing_"] = mixing.astype(dtype)
         fitted["_unmixing"] = to_host(W).astype(dtype)
         fitted["n_iter_"] = max(solution.n_iter, 1)  # to find the start at rest is an iteration too
-        fitted["movement_"] = to_host(solution.movement)
-        fitted["at_rest_"] = to_host(solution.at_rest)
+        fitted["delta_"] = to_host(solution.delta)
+        fitted["converged_components_"] = to_host(solution.converged_components)
         fitted["gradient_norm_"] = float(solution.gradient.max())
         fitted["gradient_z_"] = np.full(len(W), np.nan) if solution.z is None else to_host(solution.z)
         fitted["losses_"] = np.array(solution.losses)

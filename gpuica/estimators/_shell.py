@@ -15,9 +15,9 @@ from ..device import CPU, array_device, memory_size, to_host
 from ..device.arrays import BFloat16, host, known
 from ..device.products import ROUNDED
 from ..io.files import shards
-from ..io.iterables import Chunks, first_matrix
+from ..io.iterables import IterableSource, first_matrix
 from ..io.raw import mapped_file
-from ..io.sources import Array, Parts, Source, check_shape
+from ..io.sources import Array, Concatenated, Source, check_shape
 from ..io.stores import refuse_pickled
 from ..io.tables import open_table
 from ..oracle import NotFiniteError
@@ -29,7 +29,7 @@ CHUNK = 1 << 16  # rows that are looked at at once for NaN
 
 
 @dataclass(frozen=True)
-class Given:
+class InputData:
     """The caller's X: its array, the dtype to work in, and how results are handed back.
 
     array: (n_rows, n_features), NumPy or CuPy, half-precision numbers that are read as float32 when sliced, a
@@ -80,9 +80,9 @@ class Given:
     def weighted(self, sample_weight):
         """The same with weights (n_rows,), an array of any kind, or None.  ValueError for what cannot be weights."""
         if isinstance(self.array, Shared):
-            from ._spread import weights_of_all
+            from ._spread import global_weights
 
-            weights, total, largest = weights_of_all(self.array, sample_weight)
+            weights, total, largest = global_weights(self.array, sample_weight)
         elif sample_weight is not None:
             weights = host_weights(sample_weight, self.shape[0])
             total, largest = float(weights.sum()), float(weights.max())
@@ -98,7 +98,7 @@ class Given:
         return replace(self, weights=weights / unit, unit=unit, total=total)
 
 
-def take(estimator, X, *, reset, min_rows=1, finite=True):
+def check_input(estimator, X, *, reset, min_rows=1, finite=True):
     """Check X as scikit-learn does, and find out what it is.  No copy of the whole, unless X is a list or a frame.
 
     reset: True to fit (sets n_features_in_), False to apply (compares), None where X has not the estimator's features.
@@ -126,7 +126,7 @@ def take(estimator, X, *, reset, min_rows=1, finite=True):
         array = check_array(array, estimator=estimator, input_name="X", **checks)
     else:
         array = validate_data(estimator, array, reset=reset, **checks)
-    return Given(array, work_dtype(array.dtype), back)
+    return InputData(array, work_dtype(array.dtype), back)
 
 
 def refuse_deep(array):
@@ -172,7 +172,7 @@ def _take_unknown_to_sklearn(estimator, array, back, reset, min_rows, finite):
         validate_data(estimator, array, reset=reset, skip_check_array=True)
     if finite and not isinstance(array, Source) and not _all_finite(array):
         raise ValueError(f"Input X contains NaN or infinity: {type(estimator).__name__} does not accept them.")
-    return Given(array, work_dtype(array.dtype), back, unchecked=finite and isinstance(array, Source))
+    return InputData(array, work_dtype(array.dtype), back, unchecked=finite and isinstance(array, Source))
 
 
 def _checked(chunk, then):
@@ -182,7 +182,7 @@ def _checked(chunk, then):
 
 
 @contextmanager
-def locating_nan(estimator, given):
+def locate_nonfinite(estimator, given):
     """A NotFiniteError becomes one that says where X is not finite, if that can be found out."""
     try:
         yield
@@ -239,7 +239,7 @@ def as_source(X):
         if X and all(isinstance(part, str | os.PathLike) for part in X):
             return shards(X)
         if any(getattr(part, "ndim", 0) >= 2 for part in X):
-            return Parts([_part(part, f"part {i} of X") for i, part in enumerate(X)])
+            return Concatenated([_part(part, f"part {i} of X") for i, part in enumerate(X)])
         return None
     a_dict = isinstance(X, dict) and not hasattr(X, "tocsr")  # SciPy's dok_array is one
     if a_dict or (library in ("zarr", "h5py") and hasattr(X, "keys")):
@@ -253,7 +253,7 @@ def as_source(X):
         return open_table(X)
     arrays = "__array__", "shape", "__getitem__", "tocsr"
     if hasattr(X, "__iter__") and not any(hasattr(X, what) for what in arrays):
-        return Chunks(X, _stored)
+        return IterableSource(X, _stored)
     return None
 
 
@@ -266,8 +266,8 @@ def _part(part, name):
     if hasattr(part, "tocsr"):
         raise TypeError(f"{name} is a sparse matrix: pass dense ones, part.toarray().")
     check_shape(tuple(part.shape), name)
-    array, brain = _stored(part)
-    return Array(array, name, brain=brain)
+    array, is_bfloat16 = _stored(part)
+    return Array(array, name, is_bfloat16=is_bfloat16)
 
 
 def _stored(chunk):

@@ -8,17 +8,17 @@ from sklearn.utils.validation import validate_data
 
 from ..device import CPU, choose_device, memory_size
 from ..rows.shared import Shared, agree, gather
-from ._shell import Given, host_weights, is_dask, refuse_deep, take, work_dtype
+from ._shell import InputData, check_input, host_weights, is_dask, refuse_deep, work_dtype
 
 
 def take_dask(estimator, X, *, reset, min_rows, finite):
-    """A Dask array as `Given`; parameters and errors of `_shell.take`.
+    """A Dask array as `InputData`; parameters and errors of `_shell.take`.
 
     NaN and infinity are looked for, where that is asked for, when a chunk is computed, not in a pass of its own.
     """
-    from ..rows.dask import settled
+    from ..rows.dask import with_known_chunks
 
-    array = settled(X)
+    array = with_known_chunks(X)
     refuse_deep(array)
     if array.ndim != 2:
         raise ValueError(f"Expected 2D array, got {array.ndim}D array instead: X must be (n_samples, n_features).")
@@ -33,7 +33,7 @@ def take_dask(estimator, X, *, reset, min_rows, finite):
         validate_data(estimator, array, reset=reset, skip_check_array=True)
     if finite and array.dtype.kind == "f":
         array = array.map_blocks(_finite, name_of=type(estimator).__name__, dtype=array.dtype, meta=array._meta)
-    return Given(array, work_dtype(array.dtype), lambda result: result)
+    return InputData(array, work_dtype(array.dtype), lambda result: result)
 
 
 _NOT_FINITE = "Input X contains NaN or infinity: {} does not accept them."
@@ -46,13 +46,13 @@ def _finite(block, name_of):
 
 
 def take_shared(estimator, X, *, reset, min_rows, finite):
-    """This rank's rows as `Given`, whose shape is that of all ranks' rows; parameters and errors of `_shell.take`.
+    """This rank's rows as `InputData`, whose shape is that of all ranks' rows; parameters and errors of `_shell.take`.
 
     RuntimeError where another rank's rows were refused; ValueError where ranks differ in features or dtype.
     """
 
     def take_mine():
-        mine = take(estimator, X.local, reset=reset, min_rows=0, finite=finite)
+        mine = check_input(estimator, X.local, reset=reset, min_rows=0, finite=finite)
         if is_dask(mine.array):
             raise TypeError("a Dask array is spread over workers already: fit it without gpuica.shared.")
         return mine
@@ -68,10 +68,10 @@ def take_shared(estimator, X, *, reset, min_rows, finite):
             f"is required by {type(estimator).__name__}."
         )
     X = Shared(mine.array, X.comm, int(table[:, 0].sum()))
-    return Given(X, mine.dtype, mine.back, unchecked=mine.unchecked)
+    return InputData(X, mine.dtype, mine.back, unchecked=mine.unchecked)
 
 
-def weights_of_all(X, sample_weight):
+def global_weights(X, sample_weight):
     """This rank's weights, Σ and the largest of all ranks' weights; None for the first where no rank has weights."""
     n_rows = X.local.shape[0]
 
@@ -88,7 +88,7 @@ def weights_of_all(X, sample_weight):
     return weights, float(table[:, 1].sum()), float(table[:, 2].max())
 
 
-def place(estimator, given, *, work, refusal=None):
+def select_device(estimator, given, *, work, refusal=None):
     """The device that an estimator's `device` and `memory_limit` mean for X; see `choose_device`.
 
     For a Dask array the CPU, where the solver works on totals: chunks are worked on where they are.
@@ -105,7 +105,7 @@ def place(estimator, given, *, work, refusal=None):
     return choose_device(name, array, work=work, refusal=refusal, memory_limit=limit)
 
 
-def draw_from(random_state, given):
+def random_state_for(random_state, given):
     """scikit-learn's RandomState for `random_state`; where X is shared, that of rank 0 on every rank."""
     rng = check_random_state(random_state)
     if not isinstance(given.array, Shared) or isinstance(random_state, int | np.integer):

@@ -8,11 +8,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..contrasts import is_density
 from ..rows import open_rows
-from ..rows.base import of_norm_one, project
+from ..rows.base import of_norm_one, project_chunk
 from ._parameters import checks_parameters
-from ._results import hand_out
-from ._shell import take
-from ._spread import place
+from ._results import to_output
+from ._shell import check_input
+from ._spread import select_device
 
 
 class Unmixing(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -38,7 +38,7 @@ class Unmixing(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         Returns an array (n_samples, n_components) of the kind of X; `out` if it is given.
         """
         check_is_fitted(self)
-        given = take(self, X, reset=False)
+        given = check_input(self, X, reset=False)
         before, C = getattr(self, "mean_", 0.0), self.components_
         # what rounding took from the mean: of float32 rows around 1e6 it may be a tenth of their deviation
         after = -C @ getattr(self, "_rounded_off", np.zeros(C.shape[1]))
@@ -54,7 +54,7 @@ class Unmixing(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         Returns an array (n_samples, n_features) of the kind of X; `out` if it is given.
         """
         check_is_fitted(self)
-        given = take(self, X, reset=None)
+        given = check_input(self, X, reset=None)
         if given.shape[1] != self.mixing_.shape[1]:
             raise ValueError(
                 f"X has {given.shape[1]} columns, but this {type(self).__name__} has {self.mixing_.shape[1]} "
@@ -69,7 +69,7 @@ class Unmixing(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         with device.active():
             rows = open_rows(given.array, dtype=dtype, device=device, prepare=given.prepare(prepare))
             ready = tuple(device.put(np.asarray(part, dtype=dtype)) for part in (before, matrix, -after))
-            return hand_out(self, given, device, rows, project, (ready,), len(matrix), out)
+            return to_output(self, given, device, rows, project_chunk, (ready,), len(matrix), out)
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "components_")  # a fit that failed may have left other attributes
@@ -90,4 +90,4 @@ class Unmixing(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     def _device(self, given, work):
         foreign = callable(self.fun) or is_density(self.fun)
         numpy_only = "a contrast function is called with arrays of the kind that X has." if foreign else None
-        return place(self, given, work=work, refusal=numpy_only)
+        return select_device(self, given, work=work, refusal=numpy_only)

@@ -9,7 +9,7 @@ from ..messages import warn
 
 
 @contextmanager
-def whole_fit(estimator):
+def transactional_fit(estimator):
     """In the `with` block Ctrl-C is `deferred`; a block that fails before it sets `components_` changes nothing.
 
     A first fit that fails leaves an estimator that is not fitted, a later one what the fit before has left.

@@ -11,20 +11,14 @@ from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted
 
-from ..code_oracle import CodeOracle
 from ..coders import CODERS, as_coder
-from ..device.arrays import here
-from ..io.writers import Codes, as_csr, open_sink
 from ..rows import open_rows
-from ..rows.memory import resident
+from ._encode import check_dictionary, encode, times_dictionary
 from ._parameters import checks_parameters
-from ._results import hand_out, leaves, received, room_for, teller, write_all
-from ._shell import Given, is_dask, locating_nan, take
-from ._spread import place
-from ._unfinished import WarnLater, warn_of_unfinished
+from ._results import to_output
+from ._shell import InputData, check_input
+from ._spread import select_device
 
-CACHED = 1 << 18  # codes of a chunk of rows, in numbers: they share a core's cache with what they are made of
-WORK = 25  # operations for each of the K d numbers of a dictionary and row, measured on lasso codes of image patches
 MOST_ROUNDS = 2**31 - 1  # what a kernel can count to
 FOLLOWS_ALPHA = ("lasso_lars", "lasso_cd", "fista", "threshold")  # a fit's alpha is theirs unless they have their own
 
@@ -62,7 +56,7 @@ class SparseCoding(TransformerMixin, BaseEstimator):
         a scipy.sparse.csr_array with sparse_output; `out` if it is given, or the list of files.
         """
         check_is_fitted(self)
-        given, D = take(self, X, reset=False), np.asarray(self._dictionary())
+        given, D = check_input(self, X, reset=False), np.asarray(self._dictionary())
         return self._codes(given, D, self._transform_coder(D), out)
 
     def _codes(self, given, D, coder, out):
@@ -90,7 +84,11 @@ class SparseCoding(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         D = np.asarray(self._dictionary())
-        given = Given(check_array(X, accept_sparse="csr"), D.dtype, None) if issparse(X) else take(self, X, reset=None)
+        given = (
+            InputData(check_array(X, accept_sparse="csr"), D.dtype, None)
+            if issparse(X)
+            else check_input(self, X, reset=None)
+        )
         C, expected = given.array, len(D) * (2 if self.split_sign else 1)
         if C.shape[1] != expected:
             raise ValueError(
@@ -101,11 +99,13 @@ class SparseCoding(TransformerMixin, BaseEstimator):
             D = np.concatenate([D, -D])
         if issparse(C):
             return C @ D
-        device = place(self, given, work=2 * C.shape[0] * D.size)
+        device = select_device(self, given, work=2 * C.shape[0] * D.size)
         with device.active():
             dtype = np.result_type(given.dtype, D.dtype)
             rows = open_rows(C, dtype=dtype, device=device, prepare=given.prepare())
-            return hand_out(self, given, device, rows, _times, (device.put(D.astype(dtype)),), D.shape[1], out)
+            return to_output(
+                self, given, device, rows, times_dictionary, (device.put(D.astype(dtype)),), D.shape[1], out
+            )
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -211,7 +211,7 @@ class SparseCoder(SparseCoding, SklearnSparseCoder):
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
         """Check the parameters and X (n_samples, n_features); nothing is learned.  y is ignored."""
-        given = take(self, X, reset=True)
+        given = check_input(self, X, reset=True)
         D = check_dictionary(self.dictionary, given.shape[1])
         self._transform_coder(D)
         self.n_components_ = len(D)
@@ -220,7 +220,7 @@ class SparseCoder(SparseCoding, SklearnSparseCoder):
     @checks_parameters
     def transform(self, X, y=None, *, out=None):
         """Codes of X against the dictionary; see `SparseCoding.transform`.  Needs no fit."""
-        given = take(self, X, reset=False)
+        given = check_input(self, X, reset=False)
         D = check_dictionary(self.dictionary, given.shape[1])
         return self._codes(given, D, self._transform_coder(D), out)
 
@@ -290,61 +290,3 @@ def sparse_encode(
     seconds = time.perf_counter() - began
     print(f"[sparse_encode] codes of shape {codes.shape}, {seconds:.1f} s", flush=True)
     return codes
-
-
-def check_dictionary(dictionary, n_features=None):
-    """The dictionary, of any library and on any device, as a finite float array (K, n_features) on the host, or a
-    ValueError."""
-    D = check_array(here(dictionary), dtype=[np.float64, np.float32], input_name="dictionary")
-    if n_features is not None and D.shape[1] != n_features:
-        raise ValueError(
-            "Dictionary and X have different numbers of features:"
-            f"dictionary.shape: {D.shape} X.shape: (..., {n_features})"
-        )
-    return D
-
-
-def open_for_coding(given, n_atoms, device):
-    """Rows of X in chunks whose codes against n_atoms atoms stay in the cache, or are enough for a matrix product."""
-    if device.kind == "cpu":
-        chunk_rows = min(max(CACHED // n_atoms, 512), 1024, max((1 << 24) // n_atoms, 64))
-    else:
-        chunk_rows = max(resident(device) // max(n_atoms, given.shape[1]), 64)
-    work = WORK * n_atoms * given.shape[1]
-    settings = {"prepare": given.prepare(), "chunk_rows": chunk_rows, "work": work}
-    return open_rows(given.array, dtype=given.dtype, device=device, **settings)
-
-
-def device_for_coding(estimator, given, shape):
-    """The device that an estimator's `device` and `memory_limit` mean for these rows and a dictionary of this shape."""
-    return place(estimator, given, work=WORK * given.shape[0] * shape[0] * shape[1])
-
-
-def encode(estimator, given, D, coder, out=None):
-    """Codes of the rows in their dtype, (n, K) where X is or csr_array, or written to `out`, which is returned, or its
-    files; warns of rows not finished."""
-    device, n_rows, sparse = device_for_coding(estimator, given, D.shape), given.n_here, estimator.sparse_output
-    with device.active(), locating_nan(estimator, given):
-        oracle = CodeOracle(open_for_coding(given, len(D), device), coder)
-        there, tell = device.put(D.astype(given.dtype, order="C")), teller(estimator, n_rows)
-        if out is not None:
-            sink = Codes(out, len(D)) if sparse else open_sink(out, n_rows, len(D), given.dtype)
-            n_unfinished = write_all(sink, oracle.hand_codes, there, sparse, tell=tell)
-            codes = sink.paths if sparse else out
-        elif sparse:
-            parts: list[tuple] = []
-            n_unfinished = oracle.hand_codes(parts.append, there, sparse)
-            codes = as_csr(parts, len(D), given.dtype)
-        elif leaves(given, device):
-            shape = n_rows, len(D)
-            codes, n_unfinished = received(given, device, shape, given.dtype, oracle.hand_codes, there, False)
-        else:
-            with room_for(given, device, (n_rows, len(D)), given.dtype):
-                codes, n_unfinished = oracle.codes(there, WarnLater(coder) if is_dask(given.array) else None)
-    warn_of_unfinished(n_unfinished, n_rows, coder)
-    return codes
-
-
-def _times(C, D):
-    """C @ D: rows that codes stand for."""
-    return C @ D

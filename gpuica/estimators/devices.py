@@ -8,7 +8,7 @@ from sklearn.base import clone
 
 from ..comm import loopback
 from ..device import device_count
-from ..io.sources import Selection, Source
+from ..io.sources import SelectedRows, Source
 from ..messages import collected, warn
 from ..rows.shared import Shared
 from ._shell import as_source
@@ -44,7 +44,7 @@ def fit_on_devices(estimator, X, devices="all", sample_weight=None):
     def fit(rank):
         part = slice(ends[rank], ends[rank + 1])
         weights = {} if sample_weight is None else {"sample_weight": sample_weight[part]}
-        rows = Selection(X, np.arange(part.start, part.stop)) if isinstance(X, Source) else X[part]
+        rows = SelectedRows(X, np.arange(part.start, part.stop)) if isinstance(X, Source) else X[part]
         try:
             with collected() as warnings:
                 models[rank].fit(Shared(rows, comms[rank]), **weights)

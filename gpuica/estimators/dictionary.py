@@ -13,15 +13,15 @@ from sklearn.utils.extmath import svd_flip
 from ..device import to_host
 from ..interrupts import at_once
 from ..messages import warn
-from ..solvers.dictionary import Learned, alternate
+from ..solvers.dictionary import FitState, alternate
+from ._encode import encode
 from ._learner import ADDED, INITIAL, Learner
 from ._parameters import real_matrix
 from ._progress import print_line, say_resumed
 from ._resume import for_callback
-from ._shell import locating_nan
+from ._shell import locate_nonfinite
 from ._unfinished import warn_of_unfinished
-from ._whole import whole_fit
-from .coding import encode
+from ._whole import transactional_fit
 
 
 class DictionaryLearning(Learner, SklearnDictionaryLearning):
@@ -135,7 +135,7 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
         """Learn the atoms from X, array of shape (n_samples, n_features) of any kind.  y is ignored."""
-        with whole_fit(self):
+        with transactional_fit(self):
             self._fit(X)
         return self
 
@@ -146,13 +146,13 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
         As in scikit-learn these are the codes of the last iteration, by fit_algorithm, against the atoms before their
         last update.  One more pass over X.
         """
-        with whole_fit(self):
+        with transactional_fit(self):
             given, coder, learned = self._fit(X)
             C = encode(self, given, to_host(learned.coded_with), coder)
         return C if self.sparse_output else given.back(C)
 
     def _fit(self, X):
-        """Fit; return `Given`, the coder and what was learned."""
+        """Fit; return `InputData`, the coder and what was learned."""
         given, shape, coder, device = self._taken(X)
         self.device_ = str(device)
         with device.active(), self._snapshots(given, shape, coder, device) as (oracle, snapshots):
@@ -161,9 +161,9 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
                 self._check_code_init(given.shape[0])
                 D = self._checked(self.dict_init, "dict_init", shape, given.dtype)
             else:
-                with locating_nan(self, given):
+                with locate_nonfinite(self, given):
                     D = self._initial(given, oracle, shape, rng, _exact_atoms)
-            learned = Learned(device.put(D))
+            learned = FitState(device.put(D))
             snapshots.restore(learned, device.put, self.max_iter)
             say_resumed(self, learned)
             solve = partial(
@@ -176,7 +176,7 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
             )
             self._learn(given, learned, solve)
             snapshots.keep(learned, at_once=True)
-        device.share()
+        device.release_for_torch()
         warn_of_unfinished(learned.n_unfinished, given.shape[0], coder)
         if self.max_iter and not learned.converged:
             warn(self._what_is_left(), ConvergenceWarning)

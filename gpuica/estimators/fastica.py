@@ -105,9 +105,9 @@ class FastICA(Online, SklearnFastICA):
         Iterations ('deflation': the largest of all components).
     converged_ : bool
         Whether every component came to rest, and at a gradient that is not far from 0 (`gradient_z_`).
-    at_rest_ : ndarray of shape (n_components,)
+    converged_components_ : ndarray of shape (n_components,)
         Which components did.
-    movement_ : ndarray of shape (n_components,)
+    delta_ : ndarray of shape (n_components,)
         How far each component still moved in its last iteration; compare with tol.
     gradient_norm_ : float
         Largest entry of the relative gradient at the last pass: 0 at a perfect answer.
@@ -164,7 +164,7 @@ class FastICA(Online, SklearnFastICA):
         "checkpoint": [str, PathLike, None],
         "precision": [StrOptions({"float32", "float64", *ROUNDED}), None],
     }
-    _watched = "movement"
+    _watched = "delta"
 
     def __init__(
         self,
@@ -246,7 +246,7 @@ class FastICA(Online, SklearnFastICA):
             max_iter=self.max_iter,
             tol=self.tol,
             report=report,
-            **({"by": "movement", "anneal": by_batches(annealed)} if self.algorithm == "picard" else {}),
+            **({"by": "delta", "anneal": by_batches(annealed)} if self.algorithm == "picard" else {}),
             **({"stage_tol": self.tol} if self.algorithm == "deflation" else {"share": self.stop_percentile / 100}),
         )
 

@@ -11,18 +11,18 @@ from sklearn.utils.extmath import randomized_svd
 
 from ..code_oracle import CodeOracle, finite_cost
 from ..device import to_host
-from ..device.transfers import fetched
+from ..device.transfers import download
 from ..interrupts import at_once
-from ..solvers.dictionary import Learned, NoProgress, Statistics, one_batch, online
+from ..solvers.dictionary import EarlyStopping, FitState, SufficientStatistics, one_batch, online
+from ._encode import open_for_coding
 from ._learner import ADDED, Learner
 from ._parameters import checks_parameters, refuse_overflow
 from ._progress import Pace, print_line, say_resumed
 from ._resume import for_callback
-from ._shell import locating_nan
-from ._spread import draw_from
+from ._shell import locate_nonfinite
+from ._spread import random_state_for
 from ._unfinished import warn_of_unfinished
-from ._whole import whole_fit
-from .coding import open_for_coding
+from ._whole import transactional_fit
 
 
 class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
@@ -115,7 +115,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
         """Learn the atoms from X, array of shape (n_samples, n_features) of any kind.  y is ignored."""
-        with whole_fit(self):
+        with transactional_fit(self):
             self._fit(X)
         return self
 
@@ -125,12 +125,12 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         self.device_ = str(device)
         with device.active(), self._snapshots(given, shape, coder, device) as (oracle, snapshots):
             self._random_state = rng = snapshots.rng
-            with locating_nan(self, given):
-                learned = Learned(device.put(self._begin(given, oracle, shape)))
+            with locate_nonfinite(self, given):
+                learned = FitState(device.put(self._begin(given, oracle, shape)))
             batch_size = min(self._batch_rows(shape[0]), n_rows)
             self._batches_of_pass = -(-n_rows // batch_size)
             n_steps = self.max_iter * self._batches_of_pass
-            stop = NoProgress(n_rows, shape[0], self.tol, self.max_no_improvement)
+            stop = EarlyStopping(n_rows, shape[0], self.tol, self.max_no_improvement)
             draws = rng.get_state()
             snapshots.restore(learned, device.put, n_steps, self._statistics, stop)
             say_resumed(self, learned)
@@ -146,18 +146,18 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
             try:
                 self._learn(given, learned, solve)
             except KeyboardInterrupt:
-                self._statistics.to(fetched)
+                self._statistics.to(download)
                 raise
             snapshots.keep(learned, self._statistics, stop, at_once=True)
-            self._statistics.to(fetched)  # a pickle loads without a GPU
-        device.share()
+            self._statistics.to(download)  # a pickle loads without a GPU
+        device.release_for_torch()
         warn_of_unfinished(learned.n_unfinished, batch_size, coder)
 
     @checks_parameters  # the next does so before the first call only
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None):
         """Update the atoms with X (n_samples, n_features) as one mini-batch.  y is ignored."""
-        with whole_fit(self):
+        with transactional_fit(self):
             self._partial_fit(X)
         return self
 
@@ -165,9 +165,9 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         first = not hasattr(self, "components_")
         given, shape, coder, device = self._taken(X, reset=first)
         with device.active():
-            oracle = CodeOracle(open_for_coding(given, shape[0], device).uploaded(), coder)
+            oracle = CodeOracle(open_for_coding(given, shape[0], device).upload(), coder)
             if first:
-                self._random_state = draw_from(self.random_state, given)
+                self._random_state = random_state_for(self.random_state, given)
                 D = device.put(self._begin(given, oracle, shape))
                 self.n_steps_, self.n_replaced_ = 0, 0
             else:
@@ -178,7 +178,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
                     oracle, D, self._statistics, self.n_steps_, **self._policies(self._random_state, oracle.xp)
                 )
             finally:
-                self._statistics.to(fetched)  # a pickle loads without a GPU
+                self._statistics.to(download)  # a pickle loads without a GPU
             finite_cost(cost)
         D = to_host(D)
         refuse_overflow(D.dtype, D)
@@ -190,7 +190,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
 
     def _begin(self, given, oracle, shape):
         """The first atoms, on the host; statistics of nothing."""
-        self._statistics = Statistics(shape, given.dtype, oracle.xp, self.memory)
+        self._statistics = SufficientStatistics(shape, given.dtype, oracle.xp, self.memory)
         if self.dict_init is not None:
             return self._checked(self.dict_init, "dict_init", shape, given.dtype)
         decompose = partial(_randomised_atoms, k=shape[0], rng=self._random_state)

@@ -81,7 +81,7 @@ class Picard(Online):
         As for `FastICA`.
     converged_ : bool
         Whether the gradient is as small as tol asks, for every component.
-    at_rest_ : ndarray of shape (n_components,)
+    converged_components_ : ndarray of shape (n_components,)
         Which components' entries are.
     gradient_norm_ : float
         Largest entry of the relative gradient, on all rows.
@@ -91,7 +91,7 @@ class Picard(Online):
         where Var overflows, as for rows that are not white with whiten=False.
     losses_ : ndarray
         Loss at each iteration on all rows.
-    movement_ : ndarray of shape (n_components,)
+    delta_ : ndarray of shape (n_components,)
         How far each component moved in the last iteration.
 
     References

@@ -75,7 +75,7 @@ class Checkpoint:
         """A RandomState that draws what rng drew when the checkpoint was begun; from now on what rng would draw.
 
         It is a copy, so that a fit that is run again finds rng as it was.  afresh: rng is nobody's in particular, as
-        for random_state=None: the first fit draws from it.  everywhere: as `Rows.everywhere`: where the fit ended
+        for random_state=None: the first fit draws from it.  everywhere: as `Rows.all_ranks`: where the fit ended
         before every rank had kept the draws, all begin with those of rng.
         """
         if not everywhere("draws" in self.about):
@@ -91,11 +91,11 @@ class Checkpoint:
         """The arrays that were answered at this point before, or those of ask(), which are kept; and whether before.
 
         asked: the digest of all that the answer depends on, beside `fit`: an answer to anything else is not used, but
-        replaced.  everywhere: as `Rows.everywhere`: ranks go on together.
+        replaced.  everywhere: as `Rows.all_ranks`: ranks go on together.
         """
         name = f"answer-{self.asked:05d}"
         self.asked += 1
-        found = together(everywhere, lambda: self._answered(name, asked))
+        found = on_all_ranks(everywhere, lambda: self._answered(name, asked))
         if everywhere(found is not None):
             return found, True
         found = ask()
@@ -270,8 +270,8 @@ def seal(arrays, about):
     return found.hexdigest()
 
 
-def together(everywhere, work):
-    """work(); RuntimeError where that of another rank raised an error.  everywhere: as `Rows.everywhere`."""
+def on_all_ranks(everywhere, work):
+    """work(); RuntimeError where that of another rank raised an error.  everywhere: as `Rows.all_ranks`."""
     try:
         result = work()
     except CheckpointError:

@@ -256,13 +256,13 @@ def _of_library(value, filename):
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
-def spread(n_rows, size=SPREAD):
+def spread_indices(n_rows, size=SPREAD):
     """Numbers of at most `size` rows spread over all, ascending; the first and the last among them."""
     within = np.floor(n_rows * (np.arange(size - 1) * GOLDEN % 1)).astype(np.int64)
     return np.unique(np.append(within, n_rows - 1))
 
 
-class SpreadSample:
+class FixedSample:
     """Rows spread over data that are gone through once, whose number is not known before: those whose numbers, times
     the golden section, have the smallest fractional parts."""
 

@@ -13,8 +13,8 @@ import numpy as np
 from ..device import logger, to_host
 from ..device.arrays import host
 from .headers import chosen, npy_header, safetensors_header
-from .raw import Columns, Flat
-from .sources import Parts, check_shape
+from .raw import RawColumns, RawMatrix
+from .sources import Concatenated, check_shape
 from .stores import open_hdf5, open_zarr
 
 SAFETENSORS = {
@@ -30,7 +30,7 @@ def open_npy(path):
     """The matrix of a .npy file."""
     header = npy_header(path)
     by_columns = header.by_columns and min(header.shape, default=0) > 1
-    kind = Columns if by_columns else Flat
+    kind = RawColumns if by_columns else RawMatrix
     return kind(path, header.offset, header.shape, header.dtype, header.is_bfloat16, stamp=header.stamp)
 
 
@@ -42,15 +42,17 @@ def open_safetensors(path, tensor=None):
     if kind not in SAFETENSORS:
         raise ValueError(f"{path}: tensor {tensor!r} has dtype {kind}, which cannot be read: save it as float32.")
     stored = np.dtype(SAFETENSORS[kind])
-    return Flat(path, header.offset + start, shape, stored, kind == "BF16", tensor, header.stamp)
+    return RawMatrix(path, header.offset + start, shape, stored, kind == "BF16", tensor, header.stamp)
 
 
-def write_tensors(path, arrays, about, brain=False):
+def write_tensors(path, arrays, about, is_bfloat16=False):
     """Write arrays {name: float64, float32, ... array} to a .safetensors file that bears its name once it is whole.
 
     about: {name: text}, the file's metadata.  brain: whether arrays of uint16 are bits of bfloat16.
     """
-    kinds = {np.dtype(stored): kind for kind, stored in SAFETENSORS.items() if kind != ("U16" if brain else "BF16")}
+    kinds = {
+        np.dtype(stored): kind for kind, stored in SAFETENSORS.items() if kind != ("U16" if is_bfloat16 else "BF16")
+    }
     header, place = {"__metadata__": about}, 0
     arrays = {name: np.ascontiguousarray(to_host(array)) for name, array in arrays.items()}
     for name, array in arrays.items():
@@ -115,7 +117,7 @@ def shards(paths, tensor=None):
     for path, source in zip(found, sources, strict=True):
         if not source.shape[0]:
             logger.warning("%s has no rows: left out.", path)
-    return sources[0] if len(sources) == 1 else Parts(sources)
+    return sources[0] if len(sources) == 1 else Concatenated(sources)
 
 
 def _files(path):
@@ -142,9 +144,9 @@ def spool(chunks, directory):
     Files are renamed to their names when all are complete, rows-00000.npy last; an error or interrupt removes them, and
     what a killed process leaves is marked .partial.
     """
-    from .writers import NpyFiles
+    from .writers import NpyShardWriter
 
-    files, like = NpyFiles(directory, SPOOLED), None
+    files, like = NpyShardWriter(directory, SPOOLED), None
     try:
         for part in chunks:
             part = host(part)

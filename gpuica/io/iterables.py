@@ -6,14 +6,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..device import logger, to_host
-from .digest import SpreadSample
+from .digest import FixedSample
 from .sources import Source, check_dtype, check_shape
 
 LOOKED_AT = 1 << 14  # rows that are looked at at once for NaN
 PATIENCE = 10.0  # seconds of counting rows until the first message; twice as long until each later one
 
 
-class Chunks(Source):
+class IterableSource(Source):
     """What gives 2-D arrays when iterated over, again from the beginning each time: a torch DataLoader, say.
 
     Gone through once when it is opened, to count rows.  Every later pass must give as many rows, of the same width and
@@ -31,7 +31,7 @@ class Chunks(Source):
                 "first, X = gpuica.spool(X, directory), or call partial_fit for every chunk."
             )
         self.iterable, self.as_array = iterable, as_array
-        self.sample = SpreadSample()
+        self.sample = FixedSample()
         self.shape = 0, 0
         n_rows, began, patience = 0, time.monotonic(), PATIENCE
         for chunk in iterable:
@@ -72,7 +72,7 @@ class Chunks(Source):
         self._refuse_non_finite(out, start)
         return out
 
-    def spread(self):
+    def fixed_sample(self):
         return self.sample.kept
 
     def _refuse_non_finite(self, out, start):
@@ -80,11 +80,11 @@ class Chunks(Source):
 
         A sum finds them at the speed of the memory, or overflows, which the second look clears up.
         """
-        if not self.brain and self.stored.kind != "f":
+        if not self.is_bfloat16 and self.stored.kind != "f":
             return
         for first in range(0, len(out), LOOKED_AT):
             part = out[first : first + LOOKED_AT]
-            if _sum_is_finite(part, self.brain):
+            if _sum_is_finite(part, self.is_bfloat16):
                 continue
             finite = np.isfinite(self.decode(part)).all(axis=1)
             if not finite.all():
@@ -96,8 +96,11 @@ class Chunks(Source):
         part, is_bfloat16 = self.as_array(chunk)
         if not self.shape[1]:
             self.shape = 0, check_shape(part.shape, "a chunk of X")[1]
-            self.stored, self.brain = check_dtype(part.dtype, "a chunk of X"), is_bfloat16
-        like, kind = (self.shape[1], _name(self.stored, self.brain)), (part.shape[1], _name(part.dtype, is_bfloat16))
+            self.stored, self.is_bfloat16 = check_dtype(part.dtype, "a chunk of X"), is_bfloat16
+        like, kind = (
+            (self.shape[1], _name(self.stored, self.is_bfloat16)),
+            (part.shape[1], _name(part.dtype, is_bfloat16)),
+        )
         if like != kind:
             raise ValueError(
                 "X gave a chunk of {} features of {} after chunks of {} of {}: all chunks must be alike, in every "

@@ -18,7 +18,7 @@ SLAB = 1 << 20  # bytes of a group of columns that are read at once
 GAP = 1 << 14  # bytes between rows of a column that are read along: a read costs about as much as these
 
 
-class Flat(Source):
+class RawMatrix(Source):
     """A matrix of rows in sequence somewhere in a file.
 
     Each read compares the file's device, inode, size and time of change with those at the beginning, so that no pass
@@ -27,10 +27,14 @@ class Flat(Source):
 
     divisible = True
 
-    def __init__(self, path, offset, shape, stored, brain=False, tensor=None, stamp=None):
+    def __init__(self, path, offset, shape, stored, is_bfloat16=False, tensor=None, stamp=None):
         """offset: bytes before the first number.  stamp: of the file when its header was read; None: as it is now."""
         self.path, self.offset, self.tensor = os.fspath(path), offset, tensor
-        self.shape, self.stored, self.brain = check_shape(shape, self._name), check_dtype(stored, self._name), brain
+        self.shape, self.stored, self.is_bfloat16 = (
+            check_shape(shape, self._name),
+            check_dtype(stored, self._name),
+            is_bfloat16,
+        )
         self._row = self.shape[1] * stored.itemsize
         self.stamp = stamp or Stamp.of(os.stat(self.path))
         self._check_size(self.stamp.size)
@@ -101,7 +105,7 @@ class Flat(Source):
             )
 
 
-class Columns(Flat):
+class RawColumns(RawMatrix):
     """A matrix of columns in sequence somewhere in a file: a `.npy` file in Fortran's order.
 
     Read by groups of columns.  Rows that are drawn at random cost a read for each column, so blocks are worth keeping.
@@ -159,5 +163,5 @@ def mapped_file(array):
     if not (array.flags.c_contiguous or array.flags.f_contiguous) or not os.path.isfile(array.filename):
         return None
     places = [part.__array_interface__["data"][0] for part in (array, root)]
-    kind = Flat if array.flags.c_contiguous else Columns
+    kind = RawMatrix if array.flags.c_contiguous else RawColumns
     return kind(array.filename, root.offset + places[0] - places[1], array.shape, array.dtype)

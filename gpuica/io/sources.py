@@ -8,8 +8,8 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from ..device import to_host
-from ..device.arrays import from_brain
-from .digest import COSTLY, SPREAD, spread
+from ..device.arrays import bfloat16_to_float32
+from .digest import COSTLY, SPREAD, spread_indices
 
 WIDEST = 1 << 40  # features, beyond which not even an array without rows can be made
 RUN = 1 << 15  # bytes of neighbouring rows that are drawn together: a seek for each row would be waste,
@@ -27,7 +27,7 @@ class Source(ABC):
 
     shape: tuple[int, int]
     stored: np.dtype
-    brain = False
+    is_bfloat16 = False
     in_any_order = True
     slow = False
     divisible = False
@@ -59,11 +59,11 @@ class Source(ABC):
     @property
     def dtype(self):
         """The dtype of the numbers."""
-        return np.dtype(np.float32) if self.brain else self.stored
+        return np.dtype(np.float32) if self.is_bfloat16 else self.stored
 
     def decode(self, part):
         """Numbers (n, n_features) of rows as stored."""
-        return from_brain(part) if self.brain else part
+        return bfloat16_to_float32(part) if self.is_bfloat16 else part
 
     def __len__(self):
         return self.shape[0]
@@ -84,9 +84,9 @@ class Source(ABC):
         back[order] = found
         return back
 
-    def spread(self):
+    def fixed_sample(self):
         """Some rows spread over all, always the same, as stored: for a digest of the data."""
-        return self.at(spread(self.shape[0], COSTLY if self.slow else SPREAD))
+        return self.at(spread_indices(self.shape[0], COSTLY if self.slow else SPREAD))
 
     def some(self, n, rng):
         """Numbers of n rows in short runs drawn from everywhere, ascending."""
@@ -116,9 +116,9 @@ class Source(ABC):
 class Array(Source):
     """An array of any library whose slices are arrays: memory-mapped, zarr, h5py."""
 
-    def __init__(self, array, name="", *, brain=False, slow=False):
+    def __init__(self, array, name="", *, is_bfloat16=False, slow=False):
         """brain: whether the array holds bits of bfloat16, as uint16."""
-        self.array, self.name, self.brain, self.slow = array, name, brain, slow
+        self.array, self.name, self.is_bfloat16, self.slow = array, name, is_bfloat16, slow
         self.shape, self.stored = check_shape(array.shape, name), check_dtype(np.dtype(array.dtype), name)
 
     def read(self, start, stop, buffer=None):
@@ -128,7 +128,7 @@ class Array(Source):
         return f"row {row} of {self.name}" if self.name else super().where(row)
 
 
-class Parts(Source):
+class Concatenated(Source):
     """Sources of the same width and dtype, one after the other."""
 
     def __init__(self, sources):
@@ -143,7 +143,7 @@ class Parts(Source):
                     raise ValueError(
                         f"parts of X differ in {what}: {first.where(0)} has {wanted}, {source.where(0)} has {got}."
                     )
-        self.sources, self.stored, self.brain = sources, first.stored, first.brain
+        self.sources, self.stored, self.is_bfloat16 = sources, first.stored, first.is_bfloat16
         self.ends = np.cumsum([source.shape[0] for source in sources])
         self.shape = int(self.ends[-1]), first.shape[1]
         self.slow = any(source.slow for source in sources)
@@ -181,12 +181,12 @@ class Parts(Source):
         return int(self.ends[i]) - self.sources[i].shape[0]
 
 
-class Selection(Source):
+class SelectedRows(Source):
     """Some rows of a source, by ascending numbers."""
 
     def __init__(self, source, indices):
         self.source, self.indices = source, indices
-        self.shape, self.stored, self.brain = (len(indices), source.shape[1]), source.stored, source.brain
+        self.shape, self.stored, self.is_bfloat16 = (len(indices), source.shape[1]), source.stored, source.is_bfloat16
         self.slow = source.slow
 
     def read(self, start, stop, buffer=None):
@@ -227,4 +227,4 @@ def check_dtype(dtype, name):
 
 
 def _dtype_name(source):
-    return "bfloat16" if source.brain else str(source.stored)
+    return "bfloat16" if source.is_bfloat16 else str(source.stored)

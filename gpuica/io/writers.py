@@ -17,7 +17,7 @@ SHARD = 1 << 28  # bytes of a file of compressed codes
 PARTIAL = ".partial"
 
 
-class NpyFile:
+class NpyWriter:
     """A .npy file of rows, written from the first to the last.  It bears its name once it is complete.
 
     Written, not mapped: a full disk is then an error that can be told, where a mapped page ends the process.
@@ -88,7 +88,7 @@ class NpyFile:
                 raise _not_written(self.path, error) from error
 
 
-class NpyFiles:
+class NpyShardWriter:
     """.npy files of a directory, rows-00000.npy, ..., of some bytes each.  All get their names when all are complete,
     the first one last: where there is a rows-00000.npy, there are all."""
 
@@ -97,13 +97,13 @@ class NpyFiles:
         if any(self.directory.glob("*.npy")):
             raise FileExistsError(f"{path} holds .npy files already: spool to an empty directory, or use shards().")
         remove_partial(self.directory, "rows-*.npy")
-        self.files: list[NpyFile] = []
+        self.files: list[NpyWriter] = []
 
     def write(self, part):
         """Append rows (n, n_features)."""
         if not self.files or self.files[-1].file.closed:
             path = self.directory / f"rows-{len(self.files):05d}.npy"
-            self.files.append(NpyFile(path, part.shape[1], part.dtype))
+            self.files.append(NpyWriter(path, part.shape[1], part.dtype))
         file = self.files[-1]
         file.write(part)
         if file.n_rows * file.n_features * file.dtype.itemsize >= self.size:
@@ -124,7 +124,7 @@ class NpyFiles:
             file.path.unlink(missing_ok=True)
 
 
-class Codes:
+class CodesWriter:
     """Compressed codes in .npz files of a directory, as scipy.sparse.load_npz reads them: codes-00000.npz, ...  All get
     their names when all are complete, the first one last: where there is a codes-00000.npz, there are all."""
 
@@ -179,7 +179,7 @@ def as_csr(parts, n_atoms, dtype):
     return csr_array((values, indices, np.concatenate([[0], np.cumsum(counts)])), shape=(len(counts), n_atoms))
 
 
-class Into:
+class ArrayWriter:
     """Rows put into an array, of any library that takes `array[a:b] = rows`: NumPy, CuPy, zarr, h5py.
 
     The array is the caller's: what was put into it before an error or interrupt stays there.
@@ -232,13 +232,13 @@ def _dtype_for(array, dtype):
     return holds
 
 
-def open_sink(out, n_rows, n_features, dtype):
+def open_writer(out, n_rows, n_features, dtype):
     """Where `out` means: a path of a .npy file, or an array (n_rows, n_features) that can be assigned to."""
     if isinstance(out, str | os.PathLike):
         if Path(out).suffix != ".npy":
             raise ValueError(f"out={os.fspath(out)!r} must end in .npy, or be an array (zarr, h5py, memmap, ...).")
-        return NpyFile(out, n_features, dtype, n_rows)
-    return Into(out, n_rows, n_features, dtype)
+        return NpyWriter(out, n_features, dtype, n_rows)
+    return ArrayWriter(out, n_rows, n_features, dtype)
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------

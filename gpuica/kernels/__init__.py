@@ -3,7 +3,7 @@
 The same function names for every device; the array code of the contrast itself serves where no kernel does.
 """
 
-from ..device import CPU, array_device, say_once, why_no_kernels
+from ..device import CPU, array_device, log_once, why_no_kernels
 from .compiling import compiled
 
 # Below this many numbers NumPy is as fast as the compiled loop, and a small fit then never loads Numba (0.4 s).
@@ -161,5 +161,5 @@ def on_cuda(array):
     if not hasattr(array, "__cuda_array_interface__"):
         return False
     if reason := why_no_kernels():
-        say_once(f"On the GPU by array operations, without compiled kernels: {reason}")
+        log_once(f"On the GPU by array operations, without compiled kernels: {reason}")
     return not reason

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 
-from ..device import logger, say_once
+from ..device import log_once, logger
 from ..interrupts import held
 
 PATIENCE = 1.0  # seconds of compilation that pass without a word
@@ -102,4 +102,4 @@ def _described(function, arguments):
 
 
 def _warn(kernel, once):
-    say_once(f"Compiling the {kernel}. It is done once {once}, and can take half a minute.")
+    log_once(f"Compiling the {kernel}. It is done once {once}, and can take half a minute.")

@@ -120,11 +120,11 @@ def mutual_information_reduction(X, components, bins=None):
     rows = _rows(X, array_device(X), None)
     bins = bins or max(2, round(rows.n_rows ** (1 / 3)))
     extremes: list = []
-    rows.each(extremes.append, _extremes, components)
+    rows.for_each(extremes.append, _extremes, components)
     low, high = (np.array(side) for side in zip(*extremes, strict=True))
     low, high = low.min(axis=0), high.max(axis=0)
     counts = np.zeros((2 * k, bins), dtype=np.int64)
-    rows.each(lambda part: np.add(counts, part, out=counts), _histograms, components, low, high, bins)
+    rows.for_each(lambda part: np.add(counts, part, out=counts), _histograms, components, low, high, bins)
     entropies = [_entropy(*column) for column in zip(counts, low, high, strict=True)]
     return float(sum(entropies[:k]) - sum(entropies[k:]) + np.linalg.slogdet(components)[1])
 
@@ -292,9 +292,9 @@ def _columns(S):
     if isinstance(S, str | os.PathLike):
         return shards(S)
     if type(S).__module__.partition(".")[0] == "dask":
-        from ..rows.dask import settled
+        from ..rows.dask import with_known_chunks
 
-        S = settled(S)
+        S = with_known_chunks(S)
     S = known(S)[0] if hasattr(S, "ndim") else np.asarray(S)
     if S.ndim != 2:
         raise ValueError(f"Expected a 2D array (n_samples, n_components), got {S.ndim}D.")

@@ -8,7 +8,7 @@ from itertools import cycle, islice
 import numpy as np
 
 from ..device import array_device, to_host
-from ..io.digest import COSTLY, SPREAD, spread
+from ..io.digest import COSTLY, SPREAD, spread_indices
 
 COUNTS = 1 << 12  # whole-number weights up to this are counts: as many rows of the same numbers
 
@@ -25,7 +25,7 @@ class Rows(ABC):
     dtype: np.dtype
     n_passes = 0
     scratch = None  # (n_rows, n_features) array behind the rows that may be overwritten once they are done with
-    scattered = False  # whether a few rows drawn at random cost as much as all of them
+    random_access_is_costly = False  # whether a few rows drawn at random cost as much as all of them
     batch_window = None  # bytes of drawn rows that the order of batches depends on; None: it depends on the draws alone
     weights = None  # (n_rows,) as how many rows each row counts, in `dtype`, where the chunks are; None: as one
 
@@ -79,10 +79,10 @@ class Rows(ABC):
         """
 
     @abstractmethod
-    def each(self, consume, function, *params):
+    def for_each(self, consume, function, *params):
         """consume(function(chunk, *params)) for every chunk, in order, one at a time.  One pass."""
 
-    def fold(self, kind, start, function, *params):
+    def reduce(self, kind, start, function, *params):
         """kind(*start), to which function(chunk, *params) of every chunk was added, in order.  One pass.
 
         For totals too large to have one for each chunk, as `sum` does.  kind: a class whose objects have `add(part)`;
@@ -90,7 +90,7 @@ class Rows(ABC):
         row; and `merge(added, kept)` to take in those of another object, one that was given the rows after these.
         """
         total = kind(*start)
-        self.each(total.add, function, *params)
+        self.for_each(total.add, function, *params)
         return total
 
     @abstractmethod
@@ -98,31 +98,31 @@ class Rows(ABC):
         """The rows of these numbers, (len(indices), n_features), as chunks hold them."""
 
     @abstractmethod
-    def only(self, indices):
+    def subset(self, indices):
         """The rows of these numbers, as Rows that are held in memory."""
 
-    def everywhere(self, fact):
+    def all_ranks(self, fact):
         """Whether a fact holds here, and for every process that shares the rows."""
         return fact
 
-    def remembered(self, name, make, *asked):
+    def cached_result(self, name, make, *asked):
         """make(), a list of arrays; where there is a checkpoint that holds them already, these.
 
         asked: what the arrays depend on, beside the rows.
         """
         return make()
 
-    def spread(self):
+    def fixed_sample(self):
         """Some rows spread over all, always the same, as chunks hold them: for a digest of the data."""
-        return self.take(spread(self.n_rows, COSTLY if self.scattered else SPREAD))
+        return self.take(spread_indices(self.n_rows, COSTLY if self.random_access_is_costly else SPREAD))
 
-    def uploaded(self):
+    def upload(self):
         """These rows, held by the device as a whole if it has room: they are to be passed over several times."""
         return self
 
-    def gathered(self):
+    def to_memory(self):
         """All rows, as Rows whose chunks are here: themselves if they are.  For few rows."""
-        return self.only(np.arange(self.n_rows))
+        return self.subset(np.arange(self.n_rows))
 
     @abstractmethod
     def batches(self, size, rng=None):
@@ -135,7 +135,7 @@ class Rows(ABC):
         """n rows drawn at random, as Rows."""
         return next(iter(self.batches(n, rng)))
 
-    def cycled(self, size, rng=None, skip=0):
+    def epochs(self, size, rng=None, skip=0):
         """Batches as learning takes them, without end; in random order with rng, which is drawn from at once.
 
         skip: batches from the beginning that are left out.  The order is scikit-learn's, and the same in every round.
@@ -144,13 +144,13 @@ class Rows(ABC):
         if rng is not None:
             rng.shuffle(order)  # draws what shuffling the rows themselves would draw
         starts = islice(cycle(range(0, self.n_rows, size)), skip, None)
-        return (self.only(order[start : start + size]) for start in starts)
+        return (self.subset(order[start : start + size]) for start in starts)
 
     def projected(self, mean, components):
         """Rows (x - mean) @ componentsᵀ: stored when they fit the memory budget, else computed on the way."""
-        return self.onto(projection(mean, components, self.dtype))
+        return self.project_with(projection(mean, components, self.dtype))
 
-    def onto(self, ready):
+    def project_with(self, ready):
         """`projected`, for a `projection`."""
         return ProjectedRows(self, ready)
 
@@ -178,35 +178,35 @@ class ProjectedRows(Rows):
     def map(self, function, *params, out=None):
         return self.rows.map(_on_projection, self.projection, function, *params, out=out)
 
-    def each(self, consume, function, *params):
-        self.rows.each(consume, _on_projection, self.projection, function, *params)
+    def for_each(self, consume, function, *params):
+        self.rows.for_each(consume, _on_projection, self.projection, function, *params)
 
-    def fold(self, kind, start, function, *params):
-        return self.rows.fold(kind, start, _on_projection, self.projection, function, *params)
+    def reduce(self, kind, start, function, *params):
+        return self.rows.reduce(kind, start, _on_projection, self.projection, function, *params)
 
     def take(self, indices):
-        return project(self.rows.take(indices), self.projection)
+        return project_chunk(self.rows.take(indices), self.projection)
 
-    def only(self, indices):
-        return self.rows.only(indices).onto(self.projection)
+    def subset(self, indices):
+        return self.rows.subset(indices).project_with(self.projection)
 
     def batches(self, size, rng=None):
         for batch in self.rows.batches(size, rng):
-            yield batch.onto(self.projection)
+            yield batch.project_with(self.projection)
 
     @property
-    def scattered(self):  # type: ignore[override]
-        return self.rows.scattered
+    def random_access_is_costly(self):  # type: ignore[override]
+        return self.rows.random_access_is_costly
 
     @property
     def batch_window(self):  # type: ignore[override]
         return self.rows.batch_window
 
     def sample(self, n, rng):
-        return self.rows.sample(n, rng).onto(self.projection)
+        return self.rows.sample(n, rng).project_with(self.projection)
 
-    def cycled(self, size, rng=None, skip=0):
-        return (batch.onto(self.projection) for batch in self.rows.cycled(size, rng, skip))
+    def epochs(self, size, rng=None, skip=0):
+        return (batch.project_with(self.projection) for batch in self.rows.epochs(size, rng, skip))
 
 
 def projection(mean, components, dtype):
@@ -226,7 +226,7 @@ def projection(mean, components, dtype):
     return rounded, narrowed, offset
 
 
-def project(chunk, ready):
+def project_chunk(chunk, ready):
     """(chunk - mean) @ componentsᵀ for a `projection`.
 
     The mean is subtracted first: mean @ componentsᵀ may be larger than the result by all the digits of the dtype.
@@ -238,7 +238,7 @@ def project(chunk, ready):
 
 
 def _on_projection(chunk, ready, function, *params, **weights):
-    return function(project(chunk, ready), *params, **weights)
+    return function(project_chunk(chunk, ready), *params, **weights)
 
 
 def of_norm_one(chunk):

@@ -18,7 +18,7 @@ import numpy as np
 from ..device import CPU, to_host
 from ..interrupts import at_once
 from . import memory
-from .base import Rows, project
+from .base import Rows, project_chunk
 from .tasks import Held, Work, added_up, do, folded, listed, mapped, merged, summed, taken
 
 GROUP = 1 << 24  # bytes of neighbouring partitions that one task takes: 0.1 s of work, against a millisecond for a task
@@ -34,15 +34,15 @@ class DaskRows(Rows):
     `map` is lazy: it gives a Dask array, in the partitions of this one.
     """
 
-    scattered = True
+    random_access_is_costly = True
 
     def __init__(self, array, *, dtype, chunk_rows=None, prepare=None, work=None, weights=None):
-        """array: (n_rows, n_features), `settled` or not.  chunk_rows: rows that a task works on at a time.
+        """array: (n_rows, n_features), `with_known_chunks` or not.  chunk_rows: rows that a task works on at a time.
 
         prepare: as for MemoryRows.  work: as there, of rows that come to the caller.  weights: (n_rows,) or None, on
         the host.
         """
-        self.array = settled(array)
+        self.array = with_known_chunks(array)
         self.n_rows, self.n_features = self.array.shape
         self.dtype, self.chunk_rows, self.prepare, self.work = np.dtype(dtype), chunk_rows, prepare, work
         self.weights = None if weights is None else to_host(weights).astype(self.dtype, copy=False)
@@ -57,7 +57,7 @@ class DaskRows(Rows):
         root = _tree(self._tasks(summed, contribution, *params), dask.delayed(added_up, pure=False))
         return tuple(map(_writable, _computed(root)[0]))
 
-    def each(self, consume, function, *params):
+    def for_each(self, consume, function, *params):
         self.n_passes += 1
         tasks = self._tasks(listed, function, *params)
         for i in range(0, len(tasks), WINDOW):
@@ -65,7 +65,7 @@ class DaskRows(Rows):
                 for result in results:
                     consume(result)
 
-    def fold(self, kind, start, function, *params):
+    def reduce(self, kind, start, function, *params):
         self.n_passes += 1
         tasks = self._tasks(folded, kind, start, function, *params)
         merge = self._sent(merged, kind, start)
@@ -76,7 +76,7 @@ class DaskRows(Rows):
 
     def map(self, function, *params, out=None):
         if out is not None:
-            self.each(_Placed(out).add, function, *params)
+            self.for_each(_Placed(out).add, function, *params)
             return out
         self.n_passes += 1
         one = function(np.zeros((1, self.n_features), self.dtype), *params)  # tells the shape
@@ -96,7 +96,7 @@ class DaskRows(Rows):
             rows[place] = found
         return rows
 
-    def only(self, indices):
+    def subset(self, indices):
         indices = np.asarray(indices)
         return self._held(indices, min(self.chunk_rows or memory.BATCH_CHUNK, memory.BATCH_CHUNK))
 
@@ -105,11 +105,11 @@ class DaskRows(Rows):
         for start in range(0, self.n_rows, size):
             yield self._drawn(np.sort(order[start : start + size]))
 
-    def onto(self, ready):
+    def project_with(self, ready):
         size = self.n_rows * len(ready[1]) * self.dtype.itemsize
         if not _fits(size):
-            return super().onto(ready)
-        stored = self.map(project, ready)
+            return super().project_with(ready)
+        stored = self.map(project_chunk, ready)
         sizes = [sum(self.array.chunks[0][i] for i in group) for group in self._groups]
         stored = stored.rechunk((tuple(sizes), -1)).persist()
         rows = DaskRows(stored, dtype=self.dtype, weights=self.weights)
@@ -206,7 +206,7 @@ class DaskRows(Rows):
         return dask.delayed(work, traverse=False, pure=False)
 
 
-def settled(array):
+def with_known_chunks(array):
     """The Dask array with one block of columns and known chunk sizes, which are computed where they are not known.
 
     TypeError for what is not a Dask array.

@@ -4,12 +4,12 @@ from contextlib import closing, suppress
 
 import numpy as np
 
-from ..device import CPU, array_device, say_once
-from ..device.arrays import BFloat16, from_brain
-from ..device.transfers import WORTH_COPIERS, sent
+from ..device import CPU, array_device, log_once
+from ..device.arrays import BFloat16, bfloat16_to_float32
+from ..device.transfers import MIN_THREADED_COPY_BYTES, upload_chunks
 from ..interrupts import check
-from .base import Rows, project
-from .threaded import InOrder, Totals, in_turns
+from .base import Rows, project_chunk
+from .threaded import InOrderConsumer, RunningTotals, run_in_threads
 
 CACHED = 1 << 18  # numbers of a host chunk: 1 MB in float32, so that a chunk and what is made of it share a core's L2
 WORTH_THREADS = 5e7  # work of a pass, about a millisecond, below which starting threads (0.1 ms) gains nothing
@@ -53,15 +53,15 @@ class MemoryRows(Rows):
         if not self.n_rows or (self.n_rows <= self.chunk_rows and self.device == CPU):
             parts = contribution(self._chunk(0), *params, **self._weights(0))
             return tuple(part.astype(np.float64, copy=False) for part in parts)
-        totals = Totals()
+        totals = RunningTotals()
         self._in_order(totals.add, contribution, params, weighted=True)
         return totals.sums
 
-    def each(self, consume, function, *params):
+    def for_each(self, consume, function, *params):
         self.n_passes += 1
         self._in_order(consume, function, params)
 
-    def uploaded(self):
+    def upload(self):
         stored = self._stored
         if self.device == CPU or not isinstance(stored, np.ndarray) or 2 * stored.nbytes > self.device.budget():
             return self
@@ -81,7 +81,7 @@ class MemoryRows(Rows):
     def take(self, indices):
         return self._prepared(_at(self.array, np.asarray(indices)))
 
-    def only(self, indices):
+    def subset(self, indices):
         return MemoryRows(
             self.take(indices),
             device=self.device,
@@ -90,7 +90,7 @@ class MemoryRows(Rows):
             weights=None if self.weights is None else _at(self.weights, np.asarray(indices)),
         )
 
-    def gathered(self):
+    def to_memory(self):
         return self
 
     def map(self, function, *params, out=None):
@@ -151,15 +151,15 @@ class MemoryRows(Rows):
                 return self.xp.argsort(_keys(self.n_rows, rng, self.xp))
         return rng.permutation(self.n_rows)
 
-    def onto(self, ready):
+    def project_with(self, ready):
         stored = None
         if self.device.fits(self.n_rows * len(ready[1]) * self.dtype.itemsize):
             with suppress(*self.device.out_of_memory):
-                stored = self.map(project, ready)
+                stored = self.map(project_chunk, ready)
         if stored is None:
             if self.device != CPU:
-                say_once(f"{self.device} has no room for a whitened copy of X: it is computed anew in every pass.")
-            return super().onto(ready)
+                log_once(f"{self.device} has no room for a whitened copy of X: it is computed anew in every pass.")
+            return super().project_with(ready)
         rows = MemoryRows(stored, device=self.device, weights=self.weights)
         rows.scratch, rows.n_passes = stored, self.n_passes
         return rows
@@ -168,8 +168,8 @@ class MemoryRows(Rows):
         if self.device != CPU:
             self._each_piece(lambda row, part: consume(part), function, params, weighted)
             return
-        order, keywords = InOrder(consume), self._weights if weighted else lambda i: {}
-        self._each_chunk(lambda i, chunk: order.add(i, function(chunk, *params, **keywords(i))), order.wait_for_room)
+        order, keywords = InOrderConsumer(consume), self._weights if weighted else lambda i: {}
+        self._each_chunk(lambda i, chunk: order.add(i, function(chunk, *params, **keywords(i))), order.wait_for_slot)
 
     def _each_piece(self, consume, function, params, weighted=False):
         """consume(first row, function(piece, *params)) for the pieces of every chunk on a device, in order.
@@ -200,7 +200,7 @@ class MemoryRows(Rows):
             ) from error
         self.piece_rows = rows // 2
         self.device.release()
-        say_once(f"{self.device} ran out of memory: the fit goes on with chunks of half the rows.")
+        log_once(f"{self.device} ran out of memory: the fit goes on with chunks of half the rows.")
 
     def _chunk(self, i):
         return self._prepared(_at(self.array, slice(i * self.chunk_rows, (i + 1) * self.chunk_rows)))
@@ -208,7 +208,7 @@ class MemoryRows(Rows):
     def _prepared(self, part):
         """The rows on the device, in the working dtype; a view where nothing need be changed."""
         if isinstance(part, BFloat16):
-            part = from_brain(self.device.put(part.bits))
+            part = bfloat16_to_float32(self.device.put(part.bits))
         part = self.device.put(part).astype(self.dtype, copy=False)
         if self.prepare:
             return self.prepare(part)
@@ -223,7 +223,7 @@ class MemoryRows(Rows):
     def _uploads(self):
         """The chunks of a host array as stored, (chunk_rows, n_features), on the device, see `sent`."""
         starts = range(0, self.n_rows, self.chunk_rows)
-        return sent((self._stored[i : i + self.chunk_rows] for i in starts), self.device)
+        return upload_chunks((self._stored[i : i + self.chunk_rows] for i in starts), self.device)
 
     def _weights(self, i):
         """The keyword that brings chunk i's weights to a contribution; nothing where rows have none."""
@@ -231,12 +231,12 @@ class MemoryRows(Rows):
             return {}
         return {"weights": self.weights[i * self.chunk_rows : (i + 1) * self.chunk_rows]}
 
-    def _each_chunk(self, work, wait_for_room=None):
+    def _each_chunk(self, work, wait_for_slot=None):
         """Call work(i, chunk) for every chunk i; host threads take turns when there is enough to do."""
         n_chunks = -(-self.n_rows // self.chunk_rows)
         stored = self._stored
         travels = self.device != CPU and isinstance(stored, np.ndarray)
-        if travels and (n_chunks > 1 or stored.nbytes > WORTH_COPIERS):
+        if travels and (n_chunks > 1 or stored.nbytes > MIN_THREADED_COPY_BYTES):
             with closing(self._uploads()) as uploads:
                 for i, part in enumerate(uploads):
                     check()
@@ -246,7 +246,7 @@ class MemoryRows(Rows):
                 check()
                 work(i, self._chunk(i))
         else:
-            in_turns(n_chunks, lambda i: work(i, self._chunk(i)), wait_for_room)
+            run_in_threads(n_chunks, lambda i: work(i, self._chunk(i)), wait_for_slot)
 
 
 def _keys(n, rng, xp):
@@ -267,7 +267,7 @@ def _at(array, rows):
     return array[rows if isinstance(rows, slice) else array_device(array).put(rows)]
 
 
-def resident(device):
+def max_chunk_elements(device):
     """Numbers of a chunk on a device at most: it and its like in float64 must fit the memory several times."""
     return min(RESIDENT, device.budget() // 64)
 
@@ -282,4 +282,4 @@ def default_chunk_rows(n_features, device=CPU, work=None):
         return min(max(CACHED // n_features, 512), 8192)
     stays = device.cache // (4 * 4 * n_features)
     worth_launching = int(LAUNCHES / (work or n_features * (n_features + 128)))
-    return max(1, min(resident(device) // n_features, max(stays, worth_launching)))
+    return max(1, min(max_chunk_elements(device) // n_features, max(stays, worth_launching)))

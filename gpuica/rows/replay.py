@@ -7,13 +7,13 @@ from ..io.digest import digest
 from .base import Rows
 
 
-class RecordedRows(Rows):
+class ReplayedRows(Rows):
     """Rows whose sums are answered by a checkpoint as far as it goes, and kept there from then on."""
 
-    def __init__(self, rows, checkpoint, told=0, origin=""):
-        """told: passes that were answered by the checkpoint so far.  origin: a digest of how the rows were made of
-        those that the checkpoint is of."""
-        self.rows, self.checkpoint, self.told, self.origin = rows, checkpoint, told, origin
+    def __init__(self, rows, checkpoint, n_replayed=0, origin=""):
+        """n_replayed: passes that were answered by the checkpoint so far.  origin: a digest of how the rows were
+        made of those that the checkpoint is of."""
+        self.rows, self.checkpoint, self.n_replayed, self.origin = rows, checkpoint, n_replayed, origin
         self.n_rows, self.n_features, self.dtype = rows.n_rows, rows.n_features, rows.dtype
         self.weights, self.scratch = rows.weights, rows.scratch
 
@@ -35,7 +35,7 @@ class RecordedRows(Rows):
 
     @property
     def n_passes(self):  # type: ignore[override]  # those of the past are passes too
-        return self.rows.n_passes + self.told
+        return self.rows.n_passes + self.n_replayed
 
     @property
     def batch_window(self):  # type: ignore[override]
@@ -44,56 +44,56 @@ class RecordedRows(Rows):
     def sum(self, contribution, *params):
         asked = digest(self.origin, *map(_identified, (contribution, *params)))
         totals, before = self.checkpoint.answer(
-            asked, lambda: self.rows.sum(contribution, *params), self.rows.everywhere
+            asked, lambda: self.rows.sum(contribution, *params), self.rows.all_ranks
         )
-        self.told += before
+        self.n_replayed += before
         return tuple(self.xp.asarray(total) for total in totals)
 
     def map(self, function, *params, out=None):
         return self.rows.map(function, *params, out=out)
 
-    def each(self, consume, function, *params):
-        self.rows.each(consume, function, *params)
+    def for_each(self, consume, function, *params):
+        self.rows.for_each(consume, function, *params)
 
-    def fold(self, kind, start, function, *params):
-        return self.rows.fold(kind, start, function, *params)
+    def reduce(self, kind, start, function, *params):
+        return self.rows.reduce(kind, start, function, *params)
 
     def take(self, indices):
         return self.rows.take(indices)
 
-    def only(self, indices):
-        return self.rows.only(indices)
+    def subset(self, indices):
+        return self.rows.subset(indices)
 
-    def spread(self):
-        return self.rows.spread()
+    def fixed_sample(self):
+        return self.rows.fixed_sample()
 
-    def everywhere(self, fact):
-        return self.rows.everywhere(fact)
+    def all_ranks(self, fact):
+        return self.rows.all_ranks(fact)
 
     @property
-    def scattered(self):  # type: ignore[override]
-        return self.rows.scattered
+    def random_access_is_costly(self):  # type: ignore[override]
+        return self.rows.random_access_is_costly
 
-    def remembered(self, name, make, *asked):
+    def cached_result(self, name, make, *asked):
         asked = digest(self.origin, name, self.batch_window, *asked)
-        return [self.xp.asarray(part) for part in self.checkpoint.answer(asked, make, self.rows.everywhere)[0]]
+        return [self.xp.asarray(part) for part in self.checkpoint.answer(asked, make, self.rows.all_ranks)[0]]
 
-    def gathered(self):
-        return self.rows.gathered()
+    def to_memory(self):
+        return self.rows.to_memory()
 
     def batches(self, size, rng=None):
         yield from self.rows.batches(size, rng)
 
-    def cycled(self, size, rng=None, skip=0):
-        return self.rows.cycled(size, rng, skip)
+    def epochs(self, size, rng=None, skip=0):
+        return self.rows.epochs(size, rng, skip)
 
     def sample(self, n, rng):
         origin = digest(self.origin, "sample", n, rng)
-        return RecordedRows(self.rows.sample(n, rng), self.checkpoint, origin=origin)
+        return ReplayedRows(self.rows.sample(n, rng), self.checkpoint, origin=origin)
 
-    def onto(self, ready):
+    def project_with(self, ready):
         origin = digest(self.origin, "onto", *ready)
-        return RecordedRows(self.rows.onto(ready), self.checkpoint, self.told, origin)
+        return ReplayedRows(self.rows.project_with(ready), self.checkpoint, self.n_replayed, origin)
 
 
 def _identified(value):

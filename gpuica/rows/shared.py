@@ -75,8 +75,8 @@ def agree(comm, work):
 class SharedRows(Rows):
     """This rank's Rows, and through `comm` the others'.
 
-    `sum` and `fold` are over all ranks, `take` and `gathered` give rows of any rank to every rank, `map` and `each` see
-    this rank's.  `weights` and `scratch` are this rank's.
+    `sum` and `reduce` are over all ranks, `take` and `to_memory` give rows of any rank to every rank, `map` and
+    `for_each` see this rank's.  `weights` and `scratch` are this rank's.
     """
 
     def __init__(self, local, comm, numbers=None):
@@ -102,8 +102,8 @@ class SharedRows(Rows):
         return self.local.n_passes
 
     @property
-    def scattered(self):  # type: ignore[override]
-        return self.local.scattered
+    def random_access_is_costly(self):  # type: ignore[override]
+        return self.local.random_access_is_costly
 
     @property
     def weight(self):
@@ -123,11 +123,11 @@ class SharedRows(Rows):
     def map(self, function, *params, out=None):
         return agree(self.comm, lambda: self.local.map(function, *params, out=out))
 
-    def each(self, consume, function, *params):
-        agree(self.comm, lambda: self.local.each(consume, function, *params))
+    def for_each(self, consume, function, *params):
+        agree(self.comm, lambda: self.local.for_each(consume, function, *params))
 
-    def fold(self, kind, start, function, *params):
-        mine = agree(self.comm, lambda: self.local.fold(kind, start, function, *params))
+    def reduce(self, kind, start, function, *params):
+        mine = agree(self.comm, lambda: self.local.reduce(kind, start, function, *params))
         total = kind(*start)
         total.merge(self._added(mine.added), self._joined(mine.kept))
         return total
@@ -140,18 +140,18 @@ class SharedRows(Rows):
         rows[mine] = found
         return self.xp.asarray(self.comm.allreduce([rows])[0].astype(self.dtype))
 
-    def only(self, indices):
+    def subset(self, indices):
         mine, here = self._mine(np.asarray(indices))
-        return SharedRows(agree(self.comm, lambda: self.local.only(here)), self.comm, mine)
+        return SharedRows(agree(self.comm, lambda: self.local.subset(here)), self.comm, mine)
 
-    def everywhere(self, fact):
+    def all_ranks(self, fact):
         return bool(gather(self.comm, [fact])[:, 0].all())
 
-    def uploaded(self):
-        self.local.uploaded()
+    def upload(self):
+        self.local.upload()
         return self
 
-    def gathered(self):
+    def to_memory(self):
         everything = np.arange(self.n_rows)
         weights = None
         if self.weights is not None:
@@ -164,10 +164,10 @@ class SharedRows(Rows):
     def batches(self, size, rng=None):
         order = np.arange(self.n_rows) if rng is None else rng.permutation(self.n_rows)
         for start in range(0, self.n_rows, size):
-            yield self.only(np.sort(order[start : start + size]))
+            yield self.subset(np.sort(order[start : start + size]))
 
-    def onto(self, ready):
-        local = agree(self.comm, lambda: self.local.onto(ready))
+    def project_with(self, ready):
+        local = agree(self.comm, lambda: self.local.project_with(ready))
         return SharedRows(local, self.comm, self.numbers)
 
     def _mine(self, indices):

@@ -13,12 +13,12 @@ import numpy as np
 
 from ..device import CPU, to_host
 from ..device.threads import host_threads
-from ..device.transfers import place, sent
+from ..device.transfers import capture_context, upload_chunks
 from ..interrupts import check
-from ..io.sources import Selection
+from ..io.sources import SelectedRows
 from .base import ProjectedRows
 from .memory import MemoryRows
-from .threaded import in_turns
+from .threaded import run_in_threads
 
 BLOCK = 1 << 25  # bytes that are read at once: long enough for a disk, short enough for several to be in memory
 READERS = 8  # threads that read a block for a device: one core copies what the system has in memory at 3 to 8 GB/s
@@ -37,17 +37,17 @@ class StreamRows(MemoryRows):
         self.kept: dict = {}  # blocks that need not be read again, as stored, on the device
         self.room = device.budget() // 2 if source.slow or device != CPU else 0  # bytes to keep blocks in
 
-    def each(self, consume, function, *params):
-        super().each(consume, _on_a_copy, function, *params)
+    def for_each(self, consume, function, *params):
+        super().for_each(consume, _on_a_copy, function, *params)
 
     def take(self, indices):
         return self._prepared(self.array.rows(indices))
 
-    def only(self, indices):
+    def subset(self, indices):
         return self._in_memory(self.array.rows(indices), indices, small=True)
 
-    def spread(self):
-        return self._prepared(self.array.spread())
+    def fixed_sample(self):
+        return self._prepared(self.array.fixed_sample())
 
     def sample(self, n, rng):
         """Drawn in short runs from everywhere; in memory if it fits the budget, else read in each pass."""
@@ -55,7 +55,7 @@ class StreamRows(MemoryRows):
         if self.device.fits(len(indices) * self.n_features * self.dtype.itemsize):
             return self._in_memory(self.array.at(indices), indices)
         return StreamRows(
-            Selection(self.array, indices),
+            SelectedRows(self.array, indices),
             dtype=self.dtype,
             device=self.device,
             chunk_rows=self.chunk_rows,
@@ -68,7 +68,7 @@ class StreamRows(MemoryRows):
         """With rng in an order of short runs, shuffled within windows of them."""
         return self._batches(size, rng)
 
-    def cycled(self, size, rng=None, skip=0):
+    def epochs(self, size, rng=None, skip=0):
         seed = None if rng is None else rng.randint(2**31)  # of the first round; every round has draws of its own
         first, skip = divmod(skip, -(-self.n_rows // size))
         rounds = (None if rng is None else np.random.RandomState(seed + i) for i in itertools.count(first))
@@ -109,8 +109,8 @@ class StreamRows(MemoryRows):
             indices = np.sort(number(start, stop))
             yield indices, np.arange(len(indices)) if rng is None else rng.permutation(len(indices))
 
-    def onto(self, ready):
-        rows = super().onto(ready)
+    def project_with(self, ready):
+        rows = super().project_with(ready)
         if not isinstance(rows, ProjectedRows):  # the memory is needed elsewhere now, and the rows less
             self.kept.clear()
             self.room = 0
@@ -134,19 +134,19 @@ class StreamRows(MemoryRows):
         first = i * self.chunk_rows
         return self._prepared(self.array.read(first, min(first + self.chunk_rows, self.n_rows)))
 
-    def _each_chunk(self, work, wait_for_room=None):
+    def _each_chunk(self, work, wait_for_slot=None):
         if self.device != CPU:
             self._each_chunk_there(work)
             return
         blocks = [block for block in range(-(-self.n_rows // self.block_rows)) if block not in self.kept]
-        with ReadAhead(self, blocks, users=self._chunks_of, keep=self._keep) as reader:
+        with Prefetcher(self, blocks, users=self._chunks_of, keep=self._keep) as reader:
 
             def take(i):
-                block, place = divmod(i * self.chunk_rows, self.block_rows)
+                block, capture_context = divmod(i * self.chunk_rows, self.block_rows)
                 with nullcontext(self.kept[block]) if block in self.kept else reader.block(block) as rows:
-                    work(i, self._prepared(rows[place : place + self.chunk_rows]))
+                    work(i, self._prepared(rows[capture_context : capture_context + self.chunk_rows]))
 
-            in_turns(-(-self.n_rows // self.chunk_rows), take, wait_for_room)
+            run_in_threads(-(-self.n_rows // self.chunk_rows), take, wait_for_slot)
 
     def _chunks_of(self, rows):
         return -(-len(rows) // self.chunk_rows)
@@ -164,14 +164,14 @@ class StreamRows(MemoryRows):
         n_blocks, i = -(-self.n_rows // self.block_rows), 0
         missing = [block for block in range(n_blocks) if block not in self.kept]
         threads = min(READERS, host_threads()) if self.array.divisible else 1
-        with ReadAhead(self, missing, threads=threads) as reader, closing(self._sent(reader, missing)) as uploads:
+        with Prefetcher(self, missing, threads=threads) as reader, closing(self._sent(reader, missing)) as uploads:
             for block in range(n_blocks):
                 rows = self.kept[block] if block in self.kept else next(uploads)
                 if block not in self.kept and rows.nbytes <= self.room:
                     self._keep(block, rows := rows.copy())
-                for place in range(0, len(rows), self.chunk_rows):
+                for capture_context in range(0, len(rows), self.chunk_rows):
                     check()
-                    work(i, self._prepared(rows[place : place + self.chunk_rows]))
+                    work(i, self._prepared(rows[capture_context : capture_context + self.chunk_rows]))
                     i += 1
 
     def _sent(self, reader, blocks):
@@ -182,7 +182,7 @@ class StreamRows(MemoryRows):
                 with reader.block(block) as rows:
                     yield to_host(rows)
 
-        return sent(read(), self.device)
+        return upload_chunks(read(), self.device)
 
 
 def _on_a_copy(chunk, function, *params):
@@ -208,7 +208,7 @@ def begun(function, *args):
     return outcome
 
 
-class ReadAhead:
+class Prefetcher:
     """Some blocks of one pass, ascending: read in order by a thread, AHEAD of them in memory."""
 
     def __init__(self, rows, blocks, users=lambda rows: 1, keep=lambda block, rows: False, threads=1):
@@ -221,7 +221,7 @@ class ReadAhead:
         self.buffers: list = [None] * AHEAD  # None: to be made when it is needed
         self.failure: BaseException | None = None
         self.stopped, self.turn = False, threading.Condition()
-        self.place = place(rows.xp)
+        self.place = capture_context(rows.xp)
         self.thread = threading.Thread(target=self._read_all, daemon=True)
 
     def __enter__(self):

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..device import array_device, to_host
 from .memory import MemoryRows
-from .threaded import Totals
+from .threaded import RunningTotals
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Held:
 class Partition(MemoryRows):
     """Rows of one task, worked on by the thread that runs it."""
 
-    def _each_chunk(self, work, wait_for_room=None):
+    def _each_chunk(self, work, wait_for_slot=None):
         for i in range(-(-self.n_rows // self.chunk_rows)):
             work(i, self._chunk(i))
 
@@ -72,7 +72,7 @@ def summed(partitions, contribution, *params):
 
 def added_up(parts):
     """Totals of tuples of arrays, in order."""
-    totals = Totals()
+    totals = RunningTotals()
     for part in parts:
         totals.add(part)
     return totals.sums
@@ -81,7 +81,7 @@ def added_up(parts):
 def folded(partitions, kind, start, function, *params):
     total = kind(*start)
     for rows in partitions:
-        rows.each(total.add, function, *params)
+        rows.for_each(total.add, function, *params)
     return total.added, total.kept
 
 
@@ -95,7 +95,7 @@ def merged(kind, start, parts):
 def listed(partitions, function, *params):
     results: list = []
     for rows in partitions:
-        rows.each(lambda result: results.append(_on_host(result)), function, *params)
+        rows.for_each(lambda result: results.append(_on_host(result)), function, *params)
     return results
 
 

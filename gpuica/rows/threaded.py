@@ -9,7 +9,7 @@ from ..device.threads import host_threads, one_blas_thread
 from ..interrupts import check, watch
 
 
-def in_turns(n, work, wait_for_room=None):
+def run_in_threads(n, work, wait_for_slot=None):
     """Call work(i) for i in range(n) from several threads, each with a one-thread BLAS.
 
     The first error, or an interrupt, stops all threads and is raised; Ctrl-C does once each has done its chunk.
@@ -23,7 +23,7 @@ def in_turns(n, work, wait_for_room=None):
     def take_turns():
         try:
             while not failures and not interrupted() and (i := next(turns)) < n:
-                if wait_for_room is None or wait_for_room(i, failures):
+                if wait_for_slot is None or wait_for_slot(i, failures):
                     work(i)
         except BaseException as error:  # an interrupt too: the other threads must stop
             failures.append(error)
@@ -48,7 +48,7 @@ def in_turns(n, work, wait_for_room=None):
     check()
 
 
-class InOrder:
+class InOrderConsumer:
     """Hands parts on in the order of their numbers, one at a time, whoever is ready first."""
 
     AHEAD = 32  # parts that may wait for an earlier one: bounds the memory
@@ -56,7 +56,7 @@ class InOrder:
     def __init__(self, consume):
         self.consume, self.waiting, self.next, self.turn = consume, {}, 0, threading.Condition()
 
-    def wait_for_room(self, i, failures):
+    def wait_for_slot(self, i, failures):
         """Wait until part i is not too far ahead.  False when the work has failed meanwhile."""
         with self.turn:
             while i - self.next >= self.AHEAD and not failures:
@@ -72,7 +72,7 @@ class InOrder:
             self.turn.notify_all()
 
 
-class Totals:
+class RunningTotals:
     """Adds parts, tuples of arrays, in float64."""
 
     sums = None

@@ -20,9 +20,9 @@ class Solution:
 
     W: Any
     n_iter: int
-    movement: Any
+    delta: Any
     converged: bool
-    at_rest: Any
+    converged_components: Any
     gradient: Any
     losses: tuple[float, ...] = ()
     sampled: float = 0.0
@@ -30,5 +30,5 @@ class Solution:
 
     def reordered(self, order):
         """The same with its components in another order (k,)."""
-        parts = {name: getattr(self, name) for name in ("W", "movement", "at_rest", "gradient", "z")}
+        parts = {name: getattr(self, name) for name in ("W", "delta", "converged_components", "gradient", "z")}
         return replace(self, **{name: part[order] for name, part in parts.items() if part is not None})

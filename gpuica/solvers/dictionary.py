@@ -11,7 +11,7 @@ from .atoms import replace_unused
 
 
 @dataclass
-class Learned:
+class FitState:
     """What learning has come to; enough to go on from, and always whole: it changes at once, after an iteration.
 
     D: atoms (K, d).  coded_with: the atoms that the last codes were found with.  costs: after every iteration, or mean
@@ -35,7 +35,7 @@ class Learned:
         """Iterations, or batches."""
         return len(self.costs)
 
-    def become(self, D, cost, converged, n_replaced, n_unfinished):
+    def update(self, D, cost, converged, n_replaced, n_unfinished):
         """Take the outcome of one more iteration."""
         self.D, self.coded_with, self.converged = D, self.D, converged
         self.costs.append(cost)
@@ -46,7 +46,7 @@ class Learned:
 def alternate(oracle, learned, *, max_iter, tol, update, renew, report):
     """Codes of all rows and all atoms in turn, until the cost falls by less than tol of itself.
 
-    learned: a `Learned` to go on from.  update: a function of `solvers.atoms.UPDATES`, its options bound.  renew: (D,
+    learned: a `FitState` to go on from.  update: a function of `solvers.atoms.UPDATES`, its options bound.  renew: (D,
     unused, found, oracle) -> D, a policy for unused atoms.  report: called with `learned` after every iteration.
     """
     while learned.n_iter < max_iter and not learned.converged:
@@ -62,12 +62,12 @@ def alternate(oracle, learned, *, max_iter, tol, update, renew, report):
         cost = found.cost_at(D, old)
         before = learned.costs[-1] if learned.costs else float("inf")
         converged = learned.n_iter > 0 and (before - cost < tol * cost or cost == 0)
-        learned.become(D, cost, converged, n_replaced, found.n_unfinished)
+        learned.update(D, cost, converged, n_replaced, found.n_unfinished)
         report(learned)
     return learned
 
 
-class Statistics:
+class SufficientStatistics:
     """The past of the batches in two matrices: A (K, K) and B (K, d), older batches weighing less and less.
 
     memory: rows that the past holds, an exponential window; None for the weights of Mairal et al. 2009, section 3.4.3,
@@ -120,13 +120,13 @@ def one_batch(oracle, D, statistics, step, *, update, renew):
 def online(learned, statistics, batches, *, max_steps, update, renew, stop, report):
     """One batch after the other.  Mairal, Bach, Ponce, Sapiro, "Online dictionary learning for sparse coding", 2009.
 
-    learned: a `Learned` to go on from.  batches: an iterator over the oracles of those that come next.  stop: (step, D,
-    old D, mean cost, rows of the batch) -> whether to end.  report: called with `learned` after every batch.
+    learned: a `FitState` to go on from.  batches: an iterator over the oracles of those that come next.  stop: (step,
+    D, old D, mean cost, rows of the batch) -> whether to end.  report: called with `learned` after every batch.
     """
     while learned.n_iter < max_steps and not learned.converged:
         step, old, batch = learned.n_iter, learned.D, next(batches)
         D, cost, replaced, n_unfinished = one_batch(batch, old, statistics, step, update=update, renew=renew)
-        learned.become(D, cost, stop(step, D, old, cost, batch.n_rows), replaced, n_unfinished)
+        learned.update(D, cost, stop(step, D, old, cost, batch.n_rows), replaced, n_unfinished)
         report(learned)
     return learned
 
@@ -178,7 +178,7 @@ class Keep(Resample):
 DEAD_ATOMS = {"resample": Resample, "worst": Worst, "keep": Keep}
 
 
-class NoProgress:
+class EarlyStopping:
     """scikit-learn's two rules to end: atoms at rest, or no better mean cost for `patience` batches.
 
     tol: ‖new D - old D‖ / K at or below which atoms are at rest; 0 for never.  The mean cost is an exponential average,

@@ -67,8 +67,8 @@ class Step(NamedTuple):
     n_iter: int
     W: Any
     new: Any
-    movement: Any
-    at_rest: Any
+    delta: Any
+    converged_components: Any
     sums: tuple
     defect: Any
     distance: Any
@@ -109,15 +109,15 @@ def parallel(oracle, W, *, max_iter, tol, share=1.0, final=True, report=None):
     converged = fell_short = measure = False
     while n_iter < max_iter and not converged:
         steps = _steps(oracle, W, n_iter, max_iter, tol, share, exact, measure=measure, by_definition=fell_short)
-        for step, movement, at_rest, defect, distance_now in _in_flight(steps, oracle):
+        for step, delta, converged_components, defect, distance_now in _in_flight(steps, oracle):
             fell_short = bool(defect > LOOSE)
             if fell_short:  # once more from this step's W; what was asked for since is forgotten
                 break
             previous, last, W, n_iter = last, step, step.new, step.n_iter
             oracle.accept(W)
             if report:
-                report(n_iter, movement, at_rest, oracle.n_rows)
-            converged = float(at_rest.mean()) >= share
+                report(n_iter, delta, converged_components, oracle.n_rows)
+            converged = float(converged_components.mean()) >= share
             if exact:
                 apart, before = float(distance_now), apart
                 measure = converged or expects_convergence(apart, before)
@@ -129,7 +129,7 @@ def parallel(oracle, W, *, max_iter, tol, share=1.0, final=True, report=None):
     gradient, error = _gradient_and_error(oracle, last.W, last.sums, oracle.known_power(last.W))
     z = in_errors(gradient, error, oracle.xp).max(axis=1)
     largest = oracle.xp.abs(gradient).max(axis=1)
-    solution = Solution(W, n_iter, last.movement, converged, last.at_rest, largest, z=z)
+    solution = Solution(W, n_iter, last.delta, converged, last.converged_components, largest, z=z)
     if converged and final and tol != "auto" and tol < 1:
         return _checked(oracle, solution, previous, share)
     return solution
@@ -162,7 +162,7 @@ def _unless_far(solution, share):
     near = solution.z < FAR
     if float(near.mean()) >= share:
         return solution
-    return replace(solution, converged=False, at_rest=solution.at_rest & near)
+    return replace(solution, converged=False, converged_components=solution.converged_components & near)
 
 
 def _steps(oracle, W, n_iter, max_iter, tol, share, exact, *, measure, by_definition):
@@ -182,30 +182,30 @@ def _steps(oracle, W, n_iter, max_iter, tol, share, exact, *, measure, by_defini
         else:
             new, defect = polar(update, xp)
         by_definition = measure = False
-        movement = xp.abs(xp.abs((new * W).sum(axis=1)) - 1)
+        delta = xp.abs(xp.abs((new * W).sum(axis=1)) - 1)
         sums, apart = (cross, *rest), xp.zeros(())
         if tol != "auto":
-            at_rest = movement < tol
+            converged_components = delta < tol
         else:
             gradient, error = _gradient_and_error(oracle, W, sums, oracle.power(W))
-            at_rest = within_error(gradient, error)
+            converged_components = within_error(gradient, error)
             if exact:
                 distances = distance(in_errors(gradient, error, xp), xp)
-                at_rest, apart = distances < 1, quantile(distances, share, xp)
-        yield Step(number, W, new, movement, at_rest, sums, defect, apart)
+                converged_components, apart = distances < 1, quantile(distances, share, xp)
+        yield Step(number, W, new, delta, converged_components, sums, defect, apart)
         W = new
 
 
 def _in_flight(steps, oracle):
     """(step, and its movement, at_rest, defect and distance on the host) of every step.
 
-    Where the host would wait for a device, `oracle.ahead` more steps are asked for before a step's news are read, so
-    that the device always has work.
+    Where the host would wait for a device, `oracle.lookahead` more steps are asked for before a step's news are read,
+    so that the device always has work.
     """
     waiting: deque[Any] = deque()
     for step in steps:
-        waiting.append((step, oracle.news(step.movement, step.at_rest, step.defect, step.distance)))
-        if not waiting[-1][1].late or len(waiting) > oracle.ahead:
+        waiting.append((step, oracle.copy_to_host(step.delta, step.converged_components, step.defect, step.distance)))
+        if not waiting[-1][1].pending or len(waiting) > oracle.lookahead:
             step, news = waiting.popleft()
             yield step, *news.read()
     for step, news in waiting:
@@ -218,7 +218,7 @@ def deflation(oracle, W, *, max_iter, tol, final=True, report=None):
     Arguments as for `parallel`, but tol is a number; n_iter is the largest over the components.
     """
     xp = oracle.xp
-    found, movement, most = xp.zeros(W.shape), xp.zeros(len(W)), 0
+    found, delta, most = xp.zeros(W.shape), xp.zeros(len(W)), 0
     for j, w in enumerate(W):
         w = w / xp.sqrt((w * w).sum())
         for n_iter in range(1, max_iter + 1):
@@ -226,21 +226,21 @@ def deflation(oracle, W, *, max_iter, tol, final=True, report=None):
             new = cross[0] - slope[0] * w
             new = new - (new @ found[:j].T) @ found[:j]
             new = new / xp.sqrt((new * new).sum())
-            movement[j] = xp.abs(xp.abs((new * w).sum()) - 1)
+            delta[j] = xp.abs(xp.abs((new * w).sum()) - 1)
             w = new
             if report:
-                report(n_iter, movement[: j + 1], movement[: j + 1] < tol, oracle.n_rows)
-            if movement[j] < tol:
+                report(n_iter, delta[: j + 1], delta[: j + 1] < tol, oracle.n_rows)
+            if delta[j] < tol:
                 break
         found[j], most = w, max(most, n_iter)
         oracle.accept(found[: j + 1])
-    at_rest = movement < tol
+    converged_components = delta < tol
     # one pass more, to say how good the answer is
     cross, slope, square, squares = oracle.fixed_point(found, "rotation")
     cross = cross @ found.T
     largest = xp.abs(rotation_gradient(cross, slope, xp=xp)).max(axis=1)
     z = _one_sided(cross, square, oracle.known_power(found), squares[0], oracle).max(axis=1)
-    solution = Solution(found, most, movement, bool(at_rest.all()), at_rest, largest, z=z)
+    solution = Solution(found, most, delta, bool(converged_components.all()), converged_components, largest, z=z)
     return _unless_far(solution, 1.0) if final and tol < 1 else solution
 
 

@@ -105,7 +105,7 @@ def _remembered(anneal, oracle, starts, rng, rounds, report):
         Ws, *counts = anneal(oracle, starts, rng=rng, rounds=rounds, report=report)
         return [*Ws, np.array(counts, dtype=np.float64)]
 
-    *Ws, (passes, rounds) = oracle.remembered("annealed", make, starts, rng, rounds)
+    *Ws, (passes, rounds) = oracle.cached_result("annealed", make, starts, rng, rounds)
     return Ws, float(passes), int(rounds)
 
 
@@ -117,5 +117,5 @@ def fittest(oracle, solutions):
     if len(solutions) == 1:
         return [0]
     gaussian = oracle.gaussian_loss()
-    answers = oracle.likelihood_of_all([solution.W for solution in solutions])
+    answers = oracle.likelihood_batch([solution.W for solution in solutions])
     return np.argsort([-float(abs(answer.loss - gaussian).sum()) for answer in answers], kind="stable").tolist()

@@ -16,8 +16,8 @@ QUESTIONS = ("fixed_point", "likelihood")
 def solve_all(solve, oracle, starts, numbers=None):
     """[solve(oracle, W) for W in starts], with one pass for all the questions of a step.
 
-    solve: (oracle, W) -> anything.  oracle: answers QUESTIONS of stacked W, and has a `place`.  The first error stops
-    all and is raised.  numbers: START of each, by default from 0 where there are several.
+    solve: (oracle, W) -> anything.  oracle: answers QUESTIONS of stacked W, and has a `capture_context`.  The first
+    error stops all and is raised.  numbers: START of each, by default from 0 where there are several.
     """
     if numbers is None:
         numbers = range(len(starts)) if len(starts) > 1 else [None]
@@ -29,7 +29,7 @@ def solve_all(solve, oracle, starts, numbers=None):
             START.reset(before)
     meeting = _Meeting(oracle, len(starts))
     results: list = [None] * len(starts)
-    place = oracle.place()
+    place = oracle.capture_context()
 
     def run(i):
         START.set(numbers[i])
@@ -112,7 +112,7 @@ class _Meeting:
             if seats:
                 stack, kinds = ([asked[seat][part] for seat in seats] for part in (1, 2))
                 options = {"squares": kinds} if any(kinds) else {}
-                answers.update(zip(seats, getattr(self.oracle, f"{question}_of_all")(stack, **options), strict=True))
+                answers.update(zip(seats, getattr(self.oracle, f"{question}_batch")(stack, **options), strict=True))
         return answers
 
 

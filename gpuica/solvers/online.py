@@ -22,7 +22,7 @@ LONGEST = 0.3  # radians that a step may turn a component by
 
 
 @dataclass(frozen=True)
-class Seen:
+class RunningMoments:
     """What is known of the rows so far, and the whitening that goes with it.
 
     weight: Σ w of the rows.  mean (d,), covariance (d, d).  whitening K (k, d): K covariance Kᵀ = 1.  renewed: the
@@ -61,7 +61,7 @@ class Seen:
         eigenvalues, vectors = xp.linalg.eigh(K @ covariance @ K.T)
         eigenvalues = xp.maximum(eigenvalues, float(np.finfo(np.float64).eps))
         K = (vectors / xp.sqrt(eigenvalues)) @ (vectors.T @ K)
-        return Seen(total, self.mean + share * drift, covariance, K, self.renewed)
+        return RunningMoments(total, self.mean + share * drift, covariance, K, self.renewed)
 
     def renew(self, W, *, eps, xp=np):
         """With the principal directions of the present covariance, and W (k, k) so that W K stays as it is as far as it
@@ -77,7 +77,7 @@ class Seen:
         return replace(self, whitening=spectrum.whitening, renewed=self.weight), W
 
 
-class Usual(NamedTuple):
+class RunningAverages(NamedTuple):
     """Averages over batches, the later counting more.  cross E g(y) yᵀ (k, k), slope E g'(y) and square E g(y)² (k,) of
     the sources; gradient (k, k), as far as it counted."""
 
@@ -88,31 +88,31 @@ class Usual(NamedTuple):
 
 
 class Step(NamedTuple):
-    """W (k, k) after the step; average: the `Usual` with this batch; movement (k,): 1 - cos of the turns; at_rest (k,);
-    gradient: the largest entry of the averaged gradient in each row, (k,); z: the same in standard errors of all rows
-    seen."""
+    """W (k, k) after the step; average: the `RunningAverages` with this batch; delta (k,): 1 - cos of the turns;
+    converged_components (k,); gradient: the largest entry of the averaged gradient in each row, (k,); z: the same in
+    standard errors of all rows seen."""
 
     W: Any
     average: Any
-    movement: Any
-    at_rest: Any
+    delta: Any
+    converged_components: Any
     gradient: Any
     z: Any
 
 
-def follow(oracle, W, covariance, average, n_seen, *, tol, floor=0.01):
+def online_step(oracle, W, covariance, average, n_seen, *, tol, floor=0.01):
     """One step of Picard-O on the batch of the oracle, which is nearly white.  One pass over it.
 
-    W: (k, k), orthonormal.  covariance: (k, k), of the batch.  average: the `Usual` of the steps before, or None.
-    n_seen: effective rows seen, with this batch.  tol: a bound for the movement of a component at rest, or "auto": its
-    step is below half the standard error that n_seen rows leave.  Curvatures and standard errors are averages over
-    batches, so that one batch cannot set its own.
+    W: (k, k), orthonormal.  covariance: (k, k), of the batch.  average: the `RunningAverages` of the steps before, or
+    None.  n_seen: effective rows seen, with this batch.  tol: a bound for the change of a converged component, or
+    "auto": its step is below half the standard error that n_seen rows leave.  Curvatures and standard errors are
+    averages over batches, so that one batch cannot set its own.
     """
     xp, n = oracle.xp, oracle.n_effective
     rate = min(0.5, 2 * n / n_seen)
     at = oracle.likelihood(W)
     cross = _decorrelated(at, W @ covariance @ W.T, xp)
-    usual = average or Usual(cross, at.slope, at.square, xp.zeros(W.shape))
+    usual = average or RunningAverages(cross, at.slope, at.square, xp.zeros(W.shape))
     excess = usual.slope - xp.diagonal(usual.cross)
     sign = xp.where(excess < 0, -1.0, 1.0)
     curvature = xp.maximum((abs(excess)[:, None] + abs(excess)) / 2, floor)
@@ -124,13 +124,13 @@ def follow(oracle, W, covariance, average, n_seen, *, tol, floor=0.01):
     longest = xp.sqrt((turn * turn).sum(axis=1)).max()
     turn = turn * (LONGEST / xp.maximum(longest, LONGEST))
     new = orthonormal(W + turn @ W + turn @ turn @ W / 2, xp)
-    movement = xp.abs(1 - xp.abs((new * W).sum(axis=1)))
+    delta = xp.abs(1 - xp.abs((new * W).sum(axis=1)))
     unknown = error / curvature * (n / n_seen) ** 0.5  # what n_seen rows cannot tell, as a turn
-    at_rest = within_error(turn, unknown) if tol == "auto" else movement < tol
-    batch = Usual(cross, at.slope, at.square, gradient)
-    average = Usual(*(a + rate * (b - a) for a, b in zip(usual, batch, strict=True)))
+    converged_components = within_error(turn, unknown) if tol == "auto" else delta < tol
+    batch = RunningAverages(cross, at.slope, at.square, gradient)
+    average = RunningAverages(*(a + rate * (b - a) for a, b in zip(usual, batch, strict=True)))
     z = in_errors(average.gradient, error * (n / n_seen) ** 0.5, xp).max(axis=1)
-    return Step(new, average, movement, at_rest, xp.abs(average.gradient).max(axis=1), z)
+    return Step(new, average, delta, converged_components, xp.abs(average.gradient).max(axis=1), z)
 
 
 def _decorrelated(at, covariance, xp):

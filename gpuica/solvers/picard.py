@@ -137,7 +137,7 @@ def picard(
 
     oracle: answers `likelihood` (and `covariance`, `power`).  tol: a bound for the largest entry of the relative
     gradient, by="gradient", or for what the next step would turn each component by, 1 - cos of the angle,
-    by="movement", which is FastICA's rule: a gradient can be small far from a solution, where all sources are a mixture
+    by="delta", which is FastICA's rule: a gradient can be small far from a solution, where all sources are a mixture
     of many and nearly Gaussian; the solver goes on while an entry of the gradient is FAR from 0.  Or "auto": every
     component's entries within half their standard error, sqrt(Var / n), in root mean square, beyond which there is
     little to learn from n rows, and none beyond the largest of noise (`stopping.distance`); Var is that of the rows.
@@ -154,26 +154,26 @@ def picard(
     pairs: deque[Any] = deque(maxlen=memory)
     sign = space.signs(W, at)
     gradient, losses = space.gradient(W, at, sign), []
-    movement, apart_before = xp.zeros(len(W)), None
+    delta, apart_before = xp.zeros(len(W)), None
     for n_iter in range(max_iter + 1):
-        at_rest, distances = rule.evaluate(W, at, sign, gradient)
+        converged_components, distances = rule.evaluate(W, at, sign, gradient)
         direction = -_two_loops(gradient, pairs, lambda q: space.newton(q, W, at, sign))  # noqa: B023
         loss, resting, apart, size, descent = _numbers(
             xp,
             space.loss(W, at, sign),
-            at_rest.mean(),
+            converged_components.mean(),
             quantile(distances, share, xp),
             xp.abs(at.loss).sum(),
             (gradient * direction).sum(),
         )
         if resting >= share and rule.exact and not at.squares:  # not predicted: a pass more
             at = oracle.likelihood(W, space.squares)
-            at_rest, distances = rule.evaluate(W, at, sign, gradient)
-            resting, apart = _numbers(xp, at_rest.mean(), quantile(distances, share, xp))
+            converged_components, distances = rule.evaluate(W, at, sign, gradient)
+            resting, apart = _numbers(xp, converged_components.mean(), quantile(distances, share, xp))
         losses.append(loss)
         converged = resting >= share
         if report:
-            report(n_iter, xp.abs(gradient).max(axis=1), at_rest, oracle.n_rows)
+            report(n_iter, xp.abs(gradient).max(axis=1), converged_components, oracle.n_rows)
         if converged or n_iter == max_iter:
             break
         here = W, sign, gradient, loss, oracle.rounding * size
@@ -187,7 +187,7 @@ def picard(
         if found is None:  # no step along the gradient lowers the loss: what is left is rounding
             break
         new, at, step, new_gradient, new_sign, curvature, flips = found
-        movement = 1 - xp.abs((new * W).sum(axis=1)) / xp.sqrt((new * new).sum(axis=1) * (W * W).sum(axis=1))
+        delta = 1 - xp.abs((new * W).sum(axis=1)) / xp.sqrt((new * new).sum(axis=1) * (W * W).sum(axis=1))
         W = new
         oracle.accept(W)
         if flips:
@@ -198,7 +198,7 @@ def picard(
             pairs.append((step, new_gradient - gradient, 1 / curvature))
         gradient = new_gradient
     z = rule.in_errors(W, at, sign, gradient).max(axis=1)
-    return Solution(W, n_iter, movement, converged, at_rest, xp.abs(gradient).max(axis=1), tuple(losses), z=z)
+    return Solution(W, n_iter, delta, converged, converged_components, xp.abs(gradient).max(axis=1), tuple(losses), z=z)
 
 
 class _Rule:
@@ -226,7 +226,7 @@ class _Rule:
             return distances < 1, distances
         if self.by == "error":
             return within_error(gradient, self.space.error(W, at, sign)), unknown
-        if self.by == "movement":
+        if self.by == "delta":
             still = (self.space.newton(gradient, W, at, sign) ** 2).sum(axis=1) / 2 < self.tol
             if self.tol >= 1:  # asks for next to nothing
                 return still, unknown
@@ -239,7 +239,7 @@ class _Rule:
 
         now, before: distances at this iteration and at the one before, or None.
         """
-        if self.by == "movement":
+        if self.by == "delta":
             return now < np.inf
         return self.exact and (is_last or expects_convergence(now, before))
 

@@ -66,7 +66,7 @@ def annealed(oracle, starts, *, rng, extended=True, rounds=ROUNDS, report=None):
     size = int(max(ROWS, ROWS_OF_ONE * k, oracle.n_kish / STEPS) * rows_a_row)
     size = min(size, oracle.n_rows)
     n_steps = min(STEPS, rounds * (oracle.n_rows // size))
-    source = oracle.near(n_steps * size, rng)
+    source = oracle.in_memory(n_steps * size, rng)
     walks, passes = [Walk(W, xp, extended) for W in starts], 0.0
     batches = chain.from_iterable(source.batches(size, rng) for _ in repeat(None))
     whole = (batch for batch in batches if batch.n_rows == size)
@@ -74,8 +74,8 @@ def annealed(oracle, starts, *, rng, extended=True, rounds=ROUNDS, report=None):
         if not batch.weight:
             continue
         Ws = [walk.W for walk in walks]
-        answers = batch.likelihood_of_all(Ws)
-        looks = batch.curvature_of_all(Ws) if step % LOOK == 0 or walks[0].curvature is None else repeat(None)
+        answers = batch.likelihood_batch(Ws)
+        looks = batch.curvature_batch(Ws) if step % LOOK == 0 or walks[0].curvature is None else repeat(None)
         for walk, at, curvature in zip(walks, answers, looks, strict=False):
             walk.see(at, curvature)
             gradient, sign = walk.step(at, RATE * (1 - step / n_steps))

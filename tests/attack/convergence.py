@@ -94,7 +94,7 @@ def attack_auto(rng):
         ica = Picard(tol="auto", ortho=False, extended=extended, whiten="arbitrary-variance", **options)
     complaints = fitted(ica, X, weights)
     assert bool(complaints) != ica.converged_, complaints
-    assert ica.converged_ == ica.at_rest_.all()
+    assert ica.converged_ == ica.converged_components_.all()
     assert ica.gradient_z_.shape == (len(ica.components_),)
     z = in_errors(ica, X, weights, fun)
     rounding = 0.02 if X.dtype == np.float64 else 0.1
