@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import sums
-from .oracle import NotFiniteError
+from .exceptions import NotFiniteError
 
 
 def finite_cost(cost):

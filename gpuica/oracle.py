@@ -9,14 +9,11 @@ import numpy as np
 from . import sums
 from .device import transfers
 from .device.products import UNITS, products
+from .exceptions import NotFiniteError
 
 # Operations of a pass below which a device is given the next step before the last one's outcome is read.  A wait leaves
 # it idle for some 0.1 ms; a step too many costs a pass, once in some 20 steps: 2 ms, at 50 TFLOP/s.
 SHORT_PASS = 1e11
-
-
-class NotFiniteError(ValueError):
-    """The rows hold NaN or infinity, or numbers whose squares overflow float64."""
 
 
 class MomentOracle:

@@ -10,7 +10,7 @@ import pytest
 
 import gpuica
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, limited, shards, spool
-from gpuica.estimators._shell import as_source, check_input
+from gpuica.input import as_source, check_input
 from gpuica.io import iterables
 from gpuica.io.files import write_tensors
 from gpuica.io.raw import SLAB, RawColumns

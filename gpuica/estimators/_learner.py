@@ -12,16 +12,16 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from ..code_oracle import CodeOracle
 from ..coders import CODERS, as_coder
 from ..device import to_host
+from ..input import check_input, is_dask, report_nonfinite
+from ..input.shared import common_random_state
 from ..rows.shared import Shared
 from ..solvers.atoms import UPDATES
 from ..solvers.dictionary import DEAD_ATOMS
-from ._encode import device_for_coding, open_for_coding
+from ._checkpoint import Snapshots
+from ._code_warnings import warn_of_unfinished
+from ._codes import device_for_coding, open_for_coding
+from ._interrupted import warn_of_interrupt
 from ._parameters import checks_parameters, real_matrix, refuse_overflow
-from ._resume import Snapshots
-from ._shell import check_input, is_dask, locate_nonfinite
-from ._spread import random_state_for
-from ._unfinished import warn_of_unfinished
-from ._whole import warn_of_interrupt
 from .coding import FOLLOWS_ALPHA, MOST_ROUNDS, SparseCoding
 
 SMALL = 1 << 24  # numbers of X up to which initial atoms come from scikit-learn's own decomposition of X
@@ -60,23 +60,23 @@ class Learner(SparseCoding):
 
     def _taken(self, X, reset=True):
         """X as `InputData`, checked; the shape of the dictionary; the coder; the device."""
-        given = check_input(self, X, reset=reset)
-        shape = int(self.n_components or given.shape[1]), given.shape[1]
+        data = check_input(self, X, reset=reset)
+        shape = int(self.n_components or data.shape[1]), data.shape[1]
         coder = self._fit_coder(shape)
-        device = device_for_coding(self, given, shape)
+        device = device_for_coding(self, data, shape)
         if 8 * shape[0] * (shape[0] + shape[1]) > 2 * replace(device, limit=None).budget():
             raise ValueError(
                 f"n_components={shape[0]} atoms and the sums of their codes take "
                 f"{8e-9 * shape[0] * sum(shape):.3g} GB, more than the memory of {device}: use fewer."
             )
-        return given, shape, coder, device
+        return data, shape, coder, device
 
     @contextmanager
-    def _snapshots(self, given, shape, coder, device):
+    def _snapshots(self, data, shape, coder, device):
         """The oracle of the rows and the `Snapshots` of the fit, whose `rng` is to be drawn from."""
-        oracle = CodeOracle(open_for_coding(given, shape[0], device).upload(), coder)
-        with locate_nonfinite(self, given):
-            snapshots = Snapshots(self, oracle.rows, random_state_for(self.random_state, given), device)
+        oracle = CodeOracle(open_for_coding(data, shape[0], device).upload(), coder)
+        with report_nonfinite(self, data):
+            snapshots = Snapshots(self, oracle.rows, common_random_state(self.random_state, data), device)
         with closing(snapshots):
             yield oracle, snapshots
 
@@ -85,22 +85,22 @@ class Learner(SparseCoding):
         update = partial(UPDATES[self.update], positive=self.positive_dict, xp=xp)
         return {"update": update, "renew": DEAD_ATOMS[self.dead_atoms](rng, self.positive_dict)}
 
-    def _initial(self, given, oracle, shape, rng, decompose):
+    def _initial(self, data, oracle, shape, rng, decompose):
         """The first atoms (K, d), in the dtype of the rows, on the host.  decompose: X -> S Vᵀ, for small X."""
         if not isinstance(self.init, str):
-            return self._checked(self.init, "init", shape, given.dtype)
+            return self._checked(self.init, "init", shape, data.dtype)
         if self.init == "data":
-            chosen = np.sort(rng.choice(given.shape[0], size=shape[0], replace=shape[0] > given.shape[0]))
+            chosen = np.sort(rng.choice(data.shape[0], size=shape[0], replace=shape[0] > data.shape[0]))
             D = to_host(oracle.rows.take(chosen)).astype(np.float64)
-            return (D / np.maximum(np.linalg.norm(D, axis=1, keepdims=True), 1e-12)).astype(given.dtype)
-        if isinstance(given.array, np.ndarray) and given.array.size <= SMALL:
-            D = decompose(given.array.astype(given.dtype, copy=False))
-        elif (is_dask(given.array) or isinstance(given.array, Shared)) and shape[1] * given.shape[0] <= SMALL:
-            D = decompose(to_host(oracle.rows.take(np.arange(given.shape[0]))))
+            return (D / np.maximum(np.linalg.norm(D, axis=1, keepdims=True), 1e-12)).astype(data.dtype)
+        if isinstance(data.array, np.ndarray) and data.array.size <= SMALL:
+            D = decompose(data.array.astype(data.dtype, copy=False))
+        elif (is_dask(data.array) or isinstance(data.array, Shared)) and shape[1] * data.shape[0] <= SMALL:
+            D = decompose(to_host(oracle.rows.take(np.arange(data.shape[0]))))
         else:  # S Vᵀ from Σ x xᵀ = V S² Vᵀ
             squares, V = np.linalg.eigh(to_host(oracle.square()))
             D = (np.sqrt(np.maximum(squares, 0)) * V).T[::-1]
-        full = np.zeros(shape, given.dtype)
+        full = np.zeros(shape, data.dtype)
         full[: len(D)] = D[: shape[0]]
         return full
 
@@ -116,10 +116,10 @@ class Learner(SparseCoding):
             raise ValueError(f"{name} holds numbers too large for {np.dtype(dtype)}: rescale it.")
         return D
 
-    def _learn(self, given, learned, solve):
+    def _learn(self, data, learned, solve):
         """solve(), and the learned atoms stored; those of the last whole iteration, if any, when it is interrupted."""
         try:
-            with locate_nonfinite(self, given):
+            with report_nonfinite(self, data):
                 solve()
         except KeyboardInterrupt:
             if learned.n_iter:
@@ -144,11 +144,11 @@ class Learner(SparseCoding):
 
         X : array of shape (n_samples, n_features).  Larger is better.
         """
-        given, D = check_input(self, X, reset=False), self.components_
+        data, D = check_input(self, X, reset=False), self.components_
         coder = self._fit_coder(D.shape)
-        device = device_for_coding(self, given, D.shape)
-        with device.active(), locate_nonfinite(self, given):
-            oracle = CodeOracle(open_for_coding(given, len(D), device), coder)
-            found = oracle.moments(device.put(D.astype(given.dtype, order="C")))
-        warn_of_unfinished(found.n_unfinished, given.shape[0], coder)
-        return -found.cost / given.shape[0]
+        device = device_for_coding(self, data, D.shape)
+        with device.active(), report_nonfinite(self, data):
+            oracle = CodeOracle(open_for_coding(data, len(D), device), coder)
+            found = oracle.moments(device.put(D.astype(data.dtype, order="C")))
+        warn_of_unfinished(found.n_unfinished, data.shape[0], coder)
+        return -found.cost / data.shape[0]

@@ -8,15 +8,15 @@ from sklearn.base import _fit_context
 from sklearn.utils.metaestimators import available_if
 
 from ..device import to_host
+from ..input import check_input, report_nonfinite, with_sample_weight
 from ..oracle import ContrastOracle, MomentOracle
 from ..rows import open_rows
 from ..solvers import Solution
 from ..solvers.fastica import orthonormal
 from ..solvers.online import RunningMoments, online_step
+from ._interrupted import transactional_fit
 from ._parameters import checks_parameters
 from ._separation import Separation
-from ._shell import check_input, locate_nonfinite
-from ._whole import transactional_fit
 
 
 @dataclass(frozen=True)
@@ -76,17 +76,18 @@ class Online(Separation):
         self._check_online()
         if not hasattr(self, "_past"):
             self.fit(X, sample_weight=sample_weight)
-        given = check_input(self, X, reset=False, finite=False).worked_on_in(self.precision).weighted(sample_weight)
-        device = self._device(given, work=8 * given.shape[0] * given.shape[1] * len(self._unmixing))
-        with device.active(), locate_nonfinite(self, given):
-            settings = {"prepare": given.prepare(self._prepare), "weights": given.weights}
-            rows = open_rows(given.array, dtype=given.dtype, device=device, **settings)
+        data = check_input(self, X, reset=False, finite=False).with_precision(self.precision)
+        data = with_sample_weight(data, sample_weight)
+        device = self._device(data, work=8 * data.shape[0] * data.shape[1] * len(self._unmixing))
+        with device.active(), report_nonfinite(self, data):
+            settings = {"prepare": data.prepare(self._prepare), "weights": data.weights}
+            rows = open_rows(data.array, dtype=data.dtype, device=device, **settings)
             mean, covariance = MomentOracle(rows).moments()
             if hasattr(self, "_past"):
-                self._step(rows, mean, covariance, given.weight, device)
+                self._step(rows, mean, covariance, data.n_samples, device)
             else:
-                K = self.whitening_.astype(np.float64) * given.weight**0.5
-                seen = RunningMoments(given.weight, mean, covariance, device.put(K), given.weight)
+                K = self.whitening_.astype(np.float64) * data.n_samples**0.5
+                seen = RunningMoments(data.n_samples, mean, covariance, device.put(K), data.n_samples)
                 W = device.put(orthonormal(self._unmixing.astype(np.float64)))
                 self._past, self.n_steps_ = Past(seen, W, None, rows.n_effective).to(to_host), 1
         self.n_samples_seen_ = self._past.seen.weight

@@ -11,6 +11,8 @@ from sklearn.exceptions import ConvergenceWarning
 
 from ..device import logger, to_host
 from ..device.products import ROUNDED
+from ..input import check_input, report_nonfinite, with_sample_weight
+from ..input.shared import common_random_state
 from ..messages import warn
 from ..oracle import ContrastOracle, MomentOracle
 from ..rows import open_rows
@@ -18,14 +20,12 @@ from ..rows.replay import ReplayedRows
 from ..solvers import Solution
 from ..solvers.median import geometric_median
 from ..solvers.whitening import WHITENERS
+from ._checkpoint import open_checkpoint
+from ._interrupted import transactional_fit, warn_of_interrupt
+from ._output import to_output
 from ._parameters import check_parameters, refuse_many_starts, refuse_overflow, starting_point
 from ._progress import Progress, print_line
-from ._results import to_output
-from ._resume import open_checkpoint
-from ._shell import check_input, locate_nonfinite
-from ._spread import random_state_for
 from ._unmixing import Unmixing
-from ._whole import transactional_fit, warn_of_interrupt
 
 # (E r)² / E r² of the norms r, below which rows are called uneven: 0.98 for digits, 0.4 for image patches, 0.37 for
 # log-normal norms of sigma 1, 0.11 where one row in a thousand is 100 times as long as the rest
@@ -107,10 +107,10 @@ class Separation(Unmixing):
         """
         self = copy(self)  # what is learned of X here is not kept either
         check_parameters(self)
-        given, device = self._taken(X, sample_weight)
-        with device.active(), locate_nonfinite(self, given), self._opened(given, device) as rows:
-            spectrum, white = self._whitened(rows, given)
-            oracle, starts, rng = self._ready(white, device, n_runs, given)
+        data, device = self._taken(X, sample_weight)
+        with device.active(), report_nonfinite(self, data), self._opened(data, device) as rows:
+            spectrum, white = self._whitened(rows, data)
+            oracle, starts, rng = self._ready(white, device, n_runs, data)
             solutions = self._solve(oracle, starts, rng, None, keep="all")
             K = spectrum.whitening if spectrum else rows.xp.eye(rows.n_features)
             covariance = MomentOracle(rows).moments()[1]
@@ -119,22 +119,22 @@ class Separation(Unmixing):
     def _fit_transform(self, X, sample_weight=None, compute_sources=False):
         """Fit; return the sources, or None without compute_sources."""
         self.__dict__.pop("_past", None)  # partial_fit's: this fit begins anew
-        given, device = self._taken(X, sample_weight)
-        with device.active(), locate_nonfinite(self, given), self._opened(given, device) as rows:
-            spectrum, white = self._whitened(rows, given)
-            oracle, starts, rng = self._ready(white, device, self.n_init, given)
+        data, device = self._taken(X, sample_weight)
+        with device.active(), report_nonfinite(self, data), self._opened(data, device) as rows:
+            spectrum, white = self._whitened(rows, data)
+            oracle, starts, rng = self._ready(white, device, self.n_init, data)
             self.device_ = str(device)
             try:
-                report = Progress(self, given.shape[0], white.n_features) if self.verbose else None
+                report = Progress(self, data.shape[0], white.n_features) if self.verbose else None
                 solution = self._solve(oracle, starts, rng, report)
                 oracle.accept(solution.W)
                 self._refuse_useless(to_host(solution.W), to_host(solution.gradient), rows.dtype)
                 if self.sort is not None:
                     solution = self._sorted(solution, oracle, spectrum)
             except KeyboardInterrupt:
-                self._store_interrupted(oracle, spectrum, rows, given.weight)
+                self._store_interrupted(oracle, spectrum, rows, data.n_samples)
                 raise
-            to_sources = self._store(solution, spectrum, rows, given.weight).astype(given.dtype)
+            to_sources = self._store(solution, spectrum, rows, data.n_samples).astype(data.dtype)
             self.n_passes_ = white.n_passes + solution.sampled if solution.sampled else white.n_passes
             counted = white.n_passes
             if not solution.converged:
@@ -142,7 +142,7 @@ class Separation(Unmixing):
             sources = None
             if compute_sources:
                 what = rotate, (to_sources,), len(to_sources)
-                sources = to_output(self, given, device, white, *what, scratch=white.scratch)
+                sources = to_output(self, data, device, white, *what, scratch=white.scratch)
             self.n_passes_ += white.n_passes - counted
         del rows, white, oracle, spectrum, starts, solution, to_sources  # before their memory can be given back
         device.release_for_torch()
@@ -155,17 +155,17 @@ class Separation(Unmixing):
 
     def _taken(self, X, sample_weight):
         """X and its weights as `InputData`, checked, and the device to work on."""
-        given = check_input(self, X, reset=True, min_rows=2, finite=not self.whiten)
-        given = given.worked_on_in(self.precision).weighted(sample_weight)
+        data = check_input(self, X, reset=True, min_rows=2, finite=not self.whiten)
+        data = with_sample_weight(data.with_precision(self.precision), sample_weight)
         self._check(self._contrast())  # complain of the parameters before the data are read
-        k = min(int(self.n_components or given.shape[1]), *given.shape)
-        return given, self._device(given, work=40 * given.shape[0] * k * k)
+        k = min(int(self.n_components or data.shape[1]), *data.shape)
+        return data, self._device(data, work=40 * data.shape[0] * k * k)
 
     @contextmanager
-    def _opened(self, given, device):
+    def _opened(self, data, device):
         """Rows of X, in the `with` block answered by the checkpoint where there is one."""
-        settings = {"prepare": given.prepare(self._prepare), "weights": given.weights}
-        rows = open_rows(given.array, dtype=given.dtype, device=device, **settings).upload()
+        settings = {"prepare": data.prepare(self._prepare), "weights": data.weights}
+        rows = open_rows(data.array, dtype=data.dtype, device=device, **settings).upload()
         if self.checkpoint is None:
             yield rows
             return
@@ -174,17 +174,17 @@ class Separation(Unmixing):
                 print_line(self, f"resumed from {self.checkpoint}, which has {checkpoint.n_answers} sums of the fit")
             yield ReplayedRows(rows, checkpoint)
 
-    def _whitened(self, rows, given):
+    def _whitened(self, rows, data):
         """The spectrum of the rows (None without whitening), and the whitened rows."""
-        k = self._requested_components(given.shape)
+        k = self._requested_components(data.shape)
         if not self.whiten:
             return None, rows
         spectrum = self._spectrum(rows, k)
         return spectrum, rows.projected(spectrum.mean, spectrum.whitening)
 
-    def _ready(self, white, device, n_starts, given):
+    def _ready(self, white, device, n_starts, data):
         """The oracle on the whitened rows, n_starts starting points, and the RandomState that drew them."""
-        rng = random_state_for(self.random_state, given)
+        rng = common_random_state(self.random_state, data)
         if self.checkpoint is not None:
             rng = white.checkpoint.same_draws(rng, white.all_ranks, afresh=self.random_state is None)
         refuse_many_starts(n_starts, white.n_features, device)

@@ -7,12 +7,12 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from ..contrasts import is_density
+from ..input import check_input
 from ..rows import open_rows
 from ..rows.base import of_norm_one, project_chunk
+from ._device import select_device
+from ._output import to_output
 from ._parameters import checks_parameters
-from ._results import to_output
-from ._shell import check_input
-from ._spread import select_device
 
 
 class Unmixing(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -38,11 +38,11 @@ class Unmixing(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         Returns an array (n_samples, n_components) of the kind of X; `out` if it is given.
         """
         check_is_fitted(self)
-        given = check_input(self, X, reset=False)
+        data = check_input(self, X, reset=False)
         before, C = getattr(self, "mean_", 0.0), self.components_
         # what rounding took from the mean: of float32 rows around 1e6 it may be a tenth of their deviation
         after = -C @ getattr(self, "_rounded_off", np.zeros(C.shape[1]))
-        return self._apply(given, C, before=before, after=after, prepare=self._prepare, out=out)
+        return self._apply(data, C, before=before, after=after, prepare=self._prepare, out=out)
 
     @checks_parameters
     def inverse_transform(self, X, copy=True, *, out=None):
@@ -54,22 +54,21 @@ class Unmixing(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
         Returns an array (n_samples, n_features) of the kind of X; `out` if it is given.
         """
         check_is_fitted(self)
-        given = check_input(self, X, reset=None)
-        if given.shape[1] != self.mixing_.shape[1]:
+        data = check_input(self, X, reset=None)
+        if data.shape[1] != self.mixing_.shape[1]:
             raise ValueError(
-                f"X has {given.shape[1]} columns, but this {type(self).__name__} has {self.mixing_.shape[1]} "
-                "components."
+                f"X has {data.shape[1]} columns, but this {type(self).__name__} has {self.mixing_.shape[1]} components."
             )
-        return self._apply(given, self.mixing_, after=getattr(self, "mean_", 0.0), out=out)
+        return self._apply(data, self.mixing_, after=getattr(self, "mean_", 0.0), out=out)
 
-    def _apply(self, given, matrix, before=0.0, after=0.0, prepare=None, out=None):
+    def _apply(self, data, matrix, before=0.0, after=0.0, prepare=None, out=None):
         """(X - before) @ matrixᵀ + after, chunk by chunk, on the device that X asks for."""
-        dtype = np.result_type(given.dtype, matrix.dtype)
-        device = self._device(given, work=2 * given.shape[0] * matrix.size)
+        dtype = np.result_type(data.dtype, matrix.dtype)
+        device = self._device(data, work=2 * data.shape[0] * matrix.size)
         with device.active():
-            rows = open_rows(given.array, dtype=dtype, device=device, prepare=given.prepare(prepare))
+            rows = open_rows(data.array, dtype=dtype, device=device, prepare=data.prepare(prepare))
             ready = tuple(device.put(np.asarray(part, dtype=dtype)) for part in (before, matrix, -after))
-            return to_output(self, given, device, rows, project_chunk, (ready,), len(matrix), out)
+            return to_output(self, data, device, rows, project_chunk, (ready,), len(matrix), out)
 
     def __sklearn_is_fitted__(self):
         return hasattr(self, "components_")  # a fit that failed may have left other attributes
@@ -87,7 +86,7 @@ class Unmixing(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
     def _prepare(self):
         return of_norm_one if self.normalize_rows else None
 
-    def _device(self, given, work):
+    def _device(self, data, work):
         foreign = callable(self.fun) or is_density(self.fun)
         numpy_only = "a contrast function is called with arrays of the kind that X has." if foreign else None
-        return select_device(self, given, work=work, refusal=numpy_only)
+        return select_device(self, data, work=work, refusal=numpy_only)

@@ -12,12 +12,12 @@ from sklearn.utils._param_validation import Interval, StrOptions, validate_param
 from sklearn.utils.validation import check_is_fitted
 
 from ..coders import CODERS, as_coder
+from ..input import InputData, check_input
 from ..rows import open_rows
-from ._encode import check_dictionary, encode, times_dictionary
+from ._codes import check_dictionary, encode, times_dictionary
+from ._device import select_device
+from ._output import to_output
 from ._parameters import checks_parameters
-from ._results import to_output
-from ._shell import InputData, check_input
-from ._spread import select_device
 
 MOST_ROUNDS = 2**31 - 1  # what a kernel can count to
 FOLLOWS_ALPHA = ("lasso_lars", "lasso_cd", "fista", "threshold")  # a fit's alpha is theirs unless they have their own
@@ -56,13 +56,13 @@ class SparseCoding(TransformerMixin, BaseEstimator):
         a scipy.sparse.csr_array with sparse_output; `out` if it is given, or the list of files.
         """
         check_is_fitted(self)
-        given, D = check_input(self, X, reset=False), np.asarray(self._dictionary())
-        return self._codes(given, D, self._transform_coder(D), out)
+        data, D = check_input(self, X, reset=False), np.asarray(self._dictionary())
+        return self._codes(data, D, self._transform_coder(D), out)
 
-    def _codes(self, given, D, coder, out):
+    def _codes(self, data, D, coder, out):
         if out is not None and self.split_sign:
             raise ValueError("out= needs split_sign=False: split the codes when they are read.")
-        C = encode(self, given, D, coder, out)
+        C = encode(self, data, D, coder, out)
         if out is not None:
             return C
         if self.sparse_output:
@@ -72,7 +72,7 @@ class SparseCoding(TransformerMixin, BaseEstimator):
             both[:, : C.shape[1]] = C.clip(0, None)
             both[:, C.shape[1] :] = (-C).clip(0, None)
             C = both
-        return given.back(C)
+        return data.to_caller(C)
 
     @checks_parameters
     def inverse_transform(self, X, *, out=None):
@@ -84,12 +84,12 @@ class SparseCoding(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         D = np.asarray(self._dictionary())
-        given = (
+        data = (
             InputData(check_array(X, accept_sparse="csr"), D.dtype, None)
             if issparse(X)
             else check_input(self, X, reset=None)
         )
-        C, expected = given.array, len(D) * (2 if self.split_sign else 1)
+        C, expected = data.array, len(D) * (2 if self.split_sign else 1)
         if C.shape[1] != expected:
             raise ValueError(
                 "The number of components in the code is different from the number of components in the dictionary."
@@ -99,12 +99,12 @@ class SparseCoding(TransformerMixin, BaseEstimator):
             D = np.concatenate([D, -D])
         if issparse(C):
             return C @ D
-        device = select_device(self, given, work=2 * C.shape[0] * D.size)
+        device = select_device(self, data, work=2 * C.shape[0] * D.size)
         with device.active():
-            dtype = np.result_type(given.dtype, D.dtype)
-            rows = open_rows(C, dtype=dtype, device=device, prepare=given.prepare())
+            dtype = np.result_type(data.dtype, D.dtype)
+            rows = open_rows(C, dtype=dtype, device=device, prepare=data.prepare())
             return to_output(
-                self, given, device, rows, times_dictionary, (device.put(D.astype(dtype)),), D.shape[1], out
+                self, data, device, rows, times_dictionary, (device.put(D.astype(dtype)),), D.shape[1], out
             )
 
     def __sklearn_tags__(self):
@@ -211,8 +211,8 @@ class SparseCoder(SparseCoding, SklearnSparseCoder):
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
         """Check the parameters and X (n_samples, n_features); nothing is learned.  y is ignored."""
-        given = check_input(self, X, reset=True)
-        D = check_dictionary(self.dictionary, given.shape[1])
+        data = check_input(self, X, reset=True)
+        D = check_dictionary(self.dictionary, data.shape[1])
         self._transform_coder(D)
         self.n_components_ = len(D)
         return self
@@ -220,9 +220,9 @@ class SparseCoder(SparseCoding, SklearnSparseCoder):
     @checks_parameters
     def transform(self, X, y=None, *, out=None):
         """Codes of X against the dictionary; see `SparseCoding.transform`.  Needs no fit."""
-        given = check_input(self, X, reset=False)
-        D = check_dictionary(self.dictionary, given.shape[1])
-        return self._codes(given, D, self._transform_coder(D), out)
+        data = check_input(self, X, reset=False)
+        D = check_dictionary(self.dictionary, data.shape[1])
+        return self._codes(data, D, self._transform_coder(D), out)
 
     def _dictionary(self):
         return check_dictionary(self.dictionary)

@@ -8,10 +8,10 @@ from sklearn.base import clone
 
 from ..comm import loopback
 from ..device import device_count
+from ..input import as_source
 from ..io.sources import SelectedRows, Source
 from ..messages import collected, warn
 from ..rows.shared import Shared
-from ._shell import as_source
 
 
 def fit_on_devices(estimator, X, devices="all", sample_weight=None):

@@ -11,17 +11,17 @@ from sklearn.utils._param_validation import StrOptions, validate_params
 from sklearn.utils.extmath import svd_flip
 
 from ..device import to_host
+from ..input import report_nonfinite
 from ..interrupts import at_once
 from ..messages import warn
 from ..solvers.dictionary import FitState, alternate
-from ._encode import encode
+from ._checkpoint import for_callback
+from ._code_warnings import warn_of_unfinished
+from ._codes import encode
+from ._interrupted import transactional_fit
 from ._learner import ADDED, INITIAL, Learner
 from ._parameters import real_matrix
 from ._progress import print_line, say_resumed
-from ._resume import for_callback
-from ._shell import locate_nonfinite
-from ._unfinished import warn_of_unfinished
-from ._whole import transactional_fit
 
 
 class DictionaryLearning(Learner, SklearnDictionaryLearning):
@@ -147,22 +147,22 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
         last update.  One more pass over X.
         """
         with transactional_fit(self):
-            given, coder, learned = self._fit(X)
-            C = encode(self, given, to_host(learned.coded_with), coder)
-        return C if self.sparse_output else given.back(C)
+            data, coder, learned = self._fit(X)
+            C = encode(self, data, to_host(learned.coded_with), coder)
+        return C if self.sparse_output else data.to_caller(C)
 
     def _fit(self, X):
         """Fit; return `InputData`, the coder and what was learned."""
-        given, shape, coder, device = self._taken(X)
+        data, shape, coder, device = self._taken(X)
         self.device_ = str(device)
-        with device.active(), self._snapshots(given, shape, coder, device) as (oracle, snapshots):
+        with device.active(), self._snapshots(data, shape, coder, device) as (oracle, snapshots):
             rng = snapshots.rng
             if self.code_init is not None and self.dict_init is not None:
-                self._check_code_init(given.shape[0])
-                D = self._checked(self.dict_init, "dict_init", shape, given.dtype)
+                self._check_code_init(data.shape[0])
+                D = self._checked(self.dict_init, "dict_init", shape, data.dtype)
             else:
-                with locate_nonfinite(self, given):
-                    D = self._initial(given, oracle, shape, rng, _exact_atoms)
+                with report_nonfinite(self, data):
+                    D = self._initial(data, oracle, shape, rng, _exact_atoms)
             learned = FitState(device.put(D))
             snapshots.restore(learned, device.put, self.max_iter)
             say_resumed(self, learned)
@@ -174,13 +174,13 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
                 report=self._reporter(snapshots),
                 **self._policies(rng, oracle.xp),
             )
-            self._learn(given, learned, solve)
+            self._learn(data, learned, solve)
             snapshots.keep(learned, at_once=True)
         device.release_for_torch()
-        warn_of_unfinished(learned.n_unfinished, given.shape[0], coder)
+        warn_of_unfinished(learned.n_unfinished, data.shape[0], coder)
         if self.max_iter and not learned.converged:
             warn(self._what_is_left(), ConvergenceWarning)
-        return given, coder, learned
+        return data, coder, learned
 
     def _check_code_init(self, n_rows):
         """ValueError for codes that are not those of n_rows rows.  What they are is not used: all rows are coded."""

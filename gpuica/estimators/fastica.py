@@ -12,9 +12,9 @@ from ..solvers.fastica import SOLVERS
 from ..solvers.growth import run, run_all
 from ..solvers.picard import picard
 from ..solvers.stochastic import annealed
+from ._convergence import of_fastica
 from ._online import Online
 from ._progress import by_batches
-from ._remedies import of_fastica
 
 ALGORITHMS = {**SOLVERS, "picard": picard}
 

@@ -12,17 +12,17 @@ from sklearn.utils.extmath import randomized_svd
 from ..code_oracle import CodeOracle, finite_cost
 from ..device import to_host
 from ..device.transfers import download
+from ..input import report_nonfinite
+from ..input.shared import common_random_state
 from ..interrupts import at_once
 from ..solvers.dictionary import EarlyStopping, FitState, SufficientStatistics, one_batch, online
-from ._encode import open_for_coding
+from ._checkpoint import for_callback
+from ._code_warnings import warn_of_unfinished
+from ._codes import open_for_coding
+from ._interrupted import transactional_fit
 from ._learner import ADDED, Learner
 from ._parameters import checks_parameters, refuse_overflow
 from ._progress import Pace, print_line, say_resumed
-from ._resume import for_callback
-from ._shell import locate_nonfinite
-from ._spread import random_state_for
-from ._unfinished import warn_of_unfinished
-from ._whole import transactional_fit
 
 
 class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
@@ -120,13 +120,13 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         return self
 
     def _fit(self, X):
-        given, shape, coder, device = self._taken(X)
-        n_rows = given.shape[0]
+        data, shape, coder, device = self._taken(X)
+        n_rows = data.shape[0]
         self.device_ = str(device)
-        with device.active(), self._snapshots(given, shape, coder, device) as (oracle, snapshots):
+        with device.active(), self._snapshots(data, shape, coder, device) as (oracle, snapshots):
             self._random_state = rng = snapshots.rng
-            with locate_nonfinite(self, given):
-                learned = FitState(device.put(self._begin(given, oracle, shape)))
+            with report_nonfinite(self, data):
+                learned = FitState(device.put(self._begin(data, oracle, shape)))
             batch_size = min(self._batch_rows(shape[0]), n_rows)
             self._batches_of_pass = -(-n_rows // batch_size)
             n_steps = self.max_iter * self._batches_of_pass
@@ -144,7 +144,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
                 **self._policies(rng, oracle.xp),
             )
             try:
-                self._learn(given, learned, solve)
+                self._learn(data, learned, solve)
             except KeyboardInterrupt:
                 self._statistics.to(download)
                 raise
@@ -163,15 +163,15 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
 
     def _partial_fit(self, X):
         first = not hasattr(self, "components_")
-        given, shape, coder, device = self._taken(X, reset=first)
+        data, shape, coder, device = self._taken(X, reset=first)
         with device.active():
-            oracle = CodeOracle(open_for_coding(given, shape[0], device).upload(), coder)
+            oracle = CodeOracle(open_for_coding(data, shape[0], device).upload(), coder)
             if first:
-                self._random_state = random_state_for(self.random_state, given)
-                D = device.put(self._begin(given, oracle, shape))
+                self._random_state = common_random_state(self.random_state, data)
+                D = device.put(self._begin(data, oracle, shape))
                 self.n_steps_, self.n_replaced_ = 0, 0
             else:
-                D = device.put(self.components_.astype(given.dtype, copy=False))
+                D = device.put(self.components_.astype(data.dtype, copy=False))
                 self._statistics.to(device.put)
             try:
                 D, cost, replaced, n_unfinished = one_batch(
@@ -186,15 +186,15 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         self.n_steps_ += 1
         self.n_replaced_ += replaced
         self.device_ = str(device)
-        warn_of_unfinished(n_unfinished, given.shape[0], coder)
+        warn_of_unfinished(n_unfinished, data.shape[0], coder)
 
-    def _begin(self, given, oracle, shape):
+    def _begin(self, data, oracle, shape):
         """The first atoms, on the host; statistics of nothing."""
-        self._statistics = SufficientStatistics(shape, given.dtype, oracle.xp, self.memory)
+        self._statistics = SufficientStatistics(shape, data.dtype, oracle.xp, self.memory)
         if self.dict_init is not None:
-            return self._checked(self.dict_init, "dict_init", shape, given.dtype)
+            return self._checked(self.dict_init, "dict_init", shape, data.dtype)
         decompose = partial(_randomised_atoms, k=shape[0], rng=self._random_state)
-        return self._initial(given, oracle, shape, self._random_state, decompose)
+        return self._initial(data, oracle, shape, self._random_state, decompose)
 
     def _batches(self, oracle, size, rng, draws, skip):
         """Oracles of the batches after the first `skip`, their order drawn as it was at first, in the state `draws`."""

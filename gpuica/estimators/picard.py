@@ -14,9 +14,9 @@ from ..solvers.growth import run, run_all
 from ..solvers.multistart import solve_all
 from ..solvers.picard import picard as minimise
 from ..solvers.stochastic import annealed
+from ._convergence import of_picard
 from ._online import Online
 from ._progress import by_batches
-from ._remedies import of_picard
 from .fastica import FastICA
 
 

@@ -8,58 +8,58 @@ import numpy as np
 
 from ..device import CPU, format_bytes
 from ..device.transfers import DownloadWriter
+from ..input import report_nonfinite
 from ..io.sources import Source
 from ..io.writers import open_writer
-from ._shell import locate_nonfinite
 
 
-def to_output(estimator, given, device, rows, function, params, width, out=None, scratch=None):
+def to_output(estimator, data, device, rows, function, params, width, out=None, scratch=None):
     """function(chunk, *params) of all rows, (n_rows, width) in the dtype of the rows, as the caller wants it.
 
     out: None for an array of the caller's kind, or a path of a .npy file or an array to be assigned to, which is
     written piece by piece and returned.  scratch: an array (n_rows, width) where the rows are that may be overwritten,
     or None.  MemoryError if the result needs more memory than the budget.
     """
-    shape = given.n_here, width
-    with locate_nonfinite(estimator, given):
-        if out is None and leaves(given, device):
-            return given.back(received(given, device, shape, rows.dtype, rows.for_each, function, *params)[0])
+    shape = data.n_local, width
+    with report_nonfinite(estimator, data):
+        if out is None and leaves(data, device):
+            return data.to_caller(received(data, device, shape, rows.dtype, rows.for_each, function, *params)[0])
         if out is None:
-            with room_for(given, device, shape, rows.dtype, known=scratch is not None):
-                return given.back(rows.map(function, *params, out=scratch))
-        sink = open_writer(out, given.n_here, width, rows.dtype)
-        write_all(sink, rows.for_each, function, *params, tell=teller(estimator, given.n_here))
+            with room_for(data, device, shape, rows.dtype, known=scratch is not None):
+                return data.to_caller(rows.map(function, *params, out=scratch))
+        sink = open_writer(out, data.n_local, width, rows.dtype)
+        write_all(sink, rows.for_each, function, *params, tell=teller(estimator, data.n_local))
     return out
 
 
-def leaves(given, device):
+def leaves(data, device):
     """Whether results leave the device for the host, and so need not be there as a whole."""
-    return device != CPU and given.on_host
+    return device != CPU and data.on_host
 
 
-def received(given, device, shape, dtype, each, *what):
+def received(data, device, shape, dtype, each, *what):
     """(a host array of this shape, filled with the rows that each(write, *what) writes; what that returns)."""
-    refuse_large(given, replace(CPU, limit=device.limit), shape, dtype)
+    refuse_large(data, replace(CPU, limit=device.limit), shape, dtype)
     sink = DownloadWriter(shape, dtype, device)
     answer = write_all(sink, each, *what)
     return sink.array, answer
 
 
 @contextmanager
-def room_for(given, device, shape, dtype, known=False):
+def room_for(data, device, shape, dtype, known=False):
     """MemoryError if a result of this shape does not fit the memory budget, for X that is not in memory itself, or in
     the `with` block the device.  known: whether there is room for it."""
     if not known:
-        refuse_large(given, device, shape, dtype)
+        refuse_large(data, device, shape, dtype)
     try:
         yield
     except device.out_of_memory as error:
         raise _too_large(device, shape, dtype) from error
 
 
-def refuse_large(given, device, shape, dtype):
+def refuse_large(data, device, shape, dtype):
     """MemoryError if a result of this shape does not fit the memory budget; for X that is not in memory itself."""
-    if isinstance(given.array, Source) and not device.fits(np.dtype(dtype).itemsize * shape[0] * shape[1]):
+    if isinstance(data.array, Source) and not device.fits(np.dtype(dtype).itemsize * shape[0] * shape[1]):
         raise _too_large(device, shape, dtype)
 
 
