@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gpuica import DictionaryLearning, Exp, FastICA, LogCosh, MiniBatchDictionaryLearning, Picard, fit_on_devices
-from gpuica.io.checkpoint import Checkpoint, CheckpointError, _checksum, set_draws, together
+from gpuica.io.checkpoint import Checkpoint, CheckpointError, _checksum, set_draws, on_all_ranks
 from gpuica.rows.memory import MemoryRows
 
 from .conftest import Again
@@ -424,7 +424,7 @@ def test_the_error_of_a_rank_comes_before_that_of_the_others():
         raise CheckpointError("damaged")
 
     with pytest.raises(CheckpointError, match="damaged"):
-        together(others_have_left, fails)
+        on_all_ranks(others_have_left, fails)
     assert said == [False]
 
 
