@@ -6,9 +6,10 @@ from .contrasts import Cube, Exp, LogCosh, check_contrast
 from .estimators.coding import SparseCoder, sparse_encode
 from .estimators.devices import fit_on_devices
 from .estimators.dictionary import DictionaryLearning, dict_learning
-from .estimators.fastica import FastICA, fastica
+from .estimators.fastica import FastICA
+from .estimators.ica_functions import fastica, picard
 from .estimators.minibatch import MiniBatchDictionaryLearning, dict_learning_online
-from .estimators.picard import Picard, picard
+from .estimators.picard import Picard
 from .io.files import shards, spool
 from .io.iterables import limited
 from .rows.shared import shared

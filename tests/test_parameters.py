@@ -265,7 +265,7 @@ def test_no_dictionary_of_nan(kind, dtype, scale):
 @pytest.mark.parametrize("kind", [FastICA, Picard])
 def test_what_varies_by_too_little_for_its_dtype(kind):
     rows = (np.random.default_rng(0).laplace(size=(50, 3)) * 1e-42).astype(np.float32)
-    with pytest.raises(ValueError, match=r"X varies by too little for float32.*precision='float64'"):
+    with pytest.raises(ValueError, match=r"variance of X is too small to whiten X in float32.*precision='float64'"):
         kind().fit(rows)
     assert np.isfinite(kind(precision="float64", random_state=0).fit(rows).components_).all()
 

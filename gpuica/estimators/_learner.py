@@ -21,7 +21,7 @@ from ._checkpoint import Snapshots
 from ._code_warnings import warn_of_unfinished
 from ._codes import device_for_coding, open_for_coding
 from ._interrupted import warn_of_interrupt
-from ._parameters import checks_parameters, real_matrix, refuse_overflow
+from ._parameters import check_overflow, checks_parameters, real_matrix
 from .coding import FOLLOWS_ALPHA, MOST_ROUNDS, SparseCoding
 
 SMALL = 1 << 24  # numbers of X up to which initial atoms come from scikit-learn's own decomposition of X
@@ -130,7 +130,7 @@ class Learner(SparseCoding):
 
     def _store(self, learned):
         D = to_host(learned.D)
-        refuse_overflow(D.dtype, D)
+        check_overflow(D.dtype, D)
         self.components_ = D
         self.converged_ = learned.converged
         self.n_replaced_ = learned.n_replaced

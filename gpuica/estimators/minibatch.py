@@ -21,7 +21,7 @@ from ._code_warnings import warn_of_unfinished
 from ._codes import open_for_coding
 from ._interrupted import transactional_fit
 from ._learner import ADDED, Learner
-from ._parameters import checks_parameters, refuse_overflow
+from ._parameters import check_overflow, checks_parameters
 from ._progress import Pace, print_line, say_resumed
 
 
@@ -181,7 +181,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
                 self._statistics.to(download)  # a pickle loads without a GPU
             finite_cost(cost)
         D = to_host(D)
-        refuse_overflow(D.dtype, D)
+        check_overflow(D.dtype, D)
         self.components_ = D
         self.n_steps_ += 1
         self.n_replaced_ += replaced
