@@ -245,7 +245,7 @@ def test_a_function_with_hidden_state_is_refused(X, tmp_path):
         with lock:
             return of_a_global(x)
 
-    with pytest.raises(CheckpointError, match=r"cannot tell fun=.*hidden.* from another value when the fit goes on"):
+    with pytest.raises(CheckpointError, match=r"cannot identify fun=.*hidden.* when the fit resumes"):
         fitted(FastICA, {**ICA, "fun": hidden, "checkpoint": tmp_path}, X)
 
 

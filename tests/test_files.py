@@ -724,7 +724,7 @@ def test_weights_that_are_a_text(X, tmp_path):
 
 def test_results_that_do_not_fit_are_said_in_words(X):
     ica = FastICA(random_state=0).fit(X).set_params(memory_limit=1000)
-    with pytest.raises(MemoryError, match=r"takes 48\.0 kB, more than half of the memory that may be used, 1\.0 kB"):
+    with pytest.raises(MemoryError, match=r"takes 48\.0 kB, which exceeds half of the memory budget, 1\.0 kB"):
         ica.transform(Again([X]))
 
 

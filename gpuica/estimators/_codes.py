@@ -11,7 +11,7 @@ from ..rows import open_rows
 from ..rows.memory import max_chunk_elements
 from ._code_warnings import WarnLater, warn_of_unfinished
 from ._device import select_device
-from ._output import leaves, received, room_for, teller, write_all
+from ._output import download_rows, is_downloaded, memory_errors, progress_printer, write_all
 
 CACHED = 1 << 18  # codes of a chunk of rows, in numbers: they share a core's cache with what they are made of
 WORK = 25  # operations for each of the K d numbers of a dictionary and row, measured on lasso codes of image patches
@@ -51,20 +51,20 @@ def encode(estimator, data, D, coder, out=None):
     device, n_rows, sparse = device_for_coding(estimator, data, D.shape), data.n_local, estimator.sparse_output
     with device.active(), report_nonfinite(estimator, data):
         oracle = CodeOracle(open_for_coding(data, len(D), device), coder)
-        there, tell = device.put(D.astype(data.dtype, order="C")), teller(estimator, n_rows)
+        there, tell = device.put(D.astype(data.dtype, order="C")), progress_printer(estimator, n_rows)
         if out is not None:
             sink = CodesWriter(out, len(D)) if sparse else open_writer(out, n_rows, len(D), data.dtype)
-            n_unfinished = write_all(sink, oracle.hand_codes, there, sparse, tell=tell)
+            n_unfinished = write_all(sink, oracle.hand_codes, there, sparse, report=tell)
             codes = sink.paths if sparse else out
         elif sparse:
             parts: list[tuple] = []
             n_unfinished = oracle.hand_codes(parts.append, there, sparse)
             codes = as_csr(parts, len(D), data.dtype)
-        elif leaves(data, device):
+        elif is_downloaded(data, device):
             shape = n_rows, len(D)
-            codes, n_unfinished = received(data, device, shape, data.dtype, oracle.hand_codes, there, False)
+            codes, n_unfinished = download_rows(data, device, shape, data.dtype, oracle.hand_codes, there, False)
         else:
-            with room_for(data, device, (n_rows, len(D)), data.dtype):
+            with memory_errors(data, device, (n_rows, len(D)), data.dtype):
                 codes, n_unfinished = oracle.codes(there, WarnLater(coder) if is_dask(data.array) else None)
     warn_of_unfinished(n_unfinished, n_rows, coder)
     return codes

@@ -175,7 +175,7 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
                 **self._policies(rng, oracle.xp),
             )
             self._learn(data, learned, solve)
-            snapshots.keep(learned, at_once=True)
+            snapshots.keep(learned, now=True)
         device.release_for_torch()
         warn_of_unfinished(learned.n_unfinished, data.shape[0], coder)
         if self.max_iter and not learned.converged:

@@ -148,7 +148,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
             except KeyboardInterrupt:
                 self._statistics.to(download)
                 raise
-            snapshots.keep(learned, self._statistics, stop, at_once=True)
+            snapshots.keep(learned, self._statistics, stop, now=True)
             self._statistics.to(download)  # a pickle loads without a GPU
         device.release_for_torch()
         warn_of_unfinished(learned.n_unfinished, batch_size, coder)
