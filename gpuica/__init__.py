@@ -1,4 +1,9 @@
-"""scikit-learn's ICA and sparse coding for large data, on GPUs and CPUs."""
+"""Independent component analysis, dictionary learning and sparse coding for large data, on GPUs and CPUs.
+
+scikit-learn's estimators with the same parameters and attributes: replace the import.
+"""
+
+from importlib import import_module
 
 from . import comm
 from ._version import __version__
@@ -13,6 +18,8 @@ from .estimators.picard import Picard
 from .io.files import shards, spool
 from .io.iterables import limited
 from .rows.shared import shared
+
+_SUBMODULES = ("metrics", "stability")  # imported at first use
 
 __all__ = [
     "Cube",
@@ -31,9 +38,21 @@ __all__ = [
     "fastica",
     "fit_on_devices",
     "limited",
+    "metrics",
     "picard",
     "shards",
     "shared",
     "sparse_encode",
     "spool",
+    "stability",
 ]
+
+
+def __getattr__(name):
+    if name in _SUBMODULES:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)

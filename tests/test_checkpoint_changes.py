@@ -145,7 +145,9 @@ def test_a_lower_max_iter(kind, arguments, X, tmp_path):
     fitted(kind, {**arguments, "checkpoint": tmp_path}, X)
     fewer = {**arguments, "max_iter": 2, "checkpoint": tmp_path}
     if "n_components" in arguments:
-        with pytest.raises(CheckpointError, match=r"is at iteration \d+ .*the \d+ of this fit: increase max_iter, or use"):
+        with pytest.raises(
+            CheckpointError, match=r"is at iteration \d+ .*the \d+ of this fit: increase max_iter, or use"
+        ):
             fitted(kind, fewer, X)
     else:
         same(fitted(kind, fewer, X), fitted(kind, {**arguments, "max_iter": 2}, X))
