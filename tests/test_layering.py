@@ -62,7 +62,7 @@ def imports(file):
 
 def table():
     """{layer: layers that it can import} of the table in ARCHITECTURE.md; a layer is a folder or a file of the root."""
-    rows = re.findall(r"^\| `([\w./]+)` \|[^|]*\| ([^|]*) \|$", ARCHITECTURE.read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| `([\w./]+)` \|[^|]*\|([^|]*)\|$", ARCHITECTURE.read_text(), re.MULTILINE)
     return {layer: set(re.findall(r"`([\w./]+)`", allowed)) for layer, allowed in rows}
 
 
