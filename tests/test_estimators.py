@@ -182,7 +182,8 @@ def test_results_do_not_depend_on_the_run():
     np.testing.assert_array_equal(one.components_, two.components_)
 
 
-def test_renamed_attributes_warn(X):
+def test_renamed_attributes_warn(rng):
+    X = rng.laplace(size=(200, 3))
     ica = FastICA(random_state=0).fit(X)
     with pytest.warns(FutureWarning, match="movement_ is deprecated: use delta_"):
         np.testing.assert_array_equal(ica.movement_, ica.delta_)
