@@ -59,7 +59,7 @@ def test_what_one_device_refuses_ends_all(X):
 def test_all_devices_where_there_are_none(X):
     if device_count():
         pytest.skip("there are GPUs here")
-    with pytest.raises(RuntimeError, match="devices='all' finds no GPU"):
+    with pytest.raises(RuntimeError, match="devices='all' found no GPU"):
         fit_on_devices(FastICA(), X)
 
 

@@ -260,10 +260,10 @@ def test_starts(learner, rng):
 
 
 def test_start_from_sums_is_the_decomposition(rng, monkeypatch):
-    from gpuica.estimators import _learner
+    from gpuica.estimators import _learning
 
     X = rng.normal(size=(200, 6))
-    monkeypatch.setattr(_learner, "SMALL", 0)
+    monkeypatch.setattr(_learning, "MAX_SVD_SIZE", 0)
     D = DictionaryLearning(9, max_iter=0).fit(X).components_
     _, S, V = np.linalg.svd(X, full_matrices=False)
     np.testing.assert_allclose(abs(D[:6]), abs(S[:, None] * V), atol=1e-9)

@@ -152,7 +152,7 @@ def test_fastica_does_not_advise_what_is_set_already(algorithm, tol):
 
 # ---- progress --------------------------------------------------------------------------------------------------------
 LINE = re.compile(
-    r"\[(FastICA|Picard)\] .*: \d+ of \d+ components at rest, largest (movement|gradient) \S+ \(tol \S+\), "
+    r"\[(FastICA|Picard)\] .*: \d+ of \d+ components converged, largest (delta|gradient) \S+ \(tol \S+\), "
 )
 
 
@@ -181,13 +181,13 @@ def test_a_line_says_which_start_and_which_rows_it_is_about(capsys):
 def test_deflation_counts_all_components(capsys):
     lines = printed(capsys, lambda: FastICA(algorithm="deflation", random_state=0, verbose=1).fit(X))
     for i in range(1, 6):
-        assert any(f"component {i} of 5, " in line and f": {i} of 5 components at rest" in line for line in lines)
+        assert any(f"component {i} of 5, " in line and f": {i} of 5 components converged" in line for line in lines)
 
 
 def test_iterations_of_fastica_before_picard_are_named(capsys):
     lines = printed(capsys, lambda: Picard(fastica_it=2, random_state=0, verbose=2).fit(X))
     assert ["FastICA first" in line for line in lines[:3]] == [True, True, False]
-    assert "largest movement" in lines[0]
+    assert "largest delta" in lines[0]
     assert "largest gradient" in lines[2]
 
 
@@ -213,7 +213,7 @@ def test_numbers_have_four_digits(capsys):
     ]
     for fit in fits:
         for line in printed(capsys, fit):
-            for number in re.findall(r"(?:cost:?|movement) (\S+)", line):
+            for number in re.findall(r"(?:cost:?|delta) (\S+)", line):
                 assert len(re.sub(r"e.*|[.,-]|^0+\.?0*", "", number)) <= 4, line
 
 

@@ -241,7 +241,7 @@ def test_codes_that_cannot_be(codes, sentence):
 
 
 def test_atoms_that_the_dtype_cannot_hold():
-    with pytest.raises(ValueError, match="init holds numbers too large for float32"):
+    with pytest.raises(ValueError, match="init contains values too large for float32"):
         DictionaryLearning(6, init=D * 1e300).fit(X.astype(np.float32))
 
 
