@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gpuica import DictionaryLearning, Exp, FastICA, LogCosh, MiniBatchDictionaryLearning, Picard, fit_on_devices
-from gpuica.io.checkpoint import Checkpoint, CheckpointError, _checksum, set_draws, on_all_ranks
+from gpuica.io.checkpoint import Checkpoint, CheckpointError, _checksum, on_all_ranks, set_draws
 from gpuica.rows.memory import MemoryRows
 
 from .conftest import Again

@@ -18,7 +18,7 @@ def warn_of_unfinished(n_unfinished, n_rows, coder):
 class DeferredWarning:
     """Replaces `sums.Unfinished` where codes are computed lazily: warns when a task reports unfinished rows.
 
-    A task cannot tell whether others follow, so each process warns once, for its first chunk with unfinished rows.
+    A task has only the count of its own chunk, so each process warns once, for its first chunk with unfinished rows.
     """
 
     count = 0  # of unfinished rows before any task ran

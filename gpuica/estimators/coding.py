@@ -31,8 +31,8 @@ class InstanceAttribute:
 class SparseCoder(DictionaryEstimator, SklearnSparseCoder):
     """Sparse codes of rows for a fixed dictionary, on CPUs or GPUs.
 
-    Each row x of X gets a code c with few non-zeros such that x ≈ c D, D being the dictionary.  A drop-in replacement
-    of `sklearn.decomposition.SparseCoder`; `fit` is not needed before `transform`.
+    Computes for each row x of X a code c with few non-zeros such that x ≈ c D, where D is the dictionary.  A drop-in
+    replacement of `sklearn.decomposition.SparseCoder`; `transform` does not require a call of `fit`.
 
     Parameters
     ----------

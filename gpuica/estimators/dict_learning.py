@@ -195,15 +195,16 @@ def dict_learning_online(
     dict_init : array-like of shape (n_components, n_features), default=None
         Initial atoms.  None means right singular vectors of X times singular values.
     callback : callable, default=None
-        Function called after each batch with a dict of "i" (the batch, from 0), "dictionary", "batch_cost" and "self",
-        the estimator.
+        Function called after each batch, unless the fit has converged, with a dict of "i" (the batch, from 0),
+        "dictionary", "batch_cost" and "self", the estimator.
     batch_size : int or "auto", default=256
         Number of rows of a batch.  "auto" means n_components, but at least 256 and at most 4096: in a smaller batch a
         large dictionary has atoms that no row uses.
     verbose : bool or int, default=False
         Whether to print a line for the first batch, then one every two seconds; 2 prints a line per batch.
     shuffle : bool, default=True
-        Whether each pass draws the batches in a new random order.
+        Whether rows are shuffled before they are divided into batches: an array in memory once, so that all passes have
+        the same batches, as in scikit-learn; out-of-core data in each pass, within windows that fit in memory.
     n_jobs : int, default=None
         Not used, for compatibility with scikit-learn: all available cores are used.
     method : {"lars", "cd"}, default="lars"

@@ -32,7 +32,7 @@ class DictionaryLearning(DictionaryEstimator, SklearnDictionaryLearning):
     fit_algorithm : {"lars", "cd", "lasso_lars", "lasso_cd", "fista", "threshold", "omp", "nnomp", "ormp", \
             "matching_pursuit", "gradient_pursuit", "topk"}, default="lars"
         Coder of the fit.  "lars" and "cd" are scikit-learn's names of "lasso_lars" and "lasso_cd"; all four are the
-        lasso, solved to the precision of the dtype.  Pursuits and "topk" take `transform_n_nonzero_coefs` atoms.
+        lasso, solved to the precision of the dtype.  Pursuits and "topk" use `transform_n_nonzero_coefs` atoms.
     transform_algorithm : {"lasso_lars", "lasso_cd", "fista", "threshold", "lars", "omp", "nnomp", "ormp", \
             "matching_pursuit", "gradient_pursuit", "topk"}, default="omp"
         Coder of `transform`:
@@ -294,3 +294,6 @@ class DictionaryLearning(DictionaryEstimator, SklearnDictionaryLearning):
             -mean(½‖x - c D‖² + alpha ‖c‖₁); the last term is 0 for pursuits and "topk".  Larger is better.
         """
         return -mean_cost(self, X)
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "components_")  # scikit-learn's default accepts any attribute that ends in "_"

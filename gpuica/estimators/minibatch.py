@@ -32,14 +32,15 @@ class MiniBatchDictionaryLearning(DictionaryEstimator, SklearnMiniBatchDictionar
     fit_algorithm : {"lars", "cd", "lasso_lars", "lasso_cd", "fista", "threshold", "omp", "nnomp", "ormp", \
             "matching_pursuit", "gradient_pursuit", "topk"}, default="lars"
         Coder of the fit.  "lars" and "cd" are scikit-learn's names of "lasso_lars" and "lasso_cd"; all four are the
-        lasso, solved to the precision of the dtype.  Pursuits and "topk" take `transform_n_nonzero_coefs` atoms.
+        lasso, solved to the precision of the dtype.  Pursuits and "topk" use `transform_n_nonzero_coefs` atoms.
     n_jobs : int, default=None
         Not used, for compatibility with scikit-learn: all available cores are used.
     batch_size : int or "auto", default=256
         Number of rows of a batch.  "auto" means n_components, but at least 256 and at most 4096: in a smaller batch a
         large dictionary has atoms that no row uses.
     shuffle : bool, default=True
-        Whether each pass draws the batches in a new random order.
+        Whether rows are shuffled before they are divided into batches: an array in memory once, so that all passes have
+        the same batches, as in scikit-learn; out-of-core data in each pass, within windows that fit in memory.
     dict_init : array-like of shape (n_components, n_features), default=None
         Initial atoms; takes precedence over `init`.
     transform_algorithm : {"lasso_lars", "lasso_cd", "fista", "threshold", "lars", "omp", "nnomp", "ormp", \
@@ -75,8 +76,8 @@ class MiniBatchDictionaryLearning(DictionaryEstimator, SklearnMiniBatchDictionar
     transform_max_iter : int, default=1000
         Maximum number of iterations for the lasso of a row, in `transform` and in the fit.
     callback : callable, default=None
-        Function called after each batch with a dict of "i" (the batch, from 0), "dictionary", "batch_cost" and "self",
-        the estimator.
+        Function called after each batch, unless the fit has converged, with a dict of "i" (the batch, from 0),
+        "dictionary", "batch_cost" and "self", the estimator.
     tol : float, default=1e-3
         The fit has converged when a batch changes the dictionary by at most `tol`: ‖D_new - D_old‖ / n_components.
         0 disables this rule.
@@ -143,7 +144,8 @@ class MiniBatchDictionaryLearning(DictionaryEstimator, SklearnMiniBatchDictionar
     where the sum runs over the rows x of X and c is the code of x [1]_.  A step computes the codes of one batch, adds
     them to the sufficient statistics A = Σ cᵀ c and B = Σ cᵀ x, in which earlier batches have decreasing weights, and
     updates each atom once for these statistics.  Pursuits as `fit_algorithm` bound the number of non-zeros instead of
-    adding the penalty.
+    adding the penalty.  The rules `tol` and `max_no_improvement` apply after one pass or 100 batches, whichever comes
+    first.
 
     References
     ----------
@@ -314,6 +316,9 @@ class MiniBatchDictionaryLearning(DictionaryEstimator, SklearnMiniBatchDictionar
             -mean(½‖x - c D‖² + alpha ‖c‖₁); the last term is 0 for pursuits and "topk".  Larger is better.
         """
         return -mean_cost(self, X)
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "components_")  # scikit-learn's default accepts any attribute that ends in "_"
 
     @property
     def _A(self):

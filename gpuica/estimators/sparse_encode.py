@@ -42,7 +42,7 @@ def sparse_encode(
     device="auto",
     sparse_output=False,
 ):
-    """Compute the sparse codes C of X for a dictionary D, X ≈ C D, on CPUs or GPUs.
+    """Compute sparse codes C of X for a dictionary D, with X ≈ C D, on CPUs or GPUs.
 
     A drop-in replacement of `sklearn.decomposition.sparse_encode`.
 
