@@ -8,13 +8,15 @@ from importlib import import_module
 from . import comm
 from ._version import __version__
 from .contrasts import Cube, Exp, LogCosh, check_contrast
-from .estimators.coding import SparseCoder, sparse_encode
+from .estimators.coding import SparseCoder
 from .estimators.devices import fit_on_devices
-from .estimators.dictionary import DictionaryLearning, dict_learning
+from .estimators.dict_learning import dict_learning, dict_learning_online
+from .estimators.dictionary import DictionaryLearning
 from .estimators.fastica import FastICA
 from .estimators.ica_functions import fastica, picard
-from .estimators.minibatch import MiniBatchDictionaryLearning, dict_learning_online
+from .estimators.minibatch import MiniBatchDictionaryLearning
 from .estimators.picard import Picard
+from .estimators.sparse_encode import sparse_encode
 from .io.files import shards, spool
 from .io.iterables import limited
 from .rows.shared import shared

@@ -67,19 +67,3 @@ def say_resumed(estimator, learned):
     """Print that a fit resumes from a checkpoint, if it does; learned: a `FitState`."""
     if estimator.verbose and learned.n_iter:
         print_line(estimator, f"resumed from {estimator.checkpoint} after {learned.n_iter} iterations or batches")
-
-
-class Pace:
-    """Decides for each of many short steps whether to print a line: for the first, then every two seconds."""
-
-    SECONDS = 2.0
-
-    def __init__(self):
-        self.due = 0.0
-
-    def is_due(self):
-        """Whether to print now; if so, the next line is due in two seconds."""
-        if (now := time.monotonic()) < self.due:
-            return False
-        self.due = now + self.SECONDS
-        return True
