@@ -53,7 +53,7 @@ if any(ROOT.glob("examples/plot_*.py")):
         "examples_dirs": str(ROOT / "examples"),
         "gallery_dirs": "auto_examples",
         "filename_pattern": r"/plot_",
-        "ignore_pattern": r"/(?!plot_)[^/]*\.py$",
+        "ignore_pattern": r"(^|/)(?!plot_)[^/]*\.py$",
         "download_all_examples": False,
         "abort_on_example_error": True,
     }
