@@ -33,6 +33,7 @@ autosummary_filename_map = {  # names that differ in case only are one file on s
     "gpuica.stability.stability": "gpuica.stability.stability-function",
 }
 autodoc_typehints = "none"
+autodoc_preserve_defaults = True
 numpydoc_show_class_members = False  # docs/_templates/autosummary/class.rst lists the methods
 numpydoc_xref_param_type = False
 
