@@ -51,7 +51,7 @@ def test_a_fit_on_the_device(as_bfloat16, cupy, learner, X):
 
 def test_chunks_are_decoded_one_by_one_on_the_device(as_bfloat16, cupy, X):
     there, numbers = as_bfloat16(X)
-    array, back = arrays.known(there)
+    array, back = arrays.unwrap(there)
     assert array_device(array) == CUDA == choose_device("auto", array, work=0)
     rows = open_rows(array, dtype=array.dtype, device=CUDA, chunk_rows=300)
     sizes = []

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gpuica import DictionaryLearning, Exp, FastICA, LogCosh, MiniBatchDictionaryLearning, Picard, fit_on_devices
-from gpuica.io.checkpoint import Checkpoint, CheckpointError, _checksum, set_draws, together
+from gpuica.io.checkpoint import Checkpoint, CheckpointError, _checksum, on_all_ranks, set_draws
 from gpuica.rows.memory import MemoryRows
 
 from .conftest import Again
@@ -424,7 +424,7 @@ def test_the_error_of_a_rank_comes_before_that_of_the_others():
         raise CheckpointError("damaged")
 
     with pytest.raises(CheckpointError, match="damaged"):
-        together(others_have_left, fails)
+        on_all_ranks(others_have_left, fails)
     assert said == [False]
 
 
@@ -609,14 +609,14 @@ def test_a_directory_that_goes_away(kind, arguments, X, tmp_path, monkeypatch):
 def test_two_threads_with_one_directory(kind, arguments, X, tmp_path, monkeypatch):
     """The second is refused while the first works; afterwards the directory is free."""
     inside, leave, errors = threading.Event(), threading.Event(), []
-    original = Checkpoint.keep
+    original = Checkpoint.save
 
     def slowly(checkpoint, *arguments):
         inside.set()
         leave.wait(5)
         original(checkpoint, *arguments)
 
-    monkeypatch.setattr(Checkpoint, "keep", slowly)
+    monkeypatch.setattr(Checkpoint, "save", slowly)
 
     def work():
         try:

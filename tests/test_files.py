@@ -146,7 +146,7 @@ def test_files_by_columns_are_read_within_the_memory(tmp_path, monkeypatch):
             found = source.read(start, start + 5000, buffer)
             assert np.shares_memory(found, buffer)
             np.testing.assert_array_equal(found, X[start : start + 5000])
-        np.testing.assert_array_equal(source.at(indices), X[indices])
+        np.testing.assert_array_equal(source.read_rows(indices), X[indices])
         assert tracemalloc.get_traced_memory()[1] < 2 * SLAB + 2 * 3000 * 48 + 5000 * 48
     finally:
         tracemalloc.stop()
@@ -161,10 +161,12 @@ def test_rows_far_apart_of_files_by_columns_do_not_cost_what_lies_between(tmp_pa
         RawColumns, "_fill", lambda self, file, place, out: (read.append(out.nbytes), original(self, file, place, out))
     )
     runs = np.arange(0, 500_000, 50_000)[:, None] + np.arange(16)
-    np.testing.assert_array_equal(source.at(runs.ravel()), X[runs.ravel()])
+    np.testing.assert_array_equal(source.read_rows(runs.ravel()), X[runs.ravel()])
     assert sum(read) == 2 * runs.size * 8
     read.clear()
-    np.testing.assert_array_equal(source.at(np.arange(0, 500_000, 1000)), X[::1000])  # gaps of 8 KB are read along
+    np.testing.assert_array_equal(
+        source.read_rows(np.arange(0, 500_000, 1000)), X[::1000]
+    )  # gaps of 8 KB are read along
     assert len(read) <= 2 * (4_000_000 // SLAB + 1)
     assert max(read) <= SLAB
 

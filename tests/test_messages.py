@@ -106,9 +106,9 @@ def test_warnings_of_a_worker_thread_are_the_callers():
 
 
 def test_warnings_are_collected_for_one_thread():
-    with messages.collected() as outer:
+    with messages.collect_warnings() as outer:
         messages.warn("one")
-        with messages.collected() as inner:
+        with messages.collect_warnings() as inner:
             messages.warn("two", RuntimeWarning)
         messages.warn("three")
     assert outer == [("one", UserWarning), ("three", UserWarning)]

@@ -176,7 +176,7 @@ def test_what_is_read_is_what_is_there(form, X, tmp_path):
     np.testing.assert_array_equal(source[990:1010], X[990:1010])
     chosen = np.array([2999, 0, 1000, 999, 1001, 5, 4, 6])
     np.testing.assert_array_equal(source[chosen], X[chosen])
-    np.testing.assert_array_equal(source.at(np.array([], dtype=int)), X[:0])
+    np.testing.assert_array_equal(source.read_rows(np.array([], dtype=int)), X[:0])
     np.testing.assert_array_equal(source[7:7], X[:0])
     np.testing.assert_array_equal(source[np.arange(0, 3000, 3)], X[::3])  # many short parts
 

@@ -17,7 +17,7 @@ from functools import cache
 
 import numpy as np
 
-from ..interrupts import deferred, held
+from ..interrupts import block_interrupts, defer_interrupts
 from .threads import one_blas_thread
 
 logger = logging.getLogger("gpuica")
@@ -57,7 +57,7 @@ class Device:
 
     @contextmanager
     def active(self):
-        """Work on this device in the `with` block; Ctrl-C is `deferred`.
+        """Work on this device in the `with` block; Ctrl-C is `defer_interrupts`.
 
         On the CPU that means one BLAS thread, also between passes: the threads of a many-thread BLAS spin on for
         milliseconds after each small product or decomposition, on the cores that the next pass needs.
@@ -67,7 +67,7 @@ class Device:
                 yield
         else:
             try:
-                with deferred(), self.xp.cuda.Device(self.index):
+                with defer_interrupts(), self.xp.cuda.Device(self.index):
                     yield
             except self.xp.cuda.runtime.CUDARuntimeError as error:
                 raise RuntimeError(
@@ -256,7 +256,7 @@ def numba_cuda():
     its first kernel; that module is imported here with the name defined.  Importing numba.cuda warns under NumPy 2.5,
     which must not fail where warnings are errors.
     """
-    with held(), warnings.catch_warnings():
+    with block_interrupts(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from numba import config, cuda
 
@@ -278,7 +278,7 @@ def log_once(message):
 
 def _cupy():
     if "cupy" not in sys.modules:
-        with held(), warnings.catch_warnings():
+        with block_interrupts(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # where warnings are errors, one at import would mean "no GPU"
             importlib.import_module("cupy")
     return sys.modules["cupy"]

@@ -31,7 +31,7 @@ def bfloat16_to_float32(bits):
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def known(X):
+def unwrap(X):
     """(array, back) of a torch tensor, a CuPy array, or an array of bfloat16; (X, to_host) of anything else.
 
     array: of NumPy or CuPy, or a `BFloat16` of one.  back: turns a NumPy or CuPy result into an array of the kind of X,
@@ -46,15 +46,15 @@ def known(X):
     return (BFloat16(X.view(np.uint16)) if X.dtype.name == "bfloat16" else X), back
 
 
-def host(X):
+def as_numpy(X):
     """An array-like of any library, on any device, as a NumPy array; bfloat16 as float32."""
-    return to_host(here(X))
+    return to_host(as_host_array(X))
 
 
-def here(X):
+def as_host_array(X):
     """A torch tensor, a CuPy array, or an array of bfloat16 as a NumPy array; anything else as it is."""
     X = X.cpu() if _is_tensor(X) and X.device.type == "cuda" else X  # by torch, which needs no CuPy for it
-    array = X if isinstance(X, BFloat16) else known(X)[0]
+    array = X if isinstance(X, BFloat16) else unwrap(X)[0]
     if isinstance(array, BFloat16):
         array = array[:]
     return to_host(array) if array_device(array) != CPU else array

@@ -11,14 +11,18 @@ import numpy as np
 
 from . import CPU, Device, array_device, log_once
 
-ROUNDED = {"tf32": 77, "bf16": 75}  # cublasComputeType_t of float32 arrays with factors of 11 and 8 bits
-UNITS = {"float32": 0.0, "tf32": 2.0**-11, "bf16": 2.0**-8}  # rounding units of factors, where coarser than the rows'
+ROUNDED_PRECISIONS = {"tf32": 77, "bf16": 75}  # cublasComputeType_t of float32 arrays with factors of 11 and 8 bits
+UNIT_ROUNDOFF = {
+    "float32": 0.0,
+    "tf32": 2.0**-11,
+    "bf16": 2.0**-8,
+}  # rounding units of factors, where coarser than the rows'
 EXACT = 70  # cublasComputeType_t of float64 arrays
 _rounding: ContextVar[int | None] = ContextVar("_rounding", default=None)
 
 
 @contextmanager
-def products(xp, precision):
+def matmul_precision(xp, precision):
     """`product` of float32 arrays in the `with` block, in this thread, is of this precision.
 
     "float32", or with factors of 11 bits, "tf32", or of 8, "bf16", on a GPU of compute capability 8.0 or more; on
@@ -31,7 +35,7 @@ def products(xp, precision):
         log_once(f"This GPU has no units for precision={precision!r}: products are float32's.")
         yield
         return
-    before = _rounding.set(ROUNDED[precision])
+    before = _rounding.set(ROUNDED_PRECISIONS[precision])
     try:
         yield
     finally:
@@ -39,7 +43,7 @@ def products(xp, precision):
 
 
 def product(A, B, shared_operand=False):
-    """A @ B of matrices (n, k) and (k, m), of the precision that `products` set.
+    """A @ B of matrices (n, k) and (k, m), of the precision that `matmul_precision` set.
 
     of_all: whether B is the same for all rows.  Errors of rows are independent and average out in sums over them, those
     of B do not: samples of some 100,000 rows would see them, and iterate in vain.  So in bfloat16 B is two factors.
@@ -48,7 +52,7 @@ def product(A, B, shared_operand=False):
     if rounding is None or not A.dtype == B.dtype == np.float32 or 0 in A.shape + B.shape:
         return A @ B
     C = array_device(A).xp.empty((len(A), B.shape[1]), dtype=np.float32)
-    for i, part in enumerate(_parts(B) if shared_operand and rounding == ROUNDED["bf16"] else [B]):
+    for i, part in enumerate(_parts(B) if shared_operand and rounding == ROUNDED_PRECISIONS["bf16"] else [B]):
         _multiply(A, part, C, rounding, beta=float(i > 0))
     return C
 

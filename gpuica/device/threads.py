@@ -20,7 +20,7 @@ import threading
 from contextlib import contextmanager
 from functools import cache
 
-from ..interrupts import deferred
+from ..interrupts import defer_interrupts
 
 AFFIXES = [(prefix, suffix) for prefix in ("", "scipy_") for suffix in ("", "64_", "_64")]
 
@@ -83,7 +83,7 @@ _mine = _OfThread()
 @contextmanager
 def one_blas_thread():
     """BLAS uses one thread for this thread's products inside the `with` block, which may be nested and concurrent."""
-    with deferred():
+    with defer_interrupts():
         _begin()
         try:
             yield

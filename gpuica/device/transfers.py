@@ -219,7 +219,7 @@ class DownloadWriter:
             self._take_in()
         self.copiers.shutdown()
 
-    def abandon(self):
+    def abort(self):
         self.buffers.wait()
         self.copiers.shutdown()
 
@@ -235,7 +235,7 @@ def download(array):
             sink.write(array)
             sink.close()
         except BaseException:
-            sink.abandon()
+            sink.abort()
             raise
     return sink.array
 

@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.utils import check_array
 
 from ..code_oracle import CodeOracle
-from ..device.arrays import here
+from ..device.arrays import as_host_array
 from ..io.writers import CodesWriter, as_csr, open_writer
 from ..rows import open_rows
 from ..rows.memory import max_chunk_elements
@@ -20,7 +20,7 @@ WORK = 25  # operations for each of the K d numbers of a dictionary and row, mea
 def check_dictionary(dictionary, n_features=None):
     """The dictionary, of any library and on any device, as a finite float array (K, n_features) on the host, or a
     ValueError."""
-    D = check_array(here(dictionary), dtype=[np.float64, np.float32], input_name="dictionary")
+    D = check_array(as_host_array(dictionary), dtype=[np.float64, np.float32], input_name="dictionary")
     if n_features is not None and D.shape[1] != n_features:
         raise ValueError(
             "Dictionary and X have different numbers of features:"

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn import get_config
 
 from ..device import ALWAYS_FITS_BYTES, format_bytes
-from ..device.arrays import host
+from ..device.arrays import as_numpy
 
 RANGE = 1e100  # singular values of a starting point lie within 1 / RANGE and RANGE, so that their squares are numbers
 
@@ -34,7 +34,7 @@ def real_matrix(value, name):
     """An array parameter of any library, on any device, as a NumPy array of finite real numbers, or a ValueError that
     names it."""
     try:
-        array = host(value)
+        array = as_numpy(value)
         array = array.astype(np.float64) if array.dtype.kind in "OUS" else array
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be an array of real numbers: {error}.") from error

@@ -78,7 +78,7 @@ def write_all(sink, each, *what, tell=None):
         answer = each((lambda part: (sink.write(part), tell(part))) if tell else sink.write, *what)
         sink.close()
     except BaseException:
-        sink.abandon()
+        sink.abort()
         raise
     return answer
 

@@ -105,7 +105,7 @@ class Snapshots:
 
         most: iterations that are asked for; CheckpointError if the snapshot has more.
         """
-        if self.checkpoint is None or (found := self.checkpoint.kept(STATE)) is None:
+        if self.checkpoint is None or (found := self.checkpoint.load(STATE)) is None:
             return
         arrays, about = found
         state, costs = json.loads(about["state"]), arrays["costs"].tolist()
@@ -135,5 +135,5 @@ class Snapshots:
             "stop": None if stop is None else vars(stop),
             "draws": draws_of(self.rng),
         }
-        self.checkpoint.keep(STATE, arrays, {"state": json.dumps(state)})
+        self.checkpoint.save(STATE, arrays, {"state": json.dumps(state)})
         self.last = time.monotonic()

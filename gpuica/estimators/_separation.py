@@ -10,7 +10,7 @@ from sklearn.base import _fit_context
 from sklearn.exceptions import ConvergenceWarning
 
 from ..device import logger, to_host
-from ..device.products import ROUNDED
+from ..device.products import ROUNDED_PRECISIONS
 from ..messages import warn
 from ..oracle import ContrastOracle, MomentOracle
 from ..rows import open_rows
@@ -170,8 +170,8 @@ class Separation(Unmixing):
             yield rows
             return
         with open_checkpoint(self, rows, device) as checkpoint:
-            if self.verbose and checkpoint.n_answers:
-                print_line(self, f"resumed from {self.checkpoint}, which has {checkpoint.n_answers} sums of the fit")
+            if self.verbose and checkpoint.n_results:
+                print_line(self, f"resumed from {self.checkpoint}, which has {checkpoint.n_results} sums of the fit")
             yield ReplayedRows(rows, checkpoint)
 
     def _whitened(self, rows, given):
@@ -189,7 +189,7 @@ class Separation(Unmixing):
             rng = white.checkpoint.same_draws(rng, white.all_ranks, afresh=self.random_state is None)
         refuse_many_starts(n_starts, white.n_features, device)
         starts = [device.put(self._start(white.n_features, white.dtype, rng)) for _ in range(n_starts)]
-        sample_precision = self.precision if self.precision in ROUNDED else "float32"
+        sample_precision = self.precision if self.precision in ROUNDED_PRECISIONS else "float32"
         oracle = ContrastOracle(white, self._contrast(), white=bool(self.whiten), sample_precision=sample_precision)
         return oracle, starts, rng
 

@@ -12,8 +12,8 @@ import numpy as np
 from sklearn.utils.validation import assert_all_finite, check_array, validate_data
 
 from ..device import CPU, array_device, memory_size, to_host
-from ..device.arrays import BFloat16, host, known
-from ..device.products import ROUNDED
+from ..device.arrays import BFloat16, as_numpy, unwrap
+from ..device.products import ROUNDED_PRECISIONS
 from ..io.files import shards
 from ..io.iterables import IterableSource, first_matrix
 from ..io.raw import mapped_file
@@ -75,7 +75,7 @@ class InputData:
 
     def worked_on_in(self, precision):
         """The same, to be worked on in "float64" or "float32" ("tf32", "bf16"); None for the dtype that X asks for."""
-        return replace(self, dtype=np.dtype("float32" if precision in ROUNDED else precision or self.dtype))
+        return replace(self, dtype=np.dtype("float32" if precision in ROUNDED_PRECISIONS else precision or self.dtype))
 
     def weighted(self, sample_weight):
         """The same with weights (n_rows,), an array of any kind, or None.  ValueError for what cannot be weights."""
@@ -152,7 +152,7 @@ def refuse_non_finite(estimator, array):
         if first is not None:
             row = first + int(np.argmin(np.isfinite(to_host(array[first : first + CHUNK])).all(axis=1)))
             raise ValueError(
-                f"Input X contains NaN or infinity, first in {array.where(row)}: {type(estimator).__name__} does not "
+                f"Input X contains NaN or infinity, first in {array.locate(row)}: {type(estimator).__name__} does not "
                 "accept them."
             )
 
@@ -204,7 +204,7 @@ def host_weights(sample_weight, n_rows, some_row=True):
             f"sample_weight must be an array of numbers, one for each row of X, got {str(sample_weight)!r:.80}: load a "
             "file first, np.load(path)."
         )
-    return check_weights(host(sample_weight), n_rows, some_row)
+    return check_weights(as_numpy(sample_weight), n_rows, some_row)
 
 
 def is_dask(X):
@@ -219,7 +219,7 @@ def work_dtype(dtype):
 
 def _unwrap(X):
     """(array, back) of a torch tensor, a CuPy array, a bfloat16 array, a source of rows, or what scikit-learn knows."""
-    array, back = known(X)
+    array, back = unwrap(X)
     source = as_source(X) if array is X else None
     return (array, back) if source is None else (source, to_host)
 

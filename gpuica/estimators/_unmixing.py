@@ -8,7 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..contrasts import is_density
 from ..rows import open_rows
-from ..rows.base import of_norm_one, project_chunk
+from ..rows.base import normalize_rows, project_chunk
 from ._parameters import checks_parameters
 from ._results import to_output
 from ._shell import check_input
@@ -85,7 +85,7 @@ class Unmixing(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator)
 
     @property
     def _prepare(self):
-        return of_norm_one if self.normalize_rows else None
+        return normalize_rows if self.normalize_rows else None
 
     def _device(self, given, work):
         foreign = callable(self.fun) or is_density(self.fun)

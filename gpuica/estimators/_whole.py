@@ -4,18 +4,18 @@ from contextlib import contextmanager, suppress
 
 from sklearn.exceptions import ConvergenceWarning
 
-from ..interrupts import deferred
+from ..interrupts import defer_interrupts
 from ..messages import warn
 
 
 @contextmanager
 def transactional_fit(estimator):
-    """In the `with` block Ctrl-C is `deferred`; a block that fails before it sets `components_` changes nothing.
+    """Ctrl-C is deferred in the `with` block; a block that fails before it sets `components_` changes nothing.
 
     A first fit that fails leaves an estimator that is not fitted, a later one what the fit before has left.
     """
     before = dict(vars(estimator))
-    with deferred():
+    with defer_interrupts():
         try:
             yield
         except BaseException:

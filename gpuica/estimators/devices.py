@@ -9,7 +9,7 @@ from sklearn.base import clone
 from ..comm import loopback
 from ..device import device_count
 from ..io.sources import SelectedRows, Source
-from ..messages import collected, warn
+from ..messages import collect_warnings, warn
 from ..rows.shared import Shared
 from ._shell import as_source
 
@@ -46,7 +46,7 @@ def fit_on_devices(estimator, X, devices="all", sample_weight=None):
         weights = {} if sample_weight is None else {"sample_weight": sample_weight[part]}
         rows = SelectedRows(X, np.arange(part.start, part.stop)) if isinstance(X, Source) else X[part]
         try:
-            with collected() as warnings:
+            with collect_warnings() as warnings:
                 models[rank].fit(Shared(rows, comms[rank]), **weights)
             said.extend(warnings)
         except BaseException as error:  # an interrupt too

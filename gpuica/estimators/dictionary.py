@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import StrOptions, validate_params
 from sklearn.utils.extmath import svd_flip
 
 from ..device import to_host
-from ..interrupts import at_once
+from ..interrupts import interruptible
 from ..messages import warn
 from ..solvers.dictionary import FitState, alternate
 from ._encode import encode
@@ -211,7 +211,7 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
                 print_line(self, f"iteration {n_iter}, {seconds:.1f} s, current cost {costs[-1]:.4g}")
             if self.callback is not None and n_iter % 5 == 1:
                 state = for_callback(self, ii=n_iter - 1, dictionary=D, errors=costs, current_cost=costs[-1])
-                with at_once():
+                with interruptible():
                     self.callback(state)
 
         return report

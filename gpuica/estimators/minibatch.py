@@ -12,7 +12,7 @@ from sklearn.utils.extmath import randomized_svd
 from ..code_oracle import CodeOracle, finite_cost
 from ..device import to_host
 from ..device.transfers import download
-from ..interrupts import at_once
+from ..interrupts import interruptible
 from ..solvers.dictionary import EarlyStopping, FitState, SufficientStatistics, one_batch, online
 from ._encode import open_for_coding
 from ._learner import ADDED, Learner
@@ -249,7 +249,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         snapshots.keep(learned, self._statistics, stop)
         if self.callback is not None and not learned.converged:
             last = for_callback(self, i=learned.n_iter - 1, dictionary=learned.D, batch_cost=learned.costs[-1])
-            with at_once():
+            with interruptible():
                 self.callback({**last, "self": self})
 
 

@@ -57,7 +57,7 @@ class Checkpoint:
             raise
 
     @property
-    def n_answers(self):
+    def n_results(self):
         """How many answers are kept."""
         return sum(1 for _ in self.path.glob("answer-*.safetensors"))
 
@@ -87,7 +87,7 @@ class Checkpoint:
         set_draws(same, self.about["draws"], self.path / ABOUT)
         return same
 
-    def answer(self, asked, ask, everywhere):
+    def recall_or_compute(self, asked, ask, everywhere):
         """The arrays that were answered at this point before, or those of ask(), which are kept; and whether before.
 
         asked: the digest of all that the answer depends on, beside `fit`: an answer to anything else is not used, but
@@ -100,11 +100,11 @@ class Checkpoint:
             return found, True
         found = ask()
         if all(np.isfinite(to_host(part)).all() for part in found):  # else X is refused, or it is a step too far
-            self.keep(name, {str(i): part for i, part in enumerate(found)}, {"asked": asked})
+            self.save(name, {str(i): part for i, part in enumerate(found)}, {"asked": asked})
         return found, False
 
     def _answered(self, name, asked):
-        found = self.kept(name)
+        found = self.load(name)
         if found is None:
             return None
         arrays, about = found
@@ -119,8 +119,8 @@ class Checkpoint:
             return None
         return [arrays[str(i)] for i in range(len(arrays))]
 
-    def kept(self, name):
-        """({name: array}, {name: text}) as they were handed to `keep`; None if they were not."""
+    def load(self, name):
+        """({name: array}, {name: text}) as they were handed to `save`; None if they were not."""
         path = self.path / (name + SUFFIX)
         if not os.path.lexists(path):
             return None
@@ -136,7 +136,7 @@ class Checkpoint:
             raise CheckpointError(f"{path} was written for another checkpoint, or with another name: {remedy}.")
         return arrays, about
 
-    def keep(self, name, arrays, about):
+    def save(self, name, arrays, about):
         """Write arrays {name: array} and {name: text} to a file of this name."""
         arrays = {key: np.ascontiguousarray(to_host(array)) for key, array in arrays.items()}
         about = {**about, "checkpoint": self.about["id"], "name": name}

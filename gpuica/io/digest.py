@@ -20,7 +20,7 @@ import numpy as np
 from scipy import special
 
 from ..device import array_device, to_host
-from ..device.arrays import host
+from ..device.arrays import as_numpy
 
 SPREAD = 256  # rows of the sample: a change of one row in a hundred shows with a probability of 92 %
 COSTLY = 16  # rows of it where each may cost as much as a block of rows
@@ -92,7 +92,7 @@ def _described(value, above):
 
 # ---- arrays and collections ------------------------------------------------------------------------------------------
 def _array(value, above):
-    array = host(value)
+    array = as_numpy(value)
     if array.dtype.kind == "O":
         return f"array {array.shape} {_described(array.tolist(), above)}"
     array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)).reshape(array.shape)

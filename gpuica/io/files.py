@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..device import logger, to_host
-from ..device.arrays import host
+from ..device.arrays import as_numpy
 from .headers import chosen, npy_header, safetensors_header
 from .raw import RawColumns, RawMatrix
 from .sources import Concatenated, check_shape
@@ -149,13 +149,13 @@ def spool(chunks, directory):
     files, like = NpyShardWriter(directory, SPOOLED), None
     try:
         for part in chunks:
-            part = host(part)
+            part = as_numpy(part)
             kind = check_shape(part.shape, "a chunk")[1], part.dtype
             if kind != (like := like or kind):
                 raise ValueError("a chunk of {} {} after chunks of {} {}: all must be alike.".format(*kind, *like))
             files.write(part)
         paths = files.close()
     except BaseException:
-        files.abandon()
+        files.abort()
         raise
     return shards(paths)

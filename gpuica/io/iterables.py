@@ -89,7 +89,7 @@ class IterableSource(Source):
             finite = np.isfinite(self.decode(part)).all(axis=1)
             if not finite.all():
                 row = start + first + int(np.argmin(finite))
-                raise ValueError(f"Input X contains NaN or infinity, first in {self.where(row)}: clean it.")
+                raise ValueError(f"Input X contains NaN or infinity, first in {self.locate(row)}: clean it.")
 
     def _checked(self, chunk):
         """The array of a chunk, if it is like the first one in width and dtype."""

@@ -44,7 +44,7 @@ class RawMatrix(Source):
         self._read([(start, out)])
         return out
 
-    def at(self, indices):
+    def read_rows(self, indices):
         out, place, parts = np.empty((len(indices), self.shape[1]), self.stored), 0, []
         for start, stop in zip(*runs(indices), strict=True):
             parts.append((int(start), out[place : place + stop - start]))
@@ -56,7 +56,7 @@ class RawMatrix(Source):
                 list(readers.map(self._read, (parts[i::READERS] for i in range(READERS))))
         return out
 
-    def where(self, row):
+    def locate(self, row):
         return f"row {row} of {self._name}"
 
     @property
@@ -119,7 +119,7 @@ class RawColumns(RawMatrix):
         self._gather([(start, stop, slice(None), out)])
         return out
 
-    def at(self, indices):
+    def read_rows(self, indices):
         indices = np.asarray(indices)
         out, parts = np.empty((len(indices), self.shape[1]), self.stored), []
         for first, last in self._spans(indices):

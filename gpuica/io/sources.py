@@ -40,7 +40,7 @@ class Source(ABC):
         buffer: (>= stop - start, n_features) of dtype `stored` that may be overwritten, and returned in part.
         """
 
-    def at(self, indices):
+    def read_rows(self, indices):
         """The rows of these numbers, (len(indices), n_features), as stored; indices ascend."""
         starts, stops = runs(indices)
         out = np.empty((len(indices), self.shape[1]), self.stored)
@@ -52,7 +52,7 @@ class Source(ABC):
             place += stop - start
         return out
 
-    def where(self, row):
+    def locate(self, row):
         """Where a row stands, in words."""
         return f"row {row}"
 
@@ -79,16 +79,16 @@ class Source(ABC):
         """The rows of these numbers in any order, (len(indices), n_features), as stored."""
         indices = to_host(indices)
         order = np.argsort(indices, kind="stable")
-        found = self.at(indices[order])
+        found = self.read_rows(indices[order])
         back = np.empty_like(found)
         back[order] = found
         return back
 
     def fixed_sample(self):
         """Some rows spread over all, always the same, as stored: for a digest of the data."""
-        return self.at(spread_indices(self.shape[0], COSTLY if self.slow else SPREAD))
+        return self.read_rows(spread_indices(self.shape[0], COSTLY if self.slow else SPREAD))
 
-    def some(self, n, rng):
+    def sample_rows(self, n, rng):
         """Numbers of n rows in short runs drawn from everywhere, ascending."""
         run = self.run_rows
         drawn = np.sort(rng.permutation(-(-self.shape[0] // run))[: -(-n // run) + 1])
@@ -124,8 +124,8 @@ class Array(Source):
     def read(self, start, stop, buffer=None):
         return self.array[start:stop]
 
-    def where(self, row):
-        return f"row {row} of {self.name}" if self.name else super().where(row)
+    def locate(self, row):
+        return f"row {row} of {self.name}" if self.name else super().locate(row)
 
 
 class Concatenated(Source):
@@ -141,7 +141,7 @@ class Concatenated(Source):
             ):
                 if wanted != got:
                     raise ValueError(
-                        f"parts of X differ in {what}: {first.where(0)} has {wanted}, {source.where(0)} has {got}."
+                        f"parts of X differ in {what}: {first.locate(0)} has {wanted}, {source.locate(0)} has {got}."
                     )
         self.sources, self.stored, self.is_bfloat16 = sources, first.stored, first.is_bfloat16
         self.ends = np.cumsum([source.shape[0] for source in sources])
@@ -164,18 +164,18 @@ class Concatenated(Source):
                 part[...] = to_host(found)
         return buffer[: stop - start]
 
-    def at(self, indices):
+    def read_rows(self, indices):
         cuts = np.searchsorted(indices, self.ends)
         parts, before = [], 0
         for i, cut in enumerate(cuts.tolist()):
             if cut > before:
-                parts.append(self.sources[i].at(indices[before:cut] - self._start(i)))
+                parts.append(self.sources[i].read_rows(indices[before:cut] - self._start(i)))
             before = cut
         return np.concatenate(parts) if parts else np.empty((0, self.shape[1]), self.stored)
 
-    def where(self, row):
+    def locate(self, row):
         i = min(int(np.searchsorted(self.ends, row, side="right")), len(self.sources) - 1)
-        return self.sources[i].where(row - self._start(i))
+        return self.sources[i].locate(row - self._start(i))
 
     def _start(self, i):
         return int(self.ends[i]) - self.sources[i].shape[0]
@@ -190,10 +190,10 @@ class SelectedRows(Source):
         self.slow = source.slow
 
     def read(self, start, stop, buffer=None):
-        return self.source.at(self.indices[start:stop])
+        return self.source.read_rows(self.indices[start:stop])
 
-    def where(self, row):
-        return self.source.where(int(self.indices[row]))
+    def locate(self, row):
+        return self.source.locate(int(self.indices[row]))
 
 
 def runs(indices):

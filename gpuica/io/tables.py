@@ -22,7 +22,7 @@ class Column(Source):
     def read(self, start, stop, buffer=None):
         return self._matrix(start, stop) if stop > start else np.empty((0, self.shape[1]), self.stored)
 
-    def where(self, row):
+    def locate(self, row):
         return f"row {row} of column {self.name!r}"
 
     def _matrix(self, start, stop):

@@ -33,7 +33,7 @@ class NpyWriter:
             if n_rows:
                 self._reserve(n_rows * n_features * self.dtype.itemsize)
         except BaseException:
-            self.abandon()
+            self.abort()
             raise
 
     def write(self, part):
@@ -64,7 +64,7 @@ class NpyWriter:
         self.complete()
         give_names([self.path])
 
-    def abandon(self):
+    def abort(self):
         """Remove what was written."""
         with suppress(OSError):  # what is buffered may find no room either
             self.file.close()
@@ -117,10 +117,10 @@ class NpyShardWriter:
         give_names(paths)
         return paths
 
-    def abandon(self):
+    def abort(self):
         """Remove what was written."""
         for file in self.files:
-            file.abandon()
+            file.abort()
             file.path.unlink(missing_ok=True)
 
 
@@ -153,7 +153,7 @@ class CodesWriter:
             self._flush()
         give_names(self.paths)
 
-    def abandon(self):
+    def abort(self):
         """Remove what was written."""
         for path in self.paths:
             partial_of(path).unlink(missing_ok=True)
@@ -215,7 +215,7 @@ class ArrayWriter:
     def close(self):
         pass
 
-    def abandon(self):
+    def abort(self):
         pass
 
 

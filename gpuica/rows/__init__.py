@@ -11,7 +11,7 @@ def open_rows(X, *, dtype, device, chunk_rows=None, prepare=None, work=None, wei
 
     X: (n_rows, n_features), an array of any library whose slices are arrays, a `Source`, a Dask array, or `Shared`.
     dtype: float32 or float64 to work in.  device: a `Device`.  chunk_rows: rows of a chunk; by default what stays in a
-    cache.  prepare: a function of a chunk that gives the chunk to be seen instead, `of_norm_one` say.  work: operations
+    cache.  prepare: a function of a chunk that gives the chunk to use, `normalize_rows` say.  work: operations
     that a pass costs for a row, by default those of ICA.  weights: (n_rows,) as `check_weights` gives them.
     """
     if type(X).__module__.partition(".")[0] == "dask":

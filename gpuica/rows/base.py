@@ -241,7 +241,7 @@ def _on_projection(chunk, ready, function, *params, **weights):
     return function(project_chunk(chunk, ready), *params, **weights)
 
 
-def of_norm_one(chunk):
+def normalize_rows(chunk):
     """Every row divided by its Euclidean norm; rows of zeros stay."""
     xp = array_device(chunk).xp
     largest = xp.abs(chunk).max(axis=1, keepdims=True)  # first by the largest entry, so that no square overflows

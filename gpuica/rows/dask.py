@@ -16,7 +16,7 @@ import dask.array as da
 import numpy as np
 
 from ..device import CPU, to_host
-from ..interrupts import at_once
+from ..interrupts import interruptible
 from . import memory
 from .base import Rows, project_chunk
 from .tasks import Held, Work, added_up, do, folded, listed, mapped, merged, summed, taken
@@ -224,7 +224,7 @@ def with_known_chunks(array):
 
 def _computed(*tasks):
     """The results of tasks.  Ctrl-C ends the wait for them, and is Dask's to pass on to the workers."""
-    with at_once():
+    with interruptible():
         return dask.compute(*tasks)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from ..device import CPU, array_device, log_once
 from ..device.arrays import BFloat16, bfloat16_to_float32
 from ..device.transfers import MIN_THREADED_COPY_BYTES, upload_chunks
-from ..interrupts import check
+from ..interrupts import raise_if_interrupted
 from .base import Rows, project_chunk
 from .threaded import InOrderConsumer, RunningTotals, run_in_threads
 
@@ -49,7 +49,7 @@ class MemoryRows(Rows):
 
     def sum(self, contribution, *params):
         self.n_passes += 1
-        check()
+        raise_if_interrupted()
         if not self.n_rows or (self.n_rows <= self.chunk_rows and self.device == CPU):
             parts = contribution(self._chunk(0), *params, **self._weights(0))
             return tuple(part.astype(np.float64, copy=False) for part in parts)
@@ -69,7 +69,7 @@ class MemoryRows(Rows):
             there, row = self.xp.empty(stored.shape, dtype=stored.dtype.newbyteorder("=")), 0
             with closing(self._uploads()) as uploads:
                 for part in uploads:
-                    check()
+                    raise_if_interrupted()
                     there[row : row + len(part)] = part
                     row += len(part)
         except self.device.out_of_memory:  # other libraries took it
@@ -239,11 +239,11 @@ class MemoryRows(Rows):
         if travels and (n_chunks > 1 or stored.nbytes > MIN_THREADED_COPY_BYTES):
             with closing(self._uploads()) as uploads:
                 for i, part in enumerate(uploads):
-                    check()
+                    raise_if_interrupted()
                     work(i, self._prepared(part if stored is self.array else BFloat16(part)))
         elif self.device != CPU or n_chunks == 1 or self.n_rows * self.work < WORTH_THREADS:
             for i in range(n_chunks):
-                check()
+                raise_if_interrupted()
                 work(i, self._chunk(i))
         else:
             run_in_threads(n_chunks, lambda i: work(i, self._chunk(i)), wait_for_slot)

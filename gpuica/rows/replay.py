@@ -43,7 +43,7 @@ class ReplayedRows(Rows):
 
     def sum(self, contribution, *params):
         asked = digest(self.origin, *map(_identified, (contribution, *params)))
-        totals, before = self.checkpoint.answer(
+        totals, before = self.checkpoint.recall_or_compute(
             asked, lambda: self.rows.sum(contribution, *params), self.rows.all_ranks
         )
         self.n_replayed += before
@@ -76,7 +76,9 @@ class ReplayedRows(Rows):
 
     def cached_result(self, name, make, *asked):
         asked = digest(self.origin, name, self.batch_window, *asked)
-        return [self.xp.asarray(part) for part in self.checkpoint.answer(asked, make, self.rows.all_ranks)[0]]
+        return [
+            self.xp.asarray(part) for part in self.checkpoint.recall_or_compute(asked, make, self.rows.all_ranks)[0]
+        ]
 
     def to_memory(self):
         return self.rows.to_memory()

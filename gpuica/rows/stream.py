@@ -14,7 +14,7 @@ import numpy as np
 from ..device import CPU, to_host
 from ..device.threads import host_threads
 from ..device.transfers import capture_context, upload_chunks
-from ..interrupts import check
+from ..interrupts import raise_if_interrupted
 from ..io.sources import SelectedRows
 from .base import ProjectedRows
 from .memory import MemoryRows
@@ -51,9 +51,9 @@ class StreamRows(MemoryRows):
 
     def sample(self, n, rng):
         """Drawn in short runs from everywhere; in memory if it fits the budget, else read in each pass."""
-        indices = self.array.some(n, rng)
+        indices = self.array.sample_rows(n, rng)
         if self.device.fits(len(indices) * self.n_features * self.dtype.itemsize):
-            return self._in_memory(self.array.at(indices), indices)
+            return self._in_memory(self.array.read_rows(indices), indices)
         return StreamRows(
             SelectedRows(self.array, indices),
             dtype=self.dtype,
@@ -82,12 +82,12 @@ class StreamRows(MemoryRows):
         windows = itertools.islice(self._windows(per_window * size, rng), skip // per_window, None)
         skip = size * (skip % per_window)
         window = next(windows, None)
-        read = begun(self.array.at, window[0]) if window else None
+        read = begun(self.array.read_rows, window[0]) if window else None
         try:
             while window and read:
                 (indices, order), rows = window, read.result()
                 window = next(windows, None)
-                read = begun(self.array.at, window[0]) if window else None
+                read = begun(self.array.read_rows, window[0]) if window else None
                 for start in range(skip, len(rows), size):
                     part = order[start : start + size]
                     yield self._in_memory(rows[part], indices[part], small=True)
@@ -170,7 +170,7 @@ class StreamRows(MemoryRows):
                 if block not in self.kept and rows.nbytes <= self.room:
                     self._keep(block, rows := rows.copy())
                 for capture_context in range(0, len(rows), self.chunk_rows):
-                    check()
+                    raise_if_interrupted()
                     work(i, self._prepared(rows[capture_context : capture_context + self.chunk_rows]))
                     i += 1
 

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 
 from ..device.threads import host_threads, one_blas_thread
-from ..interrupts import check, watch
+from ..interrupts import interrupt_flag, raise_if_interrupted
 
 
 def run_in_threads(n, work, wait_for_slot=None):
@@ -18,7 +18,7 @@ def run_in_threads(n, work, wait_for_slot=None):
     """
     turns = itertools.count()
     failures: list[BaseException] = []
-    interrupted = watch()
+    interrupted = interrupt_flag()
 
     def take_turns():
         try:
@@ -45,7 +45,7 @@ def run_in_threads(n, work, wait_for_slot=None):
         raise
     if failures:
         raise failures[0]
-    check()
+    raise_if_interrupted()
 
 
 class InOrderConsumer:
