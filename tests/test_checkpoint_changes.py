@@ -14,7 +14,7 @@ import pytest
 
 from gpuica import DictionaryLearning, Exp, FastICA, LogCosh, MiniBatchDictionaryLearning, Picard, fit_on_devices
 from gpuica.io.checkpoint import Checkpoint, CheckpointError, _checksum, on_all_ranks, set_draws
-from gpuica.rows.memory import MemoryRows
+from gpuica.rows.host import HostRows
 
 from .conftest import Again
 from .problems import mixture
@@ -376,7 +376,7 @@ def test_runs_from_a_checkpoint(X, tmp_path, monkeypatch):
         for one, other in zip(found, expected[n], strict=True):
             np.testing.assert_array_equal(one, other)
     with monkeypatch.context() as patch:
-        patch.setattr(MemoryRows, "sum", None)  # all is answered
+        patch.setattr(HostRows, "sum", None)  # all is answered
         Picard(**ICA, checkpoint=tmp_path).fit_runs(X, 3)
     with pytest.raises(CheckpointError, match="its random_state was 0, now 1"):
         Picard(**{**ICA, "random_state": 1}, checkpoint=tmp_path).fit_runs(X, 3)

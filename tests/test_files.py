@@ -352,11 +352,11 @@ def remove(path, X):
     ],
 )
 def test_a_file_that_changes_during_a_fit_is_named(change, sentence, order, X, tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "BLOCK", 1 << 12)
-    monkeypatch.setattr("gpuica.rows.memory.default_chunk_rows", lambda *given: 100)
+    monkeypatch.setattr(stream, "BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr("gpuica.rows.host.default_chunk_rows", lambda *given: 100)
     path = tmp_path / "x.npy"
     np.save(path, np.asarray(X, order=order))
-    original, passes = stream.StreamRows._each_chunk, []
+    original, passes = stream.HostStreamRows._each_chunk, []
 
     def watch(self, *arguments):
         passes.append(1)
@@ -364,7 +364,7 @@ def test_a_file_that_changes_during_a_fit_is_named(change, sentence, order, X, t
             change(path, X)
         original(self, *arguments)
 
-    monkeypatch.setattr(stream.StreamRows, "_each_chunk", watch)
+    monkeypatch.setattr(stream.HostStreamRows, "_each_chunk", watch)
     monkeypatch.setattr(RawColumns, "slow", False)  # nothing is kept
     with pytest.raises((ValueError, FileNotFoundError), match=sentence):
         FastICA(random_state=0, memory_limit=1000).fit(path)

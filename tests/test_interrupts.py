@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, interrupts
 from gpuica.oracle import ContrastOracle
 from gpuica.rows import threaded
-from gpuica.rows.memory import MemoryRows
+from gpuica.rows.host import HostRows
 from gpuica.rows.threaded import run_in_threads
 from gpuica.solvers.stochastic import annealed
 
@@ -315,7 +315,7 @@ def test_deflation_keeps_the_finished_components(whiten, interrupt_at, monkeypat
 )
 def test_whatever_pass_is_interrupted_the_estimator_works_or_is_not_fitted(kind, interrupt_at, monkeypatch):
     X = mixture(16_000, 3)[0]
-    asked = interrupt_at(0, "sum", MemoryRows)
+    asked = interrupt_at(0, "sum", HostRows)
     whole = kind()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -323,7 +323,7 @@ def test_whatever_pass_is_interrupted_the_estimator_works_or_is_not_fitted(kind,
     worked = 0
     for n in np.unique(np.linspace(1, len(asked), 12).astype(int)):
         monkeypatch.undo()
-        interrupt_at(n, "sum", MemoryRows)
+        interrupt_at(n, "sum", HostRows)
         stopped = interrupted(kind(), X)
         if not hasattr(stopped, "components_"):
             with pytest.raises(NotFittedError):
@@ -338,7 +338,7 @@ def test_whatever_pass_is_interrupted_the_estimator_works_or_is_not_fitted(kind,
 
 
 def test_annealing_notes_every_step():
-    oracle = ContrastOracle(MemoryRows(white(4000, 3)), Picard()._contrast())
+    oracle = ContrastOracle(HostRows(white(4000, 3)), Picard()._contrast())
     start = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
     Ws, _, _ = annealed(oracle, [start, np.eye(3)], rng=np.random.RandomState(0), rounds=3)
     W, n_steps = oracle.accepted.iterate
@@ -368,8 +368,8 @@ def test_a_fit_that_fails_at_once_leaves_the_fit_before(kind, error, monkeypatch
         raise error("now")
 
     with monkeypatch.context() as patch:
-        patch.setattr(MemoryRows, "sum", broken)
-        patch.setattr(MemoryRows, "reduce", broken)
+        patch.setattr(HostRows, "sum", broken)
+        patch.setattr(HostRows, "reduce", broken)
         with pytest.raises(error, match="now"):
             estimator.fit(X[:, :3])
         first = kind()
@@ -410,7 +410,7 @@ def test_dictionary_learning_keeps_the_last_whole_iteration(interrupt_at, monkey
     X = mixture(2000, 4)[0]
     arguments = {"random_state": 0, "tol": 0, "fit_algorithm": "threshold", "alpha": 0.1}
     for n in (1, 3):
-        interrupt_at(n, "reduce", MemoryRows)
+        interrupt_at(n, "reduce", HostRows)
         stopped = interrupted(DictionaryLearning(6, max_iter=5, **arguments), X)
         monkeypatch.undo()
         if n == 1:
@@ -436,7 +436,7 @@ def test_dictionary_learning_keeps_the_last_whole_iteration(interrupt_at, monkey
 def test_an_interrupted_partial_fit_was_not_there(estimator, pass_, counted, count, interrupt_at, monkeypatch):
     stopped, whole = clone(estimator), clone(estimator)
     for part in np.split(mixture(900, 4)[0], 3):
-        interrupt_at(1, pass_, MemoryRows)
+        interrupt_at(1, pass_, HostRows)
         with pytest.raises(KeyboardInterrupt):
             stopped.partial_fit(part)
         monkeypatch.undo()

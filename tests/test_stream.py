@@ -33,8 +33,8 @@ def X():
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(stream, "BLOCK", 1 << 12)
-    monkeypatch.setattr(stream, "WINDOW", 1 << 13)
+    monkeypatch.setattr(stream, "BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr(stream, "SHUFFLE_WINDOW_BYTES", 1 << 13)
 
 
 def is_bfloat16(X):
@@ -157,8 +157,8 @@ def test_the_size_of_chunks_and_blocks_does_not_matter(kind, dtype, tmp_path, mo
     X = mixture(5000, 6)[0].astype(dtype)
     expected = kind(random_state=0, tol=1e-6, growth=None).fit(X).components_
     for chunk in (1, 7, 64, 100, 999, 2500, 5000):
-        monkeypatch.setattr("gpuica.rows.memory.default_chunk_rows", lambda *given, rows=chunk: rows)
-        monkeypatch.setattr(stream, "BLOCK", 3 * chunk * 6 * X.itemsize)
+        monkeypatch.setattr("gpuica.rows.host.default_chunk_rows", lambda *given, rows=chunk: rows)
+        monkeypatch.setattr(stream, "BLOCK_BYTES", 3 * chunk * 6 * X.itemsize)
         fits = [kind(random_state=0, tol=1e-6, growth=None, memory_limit=100) for _ in range(2)]
         one, two = (fit.fit(as_glob(X, tmp_path)).components_ for fit in fits)
         np.testing.assert_array_equal(one, two)
@@ -635,8 +635,8 @@ def test_blocks_are_kept_where_reading_again_costs_more(X, tmp_path, small_block
     for _ in range(3):
         for each in (rows, some):
             np.testing.assert_allclose(each.sum(total)[0], expected)
-    assert sum(block.nbytes for block in rows.kept.values()) == X.nbytes
-    assert 0 < sum(block.nbytes for block in some.kept.values()) <= X.nbytes // 2
+    assert sum(block.nbytes for block in rows.cached_blocks.values()) == X.nbytes
+    assert 0 < sum(block.nbytes for block in some.cached_blocks.values()) <= X.nbytes // 2
     rows.array.iterable = None  # nothing is read any more
     np.testing.assert_allclose(rows.sum(total)[0], expected)
 

@@ -7,7 +7,7 @@ from ..code_oracle import CodeOracle
 from ..device.arrays import as_host_array
 from ..io.writers import CodesWriter, as_csr, open_writer
 from ..rows import open_rows
-from ..rows.memory import max_chunk_elements
+from ..rows.device import max_chunk_elements
 from ._results import leaves, received, room_for, teller, write_all
 from ._shell import is_dask, locate_nonfinite
 from ._spread import select_device

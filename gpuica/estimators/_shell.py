@@ -21,7 +21,7 @@ from ..io.sources import Array, Concatenated, Source, check_shape
 from ..io.stores import refuse_pickled
 from ..io.tables import open_table
 from ..oracle import NotFiniteError
-from ..rows.base import COUNTS, check_weights
+from ..rows.base import MAX_COUNT, check_weights
 from ..rows.shared import Shared
 
 HALF = ("float16", "bfloat16")
@@ -94,7 +94,7 @@ class InputData:
         if not float(range_.tiny) <= total <= float(range_.max):
             raise ValueError(f"sample_weight must add up to a number that {self.dtype} holds: rescale it.")
         # the dtype must hold squares too; powers of 2 cost no digit; small weights may be counts and stay as they are
-        unit = 1.0 if 1 <= largest <= COUNTS else 2.0 ** float(np.frexp(largest)[1] - 1)
+        unit = 1.0 if 1 <= largest <= MAX_COUNT else 2.0 ** float(np.frexp(largest)[1] - 1)
         return replace(self, weights=weights / unit, unit=unit, total=total)
 
 

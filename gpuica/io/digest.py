@@ -22,8 +22,8 @@ from scipy import special
 from ..device import array_device, to_host
 from ..device.arrays import as_numpy
 
-SPREAD = 256  # rows of the sample: a change of one row in a hundred shows with a probability of 92 %
-COSTLY = 16  # rows of it where each may cost as much as a block of rows
+SAMPLE_ROWS = 256  # rows of the sample: a change of one row in a hundred shows with a probability of 92 %
+COSTLY_SAMPLE_ROWS = 16  # rows of it where each may cost as much as a block of rows
 PLAIN = (bool, int, float, str, tuple, list, dict, np.ndarray)  # attributes of a class that are part of its description
 GOLDEN = 0.6180339887498949  # fractional parts of its multiples are spread evenly, and near no period of the data
 GOLDEN_64 = np.uint64(0x9E3779B97F4A7C15)  # the same, of 2**64
@@ -256,7 +256,7 @@ def _of_library(value, filename):
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
-def spread_indices(n_rows, size=SPREAD):
+def spread_indices(n_rows, size=SAMPLE_ROWS):
     """Numbers of at most `size` rows spread over all, ascending; the first and the last among them."""
     within = np.floor(n_rows * (np.arange(size - 1) * GOLDEN % 1)).astype(np.int64)
     return np.unique(np.append(within, n_rows - 1))
@@ -266,7 +266,7 @@ class FixedSample:
     """Rows spread over data that are gone through once, whose number is not known before: those whose numbers, times
     the golden section, have the smallest fractional parts."""
 
-    def __init__(self, size=SPREAD):
+    def __init__(self, size=SAMPLE_ROWS):
         self.size, self.n_rows = size, 0
         self.keys, self.kept = np.zeros(0, np.uint64), None
 

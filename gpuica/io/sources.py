@@ -9,7 +9,7 @@ import numpy as np
 
 from ..device import to_host
 from ..device.arrays import bfloat16_to_float32
-from .digest import COSTLY, SPREAD, spread_indices
+from .digest import COSTLY_SAMPLE_ROWS, SAMPLE_ROWS, spread_indices
 
 WIDEST = 1 << 40  # features, beyond which not even an array without rows can be made
 RUN = 1 << 15  # bytes of neighbouring rows that are drawn together: a seek for each row would be waste,
@@ -86,7 +86,7 @@ class Source(ABC):
 
     def fixed_sample(self):
         """Some rows spread over all, always the same, as stored: for a digest of the data."""
-        return self.read_rows(spread_indices(self.shape[0], COSTLY if self.slow else SPREAD))
+        return self.read_rows(spread_indices(self.shape[0], COSTLY_SAMPLE_ROWS if self.slow else SAMPLE_ROWS))
 
     def sample_rows(self, n, rng):
         """Numbers of n rows in short runs drawn from everywhere, ascending."""
