@@ -12,7 +12,7 @@ from gpuica import FastICA, Picard, kernels, shards
 from gpuica.contrasts import LogCosh
 from gpuica.device import array_device, why_no_kernels
 from gpuica.device.products import matmul_precision, product
-from gpuica.io.files import write_tensors
+from gpuica.io.safetensors import write_tensors
 from gpuica.oracle import ContrastOracle, MomentOracle
 from gpuica.rows import open_rows
 from gpuica.solvers.orthonormal import orthonormal, polar

@@ -35,6 +35,7 @@ def _record(signum, frame):
 
 
 def in_main_thread():
+    """Whether the calling thread is the main thread."""
     return threading.current_thread() is threading.main_thread()
 
 
@@ -56,11 +57,8 @@ class defer_interrupts:  # noqa: N801  # a context manager, named like contextli
             except ValueError:  # a sub-interpreter
                 return self
         _State.depth += 1
-        self.interruptible, _State.interruptible, self.counted = (
-            _State.interruptible,
-            0,
-            True,
-        )  # user code may call the package
+        # suspend an enclosing `interruptible` block, whose user code has called the package
+        self.interruptible, _State.interruptible, self.counted = _State.interruptible, 0, True
         return self
 
     def __exit__(self, kind, error, traceback):

@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard
 from gpuica.estimators import _resume
 from gpuica.io.checkpoint import set_draws
-from gpuica.io.files import read_tensors, write_tensors
+from gpuica.io.safetensors import read_tensors, write_tensors
 from gpuica.rows.host import HostRows
 
 from .problems import mixture

@@ -158,7 +158,7 @@ def test_more_iterations_of_growing_samples_are_those_of_a_fit_without_checkpoin
     fitted(FastICA, {**arguments, "max_iter": 2, "checkpoint": tmp_path}, X)
     more = fitted(FastICA, {**arguments, "max_iter": 20, "checkpoint": tmp_path}, X)
     same(more, fitted(FastICA, {**arguments, "max_iter": 20}, X))
-    assert "asks for other sums than were kept" in caplog.text
+    assert "needs other sums than were stored" in caplog.text
 
 
 def test_draws_of_the_global_state_go_on_and_a_given_state_is_left_as_it_is(X, tmp_path):
@@ -569,8 +569,8 @@ def test_paths_that_are_no_directory(kind, arguments, X, tmp_path):
         "": r"checkpoint='' names no directory: give a path, or None",
         tmp_path / "file": r"file is a file: name a directory, which may be a new one",
         tmp_path / "file" / "c": r"cannot be made or written \(Not a directory\): name a directory that can be",
-        tmp_path / "other": r"a directory with other things in it \(mine\.txt\): name a new directory, or remove",
-        tmp_path / "lost": r"a directory with the answers of a fit, but no about\.json \(answer-",
+        tmp_path / "other": r"a directory with other files in it \(mine\.txt\): name a new directory, or remove",
+        tmp_path / "lost": r"a directory with the results of a fit, but no about\.json \(answer-",
         str(tmp_path / "a\0b"): r"cannot be made or written \(.*null.*\)",
     }
     for path, sentence in sentences.items():
@@ -662,7 +662,7 @@ def test_a_file_system_without_locks(X, tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr("gpuica.io.lock._lock", refuses)
     fitted(FastICA, {**ICA, "checkpoint": tmp_path}, X)
-    assert "has no locks (No locks available): see to it that one process at a time works there" in caplog.text
+    assert "has no locks (No locks available): make sure that one process at a time uses the directory" in caplog.text
 
 
 def test_a_checkpoint_can_be_closed_twice(tmp_path):

@@ -12,8 +12,8 @@ import gpuica
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, limited, shards, spool
 from gpuica.estimators._shell import as_source, check_input
 from gpuica.io import iterables
-from gpuica.io.files import write_tensors
-from gpuica.io.raw import SLAB, RawColumns
+from gpuica.io.raw import SLAB_BYTES, RawColumns
+from gpuica.io.safetensors import write_tensors
 from gpuica.rows import stream
 
 from .conftest import Again
@@ -147,7 +147,7 @@ def test_files_by_columns_are_read_within_the_memory(tmp_path, monkeypatch):
             assert np.shares_memory(found, buffer)
             np.testing.assert_array_equal(found, X[start : start + 5000])
         np.testing.assert_array_equal(source.read_rows(indices), X[indices])
-        assert tracemalloc.get_traced_memory()[1] < 2 * SLAB + 2 * 3000 * 48 + 5000 * 48
+        assert tracemalloc.get_traced_memory()[1] < 2 * SLAB_BYTES + 2 * 3000 * 48 + 5000 * 48
     finally:
         tracemalloc.stop()
 
@@ -167,15 +167,15 @@ def test_rows_far_apart_of_files_by_columns_do_not_cost_what_lies_between(tmp_pa
     np.testing.assert_array_equal(
         source.read_rows(np.arange(0, 500_000, 1000)), X[::1000]
     )  # gaps of 8 KB are read along
-    assert len(read) <= 2 * (4_000_000 // SLAB + 1)
-    assert max(read) <= SLAB
+    assert len(read) <= 2 * (4_000_000 // SLAB_BYTES + 1)
+    assert max(read) <= SLAB_BYTES
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2", "i1", "?"])
 @pytest.mark.parametrize("shape", [(1, 5), (5, 1), (7, 3), (1000, 40)])
 def test_files_by_columns_of_any_shape(shape, dtype, tmp_path, monkeypatch):
-    monkeypatch.setattr("gpuica.io.raw.SLAB", 512)
-    monkeypatch.setattr("gpuica.io.raw.GAP", 16)
+    monkeypatch.setattr("gpuica.io.raw.SLAB_BYTES", 512)
+    monkeypatch.setattr("gpuica.io.raw.MAX_GAP_BYTES", 16)
     rng = np.random.default_rng(0)
     X = np.asfortranarray(rng.integers(0, 100, shape).astype(dtype))
     np.save(tmp_path / "x.npy", X)
@@ -524,7 +524,7 @@ def test_hdf5_files_do_not_lead_to_other_files(X, tmp_path):
     for name, expected in {"acts": X, "soft": X + 1, "group/soft": X + 1, "/group/deep": X + 1}.items():
         np.testing.assert_array_equal(shards(tmp_path / "x.h5", tensor=name)[:], expected)
     for name in ("external", "virtual"):
-        refuse(tmp_path / "x.h5", f"'{name}' lies in other files", tensor=name)
+        refuse(tmp_path / "x.h5", f"'{name}' is stored in other files", tensor=name)
     for name in ("external link", "to a link", "in circles"):
         refuse(tmp_path / "x.h5", f"'{name}' is a link to another file", tensor=name)
     for name in ("nowhere", "group/none", "group", "../x", "acts/0"):
@@ -581,7 +581,7 @@ class Endless:
 
 
 def test_endless_iterables_are_said_and_can_be_limited(caplog, monkeypatch, tmp_path):
-    monkeypatch.setattr(iterables, "PATIENCE", 0.0)
+    monkeypatch.setattr(iterables, "FIRST_MESSAGE_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         FastICA().fit(Endless(5))
     assert "X: 300 rows counted" in caplog.text
@@ -610,7 +610,7 @@ def test_limits_of_what_ends_and_of_loaders(X):
 @pytest.mark.parametrize(
     ("chunk", "sentence"),
     [
-        (lambda X: __import__("scipy.sparse").sparse.csr_array(X), "gives sparse matrices.*toarray"),
+        (lambda X: __import__("scipy.sparse").sparse.csr_array(X), "yields sparse matrices.*toarray"),
         (lambda X: {1, 2}, "something else than arrays.*set"),
         (lambda X: {"rows": X.tolist()}, "dictionaries whose first value is something else than arrays.*list"),
         (lambda X: {}, "dictionaries whose first value is.*NoneType"),

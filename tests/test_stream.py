@@ -14,9 +14,9 @@ from sklearn.exceptions import ConvergenceWarning
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, SparseCoder, shards, spool, sums
 from gpuica.device import CPU, Device, memory_size
 from gpuica.estimators._shell import as_source, check_input
-from gpuica.io.files import write_tensors
 from gpuica.io.iterables import IterableSource
 from gpuica.io.raw import RawMatrix
+from gpuica.io.safetensors import write_tensors
 from gpuica.io.sources import Concatenated, SelectedRows
 from gpuica.oracle import ContrastOracle
 from gpuica.rows import open_rows, stream
@@ -351,7 +351,7 @@ def test_sources_in_arrays_of_other_libraries(X, tmp_path, small_blocks):
 def test_codes_in_files(sparse, X, tmp_path, small_blocks, monkeypatch):
     from scipy.sparse import load_npz, vstack
 
-    monkeypatch.setattr("gpuica.io.writers.SHARD", 20_000)
+    monkeypatch.setattr("gpuica.io.writers.CODES_FILE_BYTES", 20_000)
     D = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
     coder = SparseCoder(D, transform_algorithm="lasso_cd", transform_alpha=2.0, sparse_output=sparse)
     expected = coder.transform(X)
@@ -401,7 +401,7 @@ def test_a_failure_while_writing_leaves_nothing_behind(X, tmp_path):
 
 
 def test_spooling_in_several_files(X, tmp_path, monkeypatch):
-    monkeypatch.setattr("gpuica.io.files.SPOOLED", 10_000)
+    monkeypatch.setattr("gpuica.io.files.SPOOL_FILE_BYTES", 10_000)
     source = spool(iter(np.array_split(X, 20)), tmp_path / "s")
     assert isinstance(source, Concatenated)
     np.testing.assert_array_equal(source[:], X)
@@ -486,7 +486,7 @@ def test_an_empty_shard_is_left_out_and_said(X, tmp_path, caplog):
     np.save(tmp_path / "0.npy", X[:0])
     np.save(tmp_path / "1.npy", X)
     assert shards(tmp_path).shape == X.shape
-    assert "0.npy has no rows: left out" in caplog.text
+    assert "0.npy has no rows: it is skipped" in caplog.text
 
 
 def test_a_file_that_shrinks_during_the_fit_is_named(X, tmp_path, small_blocks):
@@ -531,7 +531,7 @@ def test_generators_and_other_rounds_are_refused(X):
     growing.iterable = Again([X, X[:1]])
     with pytest.raises(ValueError, match="more than the 3000 rows"):
         FastICA(random_state=0).fit(growing)
-    with pytest.raises(ValueError, match="gave no chunk at all"):
+    with pytest.raises(ValueError, match="yielded no chunk"):
         FastICA().fit(Again([]))
     with pytest.raises(ValueError, match="all chunks must be alike"):
         FastICA().fit(Again([X, X[:, :2]]))

@@ -18,7 +18,7 @@ from ..io.files import shards
 from ..io.iterables import IterableSource, first_matrix
 from ..io.raw import mapped_file
 from ..io.sources import Array, Concatenated, Source, check_shape
-from ..io.stores import refuse_pickled
+from ..io.stores import check_not_pickled
 from ..io.tables import open_table
 from ..oracle import NotFiniteError
 from ..rows.base import MAX_COUNT, check_weights
@@ -247,7 +247,7 @@ def as_source(X):
     name = str(getattr(X, "name", "") or "X")
     if library in ("zarr", "h5py"):
         if library == "zarr":
-            refuse_pickled(X, name)
+            check_not_pickled(X, name)
         return Array(X, name, slow=True)
     if library in ("pyarrow", "datasets") and hasattr(X, "__len__"):
         return open_table(X)

@@ -67,6 +67,7 @@ def map_partition(block, work):
 
 
 def sum_partitions(partitions, contribution, *params):
+    """`Rows.sum` over the partitions of a group."""
     return add_totals([rows.sum(contribution, *params) for rows in partitions])
 
 
@@ -79,6 +80,7 @@ def add_totals(parts):
 
 
 def reduce_partitions(partitions, kind, start, function, *params):
+    """(added, kept) of `Rows.reduce` over the partitions of a group."""
     total = kind(*start)
     for rows in partitions:
         rows.for_each(total.add, function, *params)
@@ -86,6 +88,7 @@ def reduce_partitions(partitions, kind, start, function, *params):
 
 
 def merge_totals(kind, start, parts):
+    """(added, kept) of the results of several groups, merged in order."""
     total = kind(*start)
     for added, kept in parts:
         total.merge(added, kept)
@@ -93,6 +96,7 @@ def merge_totals(kind, start, parts):
 
 
 def list_results(partitions, function, *params):
+    """The results of `Rows.for_each` over the partitions of a group, in a list."""
     results: list = []
     for rows in partitions:
         rows.for_each(lambda result: results.append(_on_host(result)), function, *params)
@@ -100,6 +104,7 @@ def list_results(partitions, function, *params):
 
 
 def take_rows(partitions, indices):
+    """`Rows.take` of the only partition."""
     return partitions[0].take(indices)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from gpuica import FastICA, shards
-from gpuica.io.headers import safetensors_header
+from gpuica.io.safetensors import safetensors_header
 from gpuica.rows import stream
 from tests.problems import mixture
 
