@@ -112,13 +112,13 @@ def test_results_arrive(cupy, dtype, piece, rng, monkeypatch):
     monkeypatch.setattr(transfers, "MAX_PIECE_BYTES", piece)
     monkeypatch.setattr(transfers, "MIN_THREADED_COPY_BYTES", 200)
     X = rng.normal(size=(300, 3))
-    sink = transfers.DownloadWriter(X.shape, np.dtype(dtype), CUDA)
+    writer = transfers.DownloadWriter(X.shape, np.dtype(dtype), CUDA)
     for a, b in itertools.pairwise([0, 1, 50, 51, 200, 300]):
         part = cupy.asarray(X[a:b]) if a % 2 else cupy.asarray(X[a:b].T.copy()).T
-        sink.write(part)
+        writer.write(part)
         part *= 0  # what is made of a chunk is overwritten by what is made of the next
-    sink.close()
-    np.testing.assert_array_equal(sink.array, X.astype(dtype))
+    writer.close()
+    np.testing.assert_array_equal(writer.array, X.astype(dtype))
 
 
 def test_page_locked_memory_is_there_for_the_next_pass(cupy, rng, monkeypatch):

@@ -53,9 +53,9 @@ def encode(estimator, given, D, coder, out=None):
         oracle = CodeOracle(open_for_coding(given, len(D), device), coder)
         there, tell = device.put(D.astype(given.dtype, order="C")), teller(estimator, n_rows)
         if out is not None:
-            sink = CodesWriter(out, len(D)) if sparse else open_writer(out, n_rows, len(D), given.dtype)
-            n_unfinished = write_all(sink, oracle.hand_codes, there, sparse, tell=tell)
-            codes = sink.paths if sparse else out
+            writer = CodesWriter(out, len(D)) if sparse else open_writer(out, n_rows, len(D), given.dtype)
+            n_unfinished = write_all(writer, oracle.hand_codes, there, sparse, tell=tell)
+            codes = writer.paths if sparse else out
         elif sparse:
             parts: list[tuple] = []
             n_unfinished = oracle.hand_codes(parts.append, there, sparse)

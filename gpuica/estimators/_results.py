@@ -27,8 +27,8 @@ def to_output(estimator, given, device, rows, function, params, width, out=None,
         if out is None:
             with room_for(given, device, shape, rows.dtype, known=scratch is not None):
                 return given.back(rows.map(function, *params, out=scratch))
-        sink = open_writer(out, given.n_here, width, rows.dtype)
-        write_all(sink, rows.for_each, function, *params, tell=teller(estimator, given.n_here))
+        writer = open_writer(out, given.n_here, width, rows.dtype)
+        write_all(writer, rows.for_each, function, *params, tell=teller(estimator, given.n_here))
     return out
 
 
@@ -40,9 +40,9 @@ def leaves(given, device):
 def received(given, device, shape, dtype, each, *what):
     """(a host array of this shape, filled with the rows that each(write, *what) writes; what that returns)."""
     refuse_large(given, replace(CPU, limit=device.limit), shape, dtype)
-    sink = DownloadWriter(shape, dtype, device)
-    answer = write_all(sink, each, *what)
-    return sink.array, answer
+    writer = DownloadWriter(shape, dtype, device)
+    answer = write_all(writer, each, *what)
+    return writer.array, answer
 
 
 @contextmanager
@@ -72,13 +72,13 @@ def _too_large(device, shape, dtype):
     )
 
 
-def write_all(sink, each, *what, tell=None):
-    """each(sink.write, *what), and an end that leaves nothing half done.  tell: called with every part."""
+def write_all(writer, each, *what, tell=None):
+    """each(writer.write, *what), and an end that leaves nothing half done.  tell: called with every part."""
     try:
-        answer = each((lambda part: (sink.write(part), tell(part))) if tell else sink.write, *what)
-        sink.close()
+        answer = each((lambda part: (writer.write(part), tell(part))) if tell else writer.write, *what)
+        writer.close()
     except BaseException:
-        sink.abort()
+        writer.abort()
         raise
     return answer
 

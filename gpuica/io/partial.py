@@ -1,7 +1,7 @@
 """Files that get their names when they are complete.
 
-Until then the name ends in .partial, which no pattern for files of the kind matches.  An error or interrupt removes the
-partial file; a killed process leaves it.
+Until then the name ends in .partial, which no pattern for files of the kind matches.  Writers remove partial files
+after an error or interrupt; a killed process leaves them.
 """
 
 import os
@@ -42,7 +42,7 @@ def open_partial(path):
         raise OSError(error.errno, f"{path} cannot be written ({error.strerror}): name another directory") from error
 
 
-def give_names(paths):
+def rename_complete(paths):
     """Rename complete partial files to their paths, the first one last."""
     for path in reversed(paths):
         try:

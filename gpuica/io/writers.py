@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import csr_array, save_npz
 
 from ..device import array_device, to_host
-from .partial import give_names, make_directory, not_written, open_partial, partial_of, remove_partial
+from .partial import make_directory, not_written, open_partial, partial_of, remove_partial, rename_complete
 
 CODES_FILE_BYTES = 1 << 28
 
@@ -62,7 +62,7 @@ class NpyWriter:
     def close(self):
         """Complete the file and rename it to its final name."""
         self.complete()
-        give_names([self.path])
+        rename_complete([self.path])
 
     def abort(self):
         """Remove the files written so far."""
@@ -115,7 +115,7 @@ class NpyShardWriter:
         if self.files and not self.files[-1].file.closed:
             self.files[-1].complete()
         paths = [file.path for file in self.files]
-        give_names(paths)
+        rename_complete(paths)
         return paths
 
     def abort(self):
@@ -154,7 +154,7 @@ class CodesWriter:
         """Write the rest, and rename the files to their final names."""
         if self._parts:
             self._flush()
-        give_names(self.paths)
+        rename_complete(self.paths)
 
     def abort(self):
         """Remove the files written so far."""

@@ -81,7 +81,7 @@ class DeviceRows(ChunkedRows):
         with suppress(*self.device.out_of_memory):
             stored = super()._projected_array(projection)
         if stored is None:
-            log_once(f"{self.device} has no room for a whitened copy of X: it is computed anew in every pass.")
+            log_once(f"{self.device} has no room for a whitened copy of X: it is recomputed in every pass.")
         return stored
 
     def _for_each_part(self, consume, function, params, weighted=False):
