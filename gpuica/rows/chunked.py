@@ -4,7 +4,7 @@ from abc import abstractmethod
 
 import numpy as np
 
-from ..device import CPU, array_device
+from ..device import CPU, array_device, to_host
 from ..device.arrays import BFloat16, bfloat16_to_float32
 from ..interrupts import raise_if_interrupted
 from .base import Rows, project_chunk
@@ -80,14 +80,14 @@ class ChunkedRows(Rows):
         self._for_each_part(consume, function, params)
 
     def take(self, indices):
-        return self._prepared(rows_at(self.array, np.asarray(indices)))
+        return self._prepared(rows_at(self.array, to_host(indices)))
 
     def subset(self, indices):
         return self._in_memory(
             self.take(indices),
             chunk_rows=self.batch_chunk_rows,
             work=self.work,
-            weights=self._weights_at(np.asarray(indices)),
+            weights=self._weights_at(to_host(indices)),
         )
 
     def to_memory(self):
