@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from gpuica import MiniBatchDictionaryLearning, shards, sparse_encode
-from gpuica.io.files import write_tensors
+from gpuica.io.safetensors import write_tensors
 from gpuica.solvers.atoms import block_descent
 
 from .gpu_rivals import rival

@@ -11,8 +11,8 @@ import numpy as np
 from gpuica import FastICA, Picard, kernels, shards
 from gpuica.contrasts import LogCosh
 from gpuica.device import array_device, why_no_kernels
-from gpuica.device.products import product, products
-from gpuica.io.files import write_tensors
+from gpuica.device.products import matmul_precision, product
+from gpuica.io.safetensors import write_tensors
 from gpuica.oracle import ContrastOracle, MomentOracle
 from gpuica.rows import open_rows
 from gpuica.solvers.orthonormal import orthonormal, polar
@@ -47,7 +47,7 @@ def ceilings(bench, left):
     for name, (precision, dtype) in kinds.items():
         left_factor, right_factor = A.astype(dtype), B.astype(dtype)
         try:
-            with products(xp, precision):
+            with matmul_precision(xp, precision):
                 seconds = bench.seconds(lambda: product(left_factor, right_factor), 10, 0.5)  # noqa: B023
                 error = float(xp.abs(product(left_factor[:64], right_factor) - exact).max()) / size**0.5
         except Exception as problem:

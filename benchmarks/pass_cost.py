@@ -16,7 +16,7 @@ import numpy as np
 
 from gpuica.contrasts import LogCosh
 from gpuica.oracle import ContrastOracle
-from gpuica.rows.memory import MemoryRows, default_chunk_rows
+from gpuica.rows.host import HostRows, default_chunk_rows
 
 from .environment import environment
 
@@ -51,9 +51,9 @@ def cost(k, dtype, megabytes, repeats):
     Z = rng.standard_normal((n, k), dtype=dtype)
     W = np.linalg.qr(rng.standard_normal((k, k)))[0].astype(dtype)
     chunkings = sorted({default_chunk_rows(k), 1024, 4096, 16384, n})
-    whole = seconds(repeats, ContrastOracle(MemoryRows(Z), LogCosh()).fixed_point, W)
+    whole = seconds(repeats, ContrastOracle(HostRows(Z), LogCosh()).fixed_point, W)
     a = min(seconds(repeats, by_blas_threads, Z, W, rows) for rows in chunkings)
-    b = min(seconds(repeats, MemoryRows(Z, chunk_rows=rows).sum, products, W) for rows in chunkings)
+    b = min(seconds(repeats, HostRows(Z, chunk_rows=rows).sum, products, W) for rows in chunkings)
     return n, whole, a, b
 
 

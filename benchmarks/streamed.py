@@ -21,7 +21,8 @@ import numpy as np
 
 import gpuica
 from gpuica.device import CPU
-from gpuica.io.files import open_npy, write_tensors
+from gpuica.io.npy import open_npy
+from gpuica.io.safetensors import write_tensors
 from gpuica.io.writers import NpyWriter
 from gpuica.metrics import amari_distance
 from gpuica.rows import open_rows

@@ -1,7 +1,6 @@
-"""How processes that share rows (`gpuica.shared`) add up their totals.
+"""Communicators: sums of arrays over the processes that share rows (`gpuica.shared`).
 
-A comm has `rank`, from 0, `size`, and `allreduce(arrays)`: a list of NumPy arrays, of the same shapes on every rank, to
-their sums over the ranks, in float64, the same bits on every rank.  Any object of this form will do; here are three.
+A communicator is any object with `rank`, `size` and `allreduce(arrays)`, see `Comm`. Three are provided.
 """
 
 import threading
@@ -13,32 +12,79 @@ __all__ = ["Comm", "MPIComm", "TorchComm", "loopback"]
 
 
 class Comm(Protocol):
-    """What `gpuica.shared` asks of a comm."""
+    """Protocol of the communicators that `gpuica.shared` accepts.
+
+    Attributes
+    ----------
+    rank : int
+        The number of this process, from 0.
+    size : int
+        The number of processes.
+
+    See Also
+    --------
+    TorchComm : Ranks of torch.distributed.
+    MPIComm : Ranks of an mpi4py communicator.
+    loopback : Ranks that are threads of this process.
+    """
 
     @property
     def rank(self) -> int:
-        """Which of the processes this one is, from 0."""
+        """The number of this process, from 0."""
         ...
 
     @property
     def size(self) -> int:
-        """How many processes there are."""
+        """The number of processes."""
         ...
 
     def allreduce(self, arrays: list) -> list:
-        """Sums over the ranks, in float64; the same bits on every rank."""
+        """Sum arrays over the ranks.
+
+        Parameters
+        ----------
+        arrays : list of ndarray
+            Of the same shapes on every rank.
+
+        Returns
+        -------
+        totals : list of ndarray
+            The sums, in float64. Every rank gets the same bits.
+        """
         ...
 
 
 class TorchComm:
-    """Ranks of torch.distributed, as `torchrun` starts them; with gloo, or nccl for GPUs.
+    """Communicator over the ranks of torch.distributed, with the backend gloo, or nccl for GPUs.
 
-    Call `torch.distributed.init_process_group` first; its `timeout` is how long a rank waits for one that does not
-    come.
+    `torch.distributed.init_process_group` must be called first, for instance in a script started by `torchrun`; its
+    `timeout` limits how long a rank waits for the others.
+
+    Parameters
+    ----------
+    group : torch.distributed.ProcessGroup, default=None
+        The process group. None means all ranks.
+
+    Attributes
+    ----------
+    rank : int
+        The number of this process in the group, from 0.
+    size : int
+        The number of processes in the group.
+
+    Raises
+    ------
+    ImportError
+        If torch is not installed.
+    RuntimeError
+        If torch.distributed is not initialized.
+
+    See Also
+    --------
+    MPIComm : Ranks of an mpi4py communicator.
     """
 
     def __init__(self, group=None):
-        """group: a process group; None for all ranks.  ImportError or RuntimeError without torch or a group."""
         try:
             import torch
             import torch.distributed as distributed
@@ -54,68 +100,135 @@ class TorchComm:
         self._device = "cuda" if "nccl" in distributed.get_backend(group) else "cpu"
 
     def allreduce(self, arrays):
-        flat = self._torch.from_numpy(_flat(arrays)).to(self._device)
-        self._distributed.all_reduce(flat, group=self._group)  # each entry is added up by one rank, and sent to all
-        return _parts(flat.cpu().numpy(), arrays)
+        """Sum arrays over the ranks, see `Comm.allreduce`.
+
+        Parameters
+        ----------
+        arrays : list of ndarray
+            Of the same shapes on every rank.
+
+        Returns
+        -------
+        totals : list of ndarray
+            The sums, in float64.
+        """
+        flat = self._torch.from_numpy(_flatten(arrays)).to(self._device)
+        self._distributed.all_reduce(flat, group=self._group)  # each entry is summed by one rank, and sent to all
+        return _unflatten(flat.cpu().numpy(), arrays)
 
 
 class MPIComm:
-    """Ranks of an mpi4py communicator, `mpi4py.MPI.COMM_WORLD` say."""
+    """Communicator over the ranks of an mpi4py communicator.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Comm
+        For instance `mpi4py.MPI.COMM_WORLD`.
+
+    Attributes
+    ----------
+    rank : int
+        The number of this process, from 0.
+    size : int
+        The number of processes.
+
+    See Also
+    --------
+    TorchComm : Ranks of torch.distributed.
+    """
 
     def __init__(self, comm: Any):
         self.comm, self.rank, self.size = comm, comm.Get_rank(), comm.Get_size()
 
     def allreduce(self, arrays):
-        flat = _flat(arrays)
+        """Sum arrays over the ranks, see `Comm.allreduce`.
+
+        Parameters
+        ----------
+        arrays : list of ndarray
+            Of the same shapes on every rank.
+
+        Returns
+        -------
+        totals : list of ndarray
+            The sums, in float64.
+        """
+        flat = _flatten(arrays)
         total = np.empty_like(flat)
-        self.comm.Reduce(flat, total, root=0)  # MPI's own allreduce need not give every rank the same bits
+        self.comm.Reduce(flat, total, root=0)  # MPI's Allreduce need not return the same bits on every rank
         self.comm.Bcast(total, root=0)
-        return _parts(total, arrays)
+        return _unflatten(total, arrays)
 
 
 def loopback(size, timeout=60.0):
-    """Comms of `size` threads of this process, one for each, in a list: to try things out, and for tests.
+    """Connect threads of this process as ranks, for experiments and tests.
 
-    timeout: seconds that a thread waits for the others, before all of them get a RuntimeError; None for ever.
+    Parameters
+    ----------
+    size : int
+        The number of threads.
+    timeout : float, default=60.0
+        Seconds that a thread waits for the others, before all of them raise a RuntimeError. None means no limit.
+
+    Returns
+    -------
+    comms : list of Comm
+        One communicator for each thread.
+
+    See Also
+    --------
+    TorchComm : Ranks of torch.distributed.
+    MPIComm : Ranks of an mpi4py communicator.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> from gpuica.comm import loopback
+    >>> comms = loopback(2)
+    >>> with ThreadPoolExecutor(2) as threads:
+    ...     totals = list(threads.map(lambda comm: comm.allreduce([np.array([comm.rank + 1.0])]), comms))
+    >>> totals
+    [[array([3.])], [array([3.])]]
     """
-    meeting = _Meeting(size, timeout)
-    return [_Loopback(meeting, rank) for rank in range(size)]
-
-
-class _Meeting:
-    def __init__(self, size, timeout):
-        self.barrier = threading.Barrier(size, timeout=timeout)
-        self.brought: list[Any] = [None] * size
+    barrier, contributions = threading.Barrier(size, timeout=timeout), [np.zeros(0)] * size
+    return [_Loopback(rank, barrier, contributions) for rank in range(size)]
 
 
 class _Loopback:
-    def __init__(self, meeting, rank):
-        self._meeting, self.rank, self.size = meeting, rank, len(meeting.brought)
+    """The communicator of one of several threads, which exchange arrays by a shared list."""
+
+    def __init__(self, rank, barrier, contributions):
+        self.rank, self.size = rank, len(contributions)
+        self._barrier, self._contributions = barrier, contributions
 
     def leave(self):
-        """Let nobody wait for this thread any more: they get a RuntimeError."""
-        self._meeting.barrier.abort()
+        """Stop taking part: threads that wait for this one raise a RuntimeError."""
+        self._barrier.abort()
 
     def allreduce(self, arrays):
-        brought, barrier = self._meeting.brought, self._meeting.barrier
-        brought[self.rank] = _flat(arrays)
+        """Sum arrays over the threads, see `Comm.allreduce`."""
+        self._contributions[self.rank] = _flatten(arrays)
         try:
-            barrier.wait()
-            total = np.zeros_like(brought[0])
-            for flat in brought:
+            self._barrier.wait()
+            total = np.zeros_like(self._contributions[0])
+            for flat in self._contributions:
                 total += flat
-            barrier.wait()  # until everybody has read what was brought
+            self._barrier.wait()  # until every thread has read the contributions
         except threading.BrokenBarrierError:
-            raise RuntimeError(f"rank {self.rank} of {self.size} waited in vain for another rank.") from None
-        return _parts(total, arrays)
+            raise RuntimeError(
+                f"allreduce of rank {self.rank} of {self.size} was aborted: another rank stopped, or did not make the "
+                "same call in time."
+            ) from None
+        return _unflatten(total, arrays)
 
 
-def _flat(arrays):
-    """One array (n,) of float64 that holds them all."""
+def _flatten(arrays):
+    """The entries of all arrays, (n,) in float64."""
     return np.concatenate([np.asarray(array, dtype=np.float64).ravel() for array in arrays])
 
 
-def _parts(flat, arrays):
-    """The arrays that `_flat` made one of."""
+def _unflatten(flat, arrays):
+    """The inverse of `_flatten`: parts of `flat` with the shapes of the arrays."""
     ends = np.cumsum([np.size(array) for array in arrays])[:-1]
     return [part.reshape(np.shape(array)) for part, array in zip(np.split(flat, ends), arrays, strict=True)]

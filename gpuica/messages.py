@@ -1,20 +1,20 @@
-"""Warnings that point at the caller's line, whatever lies between it and the place that warns."""
+"""Warnings that are attributed to the line of the user's call, at any depth of the call stack."""
 
 import sys
 import threading
 import warnings
 from contextlib import contextmanager
 
-# Packages whose frames lie between the caller and a warning: ours, and those whose wrappers call our methods.
+# Packages whose frames are skipped: this one, and those whose wrappers call its methods.
 INSIDE = {__name__.partition(".")[0], "sklearn", "joblib"}
 
 _of_thread = threading.local()
 
 
 def warn(message, category=UserWarning):
-    """Warn at the line of the innermost caller outside INSIDE; within `collected`, add to its list."""
-    if (waiting := getattr(_of_thread, "waiting", None)) is not None:
-        waiting.append((message, category))
+    """Warn at the line of the innermost caller outside INSIDE; inside `collect_warnings`, append to its list."""
+    if (collected := getattr(_of_thread, "collected", None)) is not None:
+        collected.append((message, category))
         return
     frame = sys._getframe(1)
     while _package(frame) in INSIDE and frame.f_back is not None:
@@ -30,13 +30,15 @@ def _package(frame):
 
 
 @contextmanager
-def collected():
-    """A list that takes the warnings of this thread inside the `with` block, (message, category), for another thread
-    to raise: the frames of a worker thread do not lead to the caller."""
-    before = getattr(_of_thread, "waiting", None)
-    waiting: list[tuple] = []
-    _of_thread.waiting = waiting
+def collect_warnings():
+    """Collect the warnings of this thread inside the `with` block in a list of (message, category).
+
+    For worker threads, whose call stacks do not contain the user's call: another thread issues the warnings.
+    """
+    before = getattr(_of_thread, "collected", None)
+    collected: list[tuple] = []
+    _of_thread.collected = collected
     try:
-        yield waiting
+        yield collected
     finally:
-        _of_thread.waiting = before
+        _of_thread.collected = before

@@ -8,7 +8,7 @@ import numpy as np
 
 from . import sums
 from .device import transfers
-from .device.products import UNITS, products
+from .device.products import UNIT_ROUNDOFF, matmul_precision
 from .exceptions import NotFiniteError
 
 # Operations of a pass below which a device is given the next step before the last one's outcome is read.  A wait leaves
@@ -143,7 +143,7 @@ class ContrastOracle:
         self.xp, self.n_rows, self.weight = rows.xp, rows.n_rows, rows.weight
         self.n_effective, self.n_kish = rows.n_effective, rows.n_kish
         self.n_features = rows.n_features
-        coarsest = max(float(np.finfo(rows.dtype).eps), UNITS[precision])
+        coarsest = max(float(np.finfo(rows.dtype).eps), UNIT_ROUNDOFF[precision])
         self.rounding = 32 * coarsest  # relative error of a mean loss, generously
 
     copy_to_host = staticmethod(transfers.copy_to_host)  # small arrays on their way to the host, see there
@@ -271,7 +271,7 @@ class ContrastOracle:
     def _sum(self, contribution, *params):
         if self.precision == "float32":  # a context costs 2 µs, a pass over little data 30
             return self.rows.sum(contribution, *params)
-        with products(self.xp, self.precision):
+        with matmul_precision(self.xp, self.precision):
             return self.rows.sum(contribution, *params)
 
     def _mean(self, contribution, W, *params):

@@ -13,7 +13,7 @@ from sklearn.base import clone
 from sklearn.utils import check_random_state
 
 from .device import array_device
-from .device.arrays import host, known
+from .device.arrays import as_numpy, unwrap
 
 __all__ = ["Stability", "stability"]
 
@@ -75,14 +75,14 @@ def stability(estimator, X, *, n_runs=20, bootstrap=False, random_state=None, sa
         raise ValueError(f"n_runs must be at least 2 to compare runs, got {n_runs}.")
     rng = check_random_state(random_state)
     if bootstrap:
-        X, runs = known(X)[0], []
-        w = None if sample_weight is None else host(sample_weight)
+        X, runs = unwrap(X)[0], []
+        w = None if sample_weight is None else as_numpy(sample_weight)
         for _ in range(n_runs):
             again = clone(estimator).set_params(random_state=rng.randint(2**31 - 1))
             drawn = rng.randint(len(X), size=len(X))
             rows, weights = X[array_device(X).put(drawn)], None if w is None else w[drawn]
             runs.append(again.fit(rows, sample_weight=weights).components_)
-        spread = np.cov(host(X).astype(np.float64), rowvar=False, aweights=w)
+        spread = np.cov(as_numpy(X).astype(np.float64), rowvar=False, aweights=w)
         spread = spread.reshape(X.shape[1], X.shape[1])
     else:
         together = clone(estimator).set_params(random_state=rng)

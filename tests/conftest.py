@@ -112,7 +112,7 @@ def as_rows(request, tmp_path, monkeypatch):
         elif request.param == "dask":
             import dask.array as da
 
-            monkeypatch.setattr("gpuica.rows.dask.GROUP", X.nbytes // 4)
+            monkeypatch.setattr("gpuica.rows.dask.GROUP_BYTES", X.nbytes // 4)
             ends = np.linspace(0, len(X), 6).astype(int)
             sizes = [0, *np.diff(ends).tolist(), 0]
             source = da.from_array(X, chunks=(tuple(sizes), -(-X.shape[1] // 2)))
@@ -120,7 +120,7 @@ def as_rows(request, tmp_path, monkeypatch):
             source = Shared(X, loopback(1)[0])
         elif request.param != "by default":
             chunk_rows, parts = -(-len(X) // 7), np.array_split(X, 3)
-            monkeypatch.setattr(stream, "BLOCK", 2 * chunk_rows * X.shape[1] * X.itemsize)
+            monkeypatch.setattr(stream, "BLOCK_BYTES", 2 * chunk_rows * X.shape[1] * X.itemsize)
             for i, part in enumerate(parts):
                 np.save(tmp_path / f"{i}.npy", part)
             source = as_source(Again(parts)) if request.param == "from an iterable" else shards(tmp_path)

@@ -255,7 +255,7 @@ def gemmEx(handle, transa, transb, m, n, k, alpha, A, a_type, lda, B, b_type, ld
     """cuBLAS's product in columns-first memory: float32, of factors rounded as the compute type says, or float64."""
     if compute in FACTORS:
         gemms.append(compute)
-    number = np.float64 if compute == products.EXACT else np.float32
+    number = np.float64 if compute == products.FLOAT64_COMPUTE else np.float32
     assert (a_type, b_type, c_type) == ((1, 1, 1) if number == np.float64 else (0, 0, 0))
 
     def at(address, rows, columns, step):

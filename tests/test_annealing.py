@@ -9,7 +9,7 @@ from gpuica.contrasts import as_contrast
 from gpuica.device import array_device
 from gpuica.estimators import picard as estimators_picard
 from gpuica.oracle import ContrastOracle
-from gpuica.rows.memory import MemoryRows
+from gpuica.rows.memory import memory_rows
 from gpuica.solvers import growth, stochastic
 from gpuica.solvers.picard import Rotations, picard
 from gpuica.solvers.stochastic import LOOK, ROWS, Walk, annealed
@@ -19,7 +19,7 @@ from .problems import amari, mixture, white
 
 
 def asking(Z, weights=None):
-    return ContrastOracle(MemoryRows(Z, device=array_device(Z), weights=weights), as_contrast("logcosh"))
+    return ContrastOracle(memory_rows(Z, device=array_device(Z), weights=weights), as_contrast("logcosh"))
 
 
 def rotation(rng, k):
@@ -284,7 +284,7 @@ def test_rows_of_workers_are_drawn_once(restless, monkeypatch):
 
 
 def test_on_a_device_as_on_the_host(cupy, rng, monkeypatch):
-    monkeypatch.setattr("gpuica.rows.memory.WIDEST_KEY", 0)  # the same draws
+    monkeypatch.setattr("gpuica.rows.device.MAX_SORTED_ROWS", 0)  # the same draws
     Z, W = white(6000, 4), rotation(rng, 4)
     weights = rng.integers(0, 3, size=6000).astype(float)
     for w in (None, weights):

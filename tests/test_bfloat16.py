@@ -51,7 +51,7 @@ def test_a_fit_on_the_device(as_bfloat16, cupy, learner, X):
 
 def test_chunks_are_decoded_one_by_one_on_the_device(as_bfloat16, cupy, X):
     there, numbers = as_bfloat16(X)
-    array, back = arrays.known(there)
+    array, back = arrays.unwrap(there)
     assert array_device(array) == CUDA == choose_device("auto", array, work=0)
     rows = open_rows(array, dtype=array.dtype, device=CUDA, chunk_rows=300)
     sizes = []
@@ -68,7 +68,7 @@ def test_chunks_are_decoded_one_by_one_on_the_device(as_bfloat16, cupy, X):
 
 
 def test_bits_of_the_host_are_sent_as_they_are(cupy, X, monkeypatch):
-    from gpuica.rows import memory
+    from gpuica.rows import device as rows_device
 
     bits, numbers = bits_of(X)
     sent = []
@@ -78,7 +78,7 @@ def test_bits_of_the_host_are_sent_as_they_are(cupy, X, monkeypatch):
             sent.append(part.dtype)
             yield device.put(part)
 
-    monkeypatch.setattr(memory, "upload_chunks", noted)
+    monkeypatch.setattr(rows_device, "upload_chunks", noted)
     rows = open_rows(arrays.BFloat16(bits), dtype=np.dtype(np.float32), device=CUDA, chunk_rows=300)
     (total,) = rows.sum(lambda chunk: (chunk.sum(axis=0, dtype=np.float64),))
     np.testing.assert_allclose(total.get(), numbers.sum(axis=0, dtype=np.float64), rtol=1e-9, atol=1e-6)
@@ -86,11 +86,11 @@ def test_bits_of_the_host_are_sent_as_they_are(cupy, X, monkeypatch):
 
 
 def test_batches_of_the_host_are_decoded_on_the_device(cupy, X, monkeypatch):
-    from gpuica.rows import memory
+    from gpuica.rows import chunked
 
     bits, numbers = bits_of(X)
-    kinds, decode = [], memory.bfloat16_to_float32
-    monkeypatch.setattr(memory, "bfloat16_to_float32", lambda part: kinds.append(type(part)) or decode(part))
+    kinds, decode = [], chunked.bfloat16_to_float32
+    monkeypatch.setattr(chunked, "bfloat16_to_float32", lambda part: kinds.append(type(part)) or decode(part))
     rows = open_rows(arrays.BFloat16(bits), dtype=np.dtype(np.float32), device=CUDA, chunk_rows=300)
     np.testing.assert_array_equal(rows.take(np.array([5, 2])).get(), numbers[[5, 2]])
     order = np.random.RandomState(0).permutation(2000)

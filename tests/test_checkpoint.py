@@ -14,8 +14,8 @@ from sklearn.exceptions import ConvergenceWarning
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard
 from gpuica.estimators import _checkpoint
 from gpuica.io.checkpoint import set_draws
-from gpuica.io.files import read_tensors, write_tensors
-from gpuica.rows.memory import MemoryRows
+from gpuica.io.safetensors import read_tensors, write_tensors
+from gpuica.rows.host import HostRows
 
 from .problems import mixture
 
@@ -29,7 +29,7 @@ class StopsAfter:
     """Interrupts the fit at pass number n over any rows, by whatever method they are passed over."""
 
     def __init__(self, monkeypatch, n, method="sum"):
-        original = getattr(MemoryRows, method)
+        original = getattr(HostRows, method)
         self.passes = 0
 
         def counted(rows, *arguments, **keywords):
@@ -38,7 +38,7 @@ class StopsAfter:
                 raise KeyboardInterrupt
             return original(rows, *arguments, **keywords)
 
-        monkeypatch.setattr(MemoryRows, method, counted)
+        monkeypatch.setattr(HostRows, method, counted)
 
 
 FITS = [

@@ -14,7 +14,7 @@ import pytest
 
 from gpuica import DictionaryLearning, Exp, FastICA, LogCosh, MiniBatchDictionaryLearning, Picard, fit_on_devices
 from gpuica.io.checkpoint import Checkpoint, CheckpointError, _checksum, on_all_ranks, set_draws
-from gpuica.rows.memory import MemoryRows
+from gpuica.rows.host import HostRows
 
 from .conftest import Again
 from .problems import mixture
@@ -160,7 +160,7 @@ def test_more_iterations_of_growing_samples_are_those_of_a_fit_without_checkpoin
     fitted(FastICA, {**arguments, "max_iter": 2, "checkpoint": tmp_path}, X)
     more = fitted(FastICA, {**arguments, "max_iter": 20, "checkpoint": tmp_path}, X)
     same(more, fitted(FastICA, {**arguments, "max_iter": 20}, X))
-    assert "asks for other sums than were kept" in caplog.text
+    assert "needs other sums than were stored" in caplog.text
 
 
 def test_draws_of_the_global_state_go_on_and_a_given_state_is_left_as_it_is(X, tmp_path):
@@ -378,7 +378,7 @@ def test_runs_from_a_checkpoint(X, tmp_path, monkeypatch):
         for one, other in zip(found, expected[n], strict=True):
             np.testing.assert_array_equal(one, other)
     with monkeypatch.context() as patch:
-        patch.setattr(MemoryRows, "sum", None)  # all is answered
+        patch.setattr(HostRows, "sum", None)  # all is answered
         Picard(**ICA, checkpoint=tmp_path).fit_runs(X, 3)
     with pytest.raises(CheckpointError, match="its random_state was 0, now 1"):
         Picard(**{**ICA, "random_state": 1}, checkpoint=tmp_path).fit_runs(X, 3)
@@ -571,8 +571,8 @@ def test_paths_that_are_no_directory(kind, arguments, X, tmp_path):
         "": r"checkpoint='' names no directory: give a path, or None",
         tmp_path / "file": r"file is a file: name a directory, which may be a new one",
         tmp_path / "file" / "c": r"cannot be made or written \(Not a directory\): name a directory that can be",
-        tmp_path / "other": r"a directory with other things in it \(mine\.txt\): name a new directory, or remove",
-        tmp_path / "lost": r"a directory with the answers of a fit, but no about\.json \(answer-",
+        tmp_path / "other": r"a directory with other files in it \(mine\.txt\): name a new directory, or remove",
+        tmp_path / "lost": r"a directory with the results of a fit, but no about\.json \(answer-",
         str(tmp_path / "a\0b"): r"cannot be made or written \(.*null.*\)",
     }
     for path, sentence in sentences.items():
@@ -611,14 +611,14 @@ def test_a_directory_that_goes_away(kind, arguments, X, tmp_path, monkeypatch):
 def test_two_threads_with_one_directory(kind, arguments, X, tmp_path, monkeypatch):
     """The second is refused while the first works; afterwards the directory is free."""
     inside, leave, errors = threading.Event(), threading.Event(), []
-    original = Checkpoint.keep
+    original = Checkpoint.save
 
     def slowly(checkpoint, *arguments):
         inside.set()
         leave.wait(5)
         original(checkpoint, *arguments)
 
-    monkeypatch.setattr(Checkpoint, "keep", slowly)
+    monkeypatch.setattr(Checkpoint, "save", slowly)
 
     def work():
         try:
@@ -664,7 +664,7 @@ def test_a_file_system_without_locks(X, tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr("gpuica.io.lock._lock", refuses)
     fitted(FastICA, {**ICA, "checkpoint": tmp_path}, X)
-    assert "has no locks (No locks available): see to it that one process at a time works there" in caplog.text
+    assert "has no locks (No locks available): make sure that one process at a time uses the directory" in caplog.text
 
 
 def test_a_checkpoint_can_be_closed_twice(tmp_path):

@@ -34,9 +34,9 @@ SIZES = (900, 0, 1, 1500, 700, 1899, 0)  # 7 partitions, some of them empty
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch):
     """So that a pass over the small arrays of these tests is several tasks, and the tree has several levels."""
-    monkeypatch.setattr(rows_dask, "GROUP", 1000 * 6 * 8)
+    monkeypatch.setattr(rows_dask, "GROUP_BYTES", 1000 * 6 * 8)
     monkeypatch.setattr(rows_dask, "FAN_IN", 2)
-    monkeypatch.setattr(rows_dask, "WINDOW", 2)
+    monkeypatch.setattr(rows_dask, "MAX_PENDING_GROUPS", 2)
 
 
 def spread(X, sizes=SIZES):
@@ -122,9 +122,7 @@ def test_growing_samples_in_memory_or_left_with_the_workers(held, monkeypatch):
         rows_dask.DaskRows, "_drawn", lambda self, rows: sampled.append(original(self, rows)) or sampled[-1]
     )
     ours = Picard(random_state=0, growth=2).fit(spread(X0))
-    assert {type(rows) for rows in sampled if rows.n_rows > 64} == {
-        rows_dask.memory.MemoryRows if held else rows_dask.DaskRows
-    }
+    assert {type(rows) for rows in sampled if rows.n_rows > 64} == {rows_dask.HostRows if held else rows_dask.DaskRows}
     assert ours.n_passes_ == expected.n_passes_
     close(ours.components_, expected.components_, np.float64)
 
@@ -285,11 +283,11 @@ def test_metrics_and_stability():
 def test_a_pass_is_one_task_for_each_group_of_partitions(monkeypatch):
     from dask.callbacks import Callback
 
-    monkeypatch.setattr(rows_dask, "GROUP", 1 << 20)
+    monkeypatch.setattr(rows_dask, "GROUP_BYTES", 1 << 20)
     rows = open_rows(da.from_array(X0, chunks=(10, 6)), dtype=X0.dtype, device=CPU)
     assert len(rows._groups) == 1
-    monkeypatch.setattr(rows_dask, "GROUP", 1)
-    monkeypatch.setattr(rows_dask, "MOST_GROUPS", 20)
+    monkeypatch.setattr(rows_dask, "GROUP_BYTES", 1)
+    monkeypatch.setattr(rows_dask, "MAX_GROUPS", 20)
     rows = open_rows(da.from_array(X0, chunks=(10, 6)), dtype=X0.dtype, device=CPU)
     assert 15 <= len(rows._groups) <= 20
     assert [i for group in rows._groups for i in group] == list(range(500))  # neighbours, each once
@@ -298,7 +296,7 @@ def test_a_pass_is_one_task_for_each_group_of_partitions(monkeypatch):
     tasks = []
     with Callback(pretask=lambda key, *_: tasks.append(str(key))):
         stored.sum(column_sum)
-    n_sums = sum(key.startswith("do-") for key in tasks)
+    n_sums = sum(key.startswith("run_task-") for key in tasks)
     assert n_sums == len(rows._groups)
 
 

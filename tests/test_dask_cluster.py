@@ -36,7 +36,7 @@ LIMIT = "8GiB"
 
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch):
-    monkeypatch.setattr(rows_dask, "GROUP", 1000 * 6 * 8)
+    monkeypatch.setattr(rows_dask, "GROUP_BYTES", 1000 * 6 * 8)
     monkeypatch.setattr(rows_dask, "FAN_IN", 2)
 
 
@@ -88,7 +88,7 @@ def test_large_parameters_go_to_every_worker_first(client, monkeypatch):
     expected = FastICA(random_state=0).fit(spread(X0))
     sent = []
     scatter = client.scatter
-    monkeypatch.setattr(rows_dask, "IN_GRAPH", 100)
+    monkeypatch.setattr(rows_dask, "MAX_GRAPH_BYTES", 100)
     monkeypatch.setattr(client, "scatter", lambda *args, **options: sent.append(options) or scatter(*args, **options))
     ours = FastICA(random_state=0).fit(spread(X0))
     assert len(sent) >= ours.n_iter_

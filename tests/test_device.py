@@ -57,7 +57,7 @@ def test_device_arrays_give_the_answer_of_the_cpu(cupy, algorithm, fun, whiten):
     ],
 )
 def test_weights_on_the_device_give_the_answer_of_the_cpu(cupy, arguments, weights_there, rng, monkeypatch):
-    monkeypatch.setattr("gpuica.rows.memory.WIDEST_KEY", 0)  # the same samples
+    monkeypatch.setattr("gpuica.rows.device.MAX_SORTED_ROWS", 0)  # the same samples
     n = 60_000 if "growth" in arguments else 2000
     X = mixture(n, 4)[0] if arguments.get("whiten", True) else white(n, 4)
     w = rng.integers(0, 3, size=n)

@@ -11,9 +11,10 @@ from gpuica import FastICA, Picard, SparseCoder, device, shared, sums
 from gpuica.device import Device, transfers
 from gpuica.device.arrays import BFloat16
 from gpuica.io.sources import Array
-from gpuica.rows import memory, open_rows, stream
+from gpuica.rows import device as rows_device
+from gpuica.rows import open_rows, stream
 from gpuica.rows.base import ProjectedRows
-from gpuica.rows.memory import MemoryRows
+from gpuica.rows.device import DeviceRows
 
 from .problems import mixture
 from .ranks import ESTIMATORS, X0, on_ranks, rows_of
@@ -84,7 +85,7 @@ def test_rows_that_do_not_fit_are_projected_on_the_way(pool, cupy, rng, caplog):
     np.testing.assert_allclose(total.get(), (((X - X.mean(0)) @ W.T) ** 2).sum(axis=0), rtol=1e-9)
     pool.set_limit(size=0)
     again = rows.projected(mean, components)
-    assert isinstance(again, MemoryRows)
+    assert isinstance(again, DeviceRows)
     np.testing.assert_allclose(again.array.get(), (X - X.mean(0)) @ W.T, atol=1e-9)
 
 
@@ -125,14 +126,14 @@ def test_a_result_that_the_device_of_x_has_no_room_for(pool, cupy, rng):
 
 
 def test_blocks_of_a_stream_are_kept_as_far_as_the_pool_allows(pool, rng, monkeypatch):
-    monkeypatch.setattr(stream, "BLOCK", 640_000)
+    monkeypatch.setattr(stream, "BLOCK_BYTES", 640_000)
     X = rng.normal(size=(100_000, 8))
     leave(pool, 5 * MB)
     rows = open_rows(Array(X, slow=True), dtype=X.dtype, device=CUDA, chunk_rows=1000)
     for _ in range(2):
         (total,) = rows.sum(lambda chunk: (chunk.sum(axis=0),))
         np.testing.assert_allclose(total.get(), X.sum(axis=0), atol=1e-8)
-    assert 0 < len(rows.kept) < 10
+    assert 0 < len(rows.cached_blocks) < 10
 
 
 # ---- no rows ---------------------------------------------------------------------------------------------------------
@@ -183,7 +184,7 @@ def test_rows_of_the_host_travel_once_where_there_is_room(pool, cupy, kind, room
         "bfloat16": BFloat16((X.view(np.uint32) >> 16).astype(np.uint16)),
     }[kind]
     travels = Mock(wraps=transfers.upload_chunks)
-    monkeypatch.setattr(memory, "upload_chunks", travels)
+    monkeypatch.setattr(rows_device, "upload_chunks", travels)
     target = Device("cuda", 0, limit=None if room else 1000)
     rows = open_rows(stored, dtype=np.dtype(np.float32), device=target, chunk_rows=100).upload()
     totals = [rows.sum(sums.total)[0].get() for _ in range(3)]

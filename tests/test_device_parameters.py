@@ -16,7 +16,7 @@ from gpuica import (
     picard,
     sparse_encode,
 )
-from gpuica.device.arrays import host
+from gpuica.device.arrays import as_numpy
 from gpuica.stability import stability
 
 from .problems import mixture
@@ -46,7 +46,7 @@ def X(rng):
 
 
 def on_host(results):
-    return [np.asarray(host(part)) for part in results]
+    return [np.asarray(as_numpy(part)) for part in results]
 
 
 @pytest.mark.parametrize("rows_there", [True, False])
@@ -55,12 +55,12 @@ def test_a_dictionary_on_the_device(to_device, rows_there, D, X):
     expected = sparse_encode(X, D, algorithm="omp", n_nonzero_coefs=2)
     found = sparse_encode(there, to_device(D), algorithm="omp", n_nonzero_coefs=2)
     assert type(found) is type(there)
-    np.testing.assert_allclose(host(found), expected, atol=1e-12)
+    np.testing.assert_allclose(as_numpy(found), expected, atol=1e-12)
     coder = SparseCoder(to_device(D), transform_n_nonzero_coefs=2).fit(there)
-    np.testing.assert_allclose(host(coder.transform(there)), expected, atol=1e-12)
+    np.testing.assert_allclose(as_numpy(coder.transform(there)), expected, atol=1e-12)
     back = coder.inverse_transform(found)
     assert type(back) is type(there)
-    np.testing.assert_allclose(host(back), expected @ D, atol=1e-12)
+    np.testing.assert_allclose(as_numpy(back), expected @ D, atol=1e-12)
     assert coder.n_components_ == len(D)
 
 

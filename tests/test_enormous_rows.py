@@ -11,14 +11,14 @@ from sklearn.datasets import load_digits
 
 from gpuica import FastICA, Picard
 from gpuica.oracle import MomentOracle
-from gpuica.rows.memory import MemoryRows
+from gpuica.rows.host import HostRows
 from gpuica.solvers.median import geometric_median
 
 from .problems import amari, mixture
 
 
 def median_of(X, weights=None, **options):
-    return geometric_median(MomentOracle(MemoryRows(X, weights=weights)), **options)
+    return geometric_median(MomentOracle(HostRows(X, weights=weights)), **options)
 
 
 # ---- the geometric median --------------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ def test_enormous_rows_do_not_move_the_median(rng):
     X = rng.normal(size=(10_000, 5)) + 3
     calm = median_of(X)
     X[:50] *= 1e6
-    passes = MemoryRows(X)
+    passes = HostRows(X)
     moved = geometric_median(MomentOracle(passes))
     assert np.linalg.norm(X.mean(0) - 3) > 1e3
     assert np.linalg.norm(moved - calm) < 0.03  # 50 pulls of length 1 among 10,000
@@ -207,7 +207,7 @@ def test_rows_of_which_few_count(caplog, rng):
 def test_the_norms_of_large_chunks(which):
     """Of 60,000 rows 64 are looked at; an enormous one must not pass for usual when it is among them."""
     X = enormous(60_000, 3, which, 1e6)
-    oracle = MomentOracle(MemoryRows(X, chunk_rows=60_000))
+    oracle = MomentOracle(HostRows(X, chunk_rows=60_000))
     oracle.moments()
     assert oracle.norm_uniformity < 0.02
 

@@ -12,8 +12,8 @@ import gpuica
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, limited, shards, spool
 from gpuica.input import as_source, check_input
 from gpuica.io import iterables
-from gpuica.io.files import write_tensors
-from gpuica.io.raw import SLAB, RawColumns
+from gpuica.io.raw import SLAB_BYTES, RawColumns
+from gpuica.io.safetensors import write_tensors
 from gpuica.rows import stream
 
 from .conftest import Again
@@ -146,8 +146,8 @@ def test_files_by_columns_are_read_within_the_memory(tmp_path, monkeypatch):
             found = source.read(start, start + 5000, buffer)
             assert np.shares_memory(found, buffer)
             np.testing.assert_array_equal(found, X[start : start + 5000])
-        np.testing.assert_array_equal(source.at(indices), X[indices])
-        assert tracemalloc.get_traced_memory()[1] < 2 * SLAB + 2 * 3000 * 48 + 5000 * 48
+        np.testing.assert_array_equal(source.read_rows(indices), X[indices])
+        assert tracemalloc.get_traced_memory()[1] < 2 * SLAB_BYTES + 2 * 3000 * 48 + 5000 * 48
     finally:
         tracemalloc.stop()
 
@@ -161,19 +161,21 @@ def test_rows_far_apart_of_files_by_columns_do_not_cost_what_lies_between(tmp_pa
         RawColumns, "_fill", lambda self, file, place, out: (read.append(out.nbytes), original(self, file, place, out))
     )
     runs = np.arange(0, 500_000, 50_000)[:, None] + np.arange(16)
-    np.testing.assert_array_equal(source.at(runs.ravel()), X[runs.ravel()])
+    np.testing.assert_array_equal(source.read_rows(runs.ravel()), X[runs.ravel()])
     assert sum(read) == 2 * runs.size * 8
     read.clear()
-    np.testing.assert_array_equal(source.at(np.arange(0, 500_000, 1000)), X[::1000])  # gaps of 8 KB are read along
-    assert len(read) <= 2 * (4_000_000 // SLAB + 1)
-    assert max(read) <= SLAB
+    np.testing.assert_array_equal(
+        source.read_rows(np.arange(0, 500_000, 1000)), X[::1000]
+    )  # gaps of 8 KB are read along
+    assert len(read) <= 2 * (4_000_000 // SLAB_BYTES + 1)
+    assert max(read) <= SLAB_BYTES
 
 
 @pytest.mark.parametrize("dtype", ["<f4", ">f8", "<f2", "i1", "?"])
 @pytest.mark.parametrize("shape", [(1, 5), (5, 1), (7, 3), (1000, 40)])
 def test_files_by_columns_of_any_shape(shape, dtype, tmp_path, monkeypatch):
-    monkeypatch.setattr("gpuica.io.raw.SLAB", 512)
-    monkeypatch.setattr("gpuica.io.raw.GAP", 16)
+    monkeypatch.setattr("gpuica.io.raw.SLAB_BYTES", 512)
+    monkeypatch.setattr("gpuica.io.raw.MAX_GAP_BYTES", 16)
     rng = np.random.default_rng(0)
     X = np.asfortranarray(rng.integers(0, 100, shape).astype(dtype))
     np.save(tmp_path / "x.npy", X)
@@ -350,11 +352,11 @@ def remove(path, X):
     ],
 )
 def test_a_file_that_changes_during_a_fit_is_named(change, sentence, order, X, tmp_path, monkeypatch):
-    monkeypatch.setattr(stream, "BLOCK", 1 << 12)
-    monkeypatch.setattr("gpuica.rows.memory.default_chunk_rows", lambda *given: 100)
+    monkeypatch.setattr(stream, "BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr("gpuica.rows.host.default_chunk_rows", lambda *given: 100)
     path = tmp_path / "x.npy"
     np.save(path, np.asarray(X, order=order))
-    original, passes = stream.StreamRows._each_chunk, []
+    original, passes = stream.HostStreamRows._each_chunk, []
 
     def watch(self, *arguments):
         passes.append(1)
@@ -362,7 +364,7 @@ def test_a_file_that_changes_during_a_fit_is_named(change, sentence, order, X, t
             change(path, X)
         original(self, *arguments)
 
-    monkeypatch.setattr(stream.StreamRows, "_each_chunk", watch)
+    monkeypatch.setattr(stream.HostStreamRows, "_each_chunk", watch)
     monkeypatch.setattr(RawColumns, "slow", False)  # nothing is kept
     with pytest.raises((ValueError, FileNotFoundError), match=sentence):
         FastICA(random_state=0, memory_limit=1000).fit(path)
@@ -522,7 +524,7 @@ def test_hdf5_files_do_not_lead_to_other_files(X, tmp_path):
     for name, expected in {"acts": X, "soft": X + 1, "group/soft": X + 1, "/group/deep": X + 1}.items():
         np.testing.assert_array_equal(shards(tmp_path / "x.h5", tensor=name)[:], expected)
     for name in ("external", "virtual"):
-        refuse(tmp_path / "x.h5", f"'{name}' lies in other files", tensor=name)
+        refuse(tmp_path / "x.h5", f"'{name}' is stored in other files", tensor=name)
     for name in ("external link", "to a link", "in circles"):
         refuse(tmp_path / "x.h5", f"'{name}' is a link to another file", tensor=name)
     for name in ("nowhere", "group/none", "group", "../x", "acts/0"):
@@ -579,7 +581,7 @@ class Endless:
 
 
 def test_endless_iterables_are_said_and_can_be_limited(caplog, monkeypatch, tmp_path):
-    monkeypatch.setattr(iterables, "PATIENCE", 0.0)
+    monkeypatch.setattr(iterables, "FIRST_MESSAGE_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt):
         FastICA().fit(Endless(5))
     assert "X: 300 rows counted" in caplog.text
@@ -608,7 +610,7 @@ def test_limits_of_what_ends_and_of_loaders(X):
 @pytest.mark.parametrize(
     ("chunk", "sentence"),
     [
-        (lambda X: __import__("scipy.sparse").sparse.csr_array(X), "gives sparse matrices.*toarray"),
+        (lambda X: __import__("scipy.sparse").sparse.csr_array(X), "yields sparse matrices.*toarray"),
         (lambda X: {1, 2}, "something else than arrays.*set"),
         (lambda X: {"rows": X.tolist()}, "dictionaries whose first value is something else than arrays.*list"),
         (lambda X: {}, "dictionaries whose first value is.*NoneType"),

@@ -9,7 +9,7 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 
 from gpuica import FastICA
-from gpuica.rows.memory import MemoryRows
+from gpuica.rows.host import HostRows
 
 from .problems import mixture, white
 
@@ -37,13 +37,13 @@ def test_sources_cost_one_pass_more():
 
 def test_sources_take_the_place_of_the_whitened_rows(monkeypatch):
     places = []
-    original = MemoryRows.map
+    original = HostRows.map
 
     def watch(self, function, *params, out=None):
         places.append((self, out))
         return original(self, function, *params, out=out)
 
-    monkeypatch.setattr(MemoryRows, "map", watch)
+    monkeypatch.setattr(HostRows, "map", watch)
     X, _ = mixture(3000, 4)
     sources = FastICA(random_state=0).fit_transform(X)
     rows, out = places[-1]

@@ -8,7 +8,7 @@ import pytest
 
 from gpuica import FastICA, MiniBatchDictionaryLearning, Picard, SparseCoder, device, metrics, shards, sparse_encode
 from gpuica.device import Device
-from gpuica.rows import memory
+from gpuica.rows import device as rows_device
 
 from .problems import amari, mixture
 
@@ -99,7 +99,7 @@ def test_columns_first(cupy, dtype):
 @pytest.mark.parametrize("in_chunks", [False, True])
 def test_big_endian_rows(cupy, kind, in_chunks, monkeypatch):
     if in_chunks:
-        monkeypatch.setattr(memory, "RESIDENT", 1 << 13)
+        monkeypatch.setattr(rows_device, "MAX_CHUNK_ELEMENTS", 1 << 13)
     X = (mixture(3000, 8)[0] * 1000).astype(kind)
     native = X.astype(X.dtype.newbyteorder("="))
     expected = FastICA(random_state=0, device="cuda").fit(native)
@@ -235,7 +235,7 @@ def test_a_transform_that_does_not_fit_the_budget(cupy, limit, rng):
 @pytest.mark.gpu
 @pytest.mark.parametrize("source", ["array", "files"])
 def test_rows_of_the_host_on_a_stream_of_the_caller(cp, source, tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "RESIDENT", 1 << 20)  # several chunks
+    monkeypatch.setattr(rows_device, "MAX_CHUNK_ELEMENTS", 1 << 20)  # several chunks
     X, parts = mixture(400_000, 16, dtype=np.float32)[0], 3
     for i, part in enumerate(np.array_split(X, parts)):
         np.save(tmp_path / f"{i}.npy", part)

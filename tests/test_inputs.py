@@ -9,7 +9,7 @@ from scipy import sparse
 from sklearn.decomposition import FastICA as SklearnFastICA
 
 from gpuica import FastICA, Picard, fastica
-from gpuica.rows.memory import MemoryRows
+from gpuica.rows.host import HostRows
 
 from .problems import amari, mixture
 
@@ -272,13 +272,13 @@ def test_half_precision_is_worked_on_in_float32(dtype):
 
 def test_no_copy_of_the_whole(monkeypatch):
     opened = []
-    original = MemoryRows.__init__
+    original = HostRows.__init__
 
     def watch(self, array, **options):
         opened.append(array)
         original(self, array, **options)
 
-    monkeypatch.setattr(MemoryRows, "__init__", watch)
+    monkeypatch.setattr(HostRows, "__init__", watch)
     for X in (X0, np.asfortranarray(X0), X0[::2, ::2], X0.astype(np.float16), X0.astype(np.int32)):
         opened.clear()
         FastICA(random_state=0, tol=1).fit(X)

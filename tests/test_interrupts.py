@@ -19,7 +19,7 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, interrupts
 from gpuica.oracle import ContrastOracle
 from gpuica.rows import threaded
-from gpuica.rows.memory import MemoryRows
+from gpuica.rows.host import HostRows
 from gpuica.rows.threaded import run_in_threads
 from gpuica.solvers.stochastic import annealed
 
@@ -32,7 +32,7 @@ def pythons_handler():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert interrupts._State.depth == interrupts._State.at_once == 0
+    assert interrupts._State.depth == interrupts._State.interruptible == 0
     signal.signal(signal.SIGINT, before)
 
 
@@ -43,22 +43,22 @@ def press():
 # ---- where it is raised ----------------------------------------------------------------------------------------------
 def test_it_is_raised_by_check_and_at_the_end_of_the_block():
     done = []
-    with pytest.raises(KeyboardInterrupt), interrupts.deferred():  # noqa: PT012
-        with interrupts.deferred():
+    with pytest.raises(KeyboardInterrupt), interrupts.defer_interrupts():  # noqa: PT012
+        with interrupts.defer_interrupts():
             press()
             done.append("inner")
         done.append("outer")
-        interrupts.check()
+        interrupts.raise_if_interrupted()
         done.append("never")
-    with pytest.raises(KeyboardInterrupt), interrupts.deferred():  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), interrupts.defer_interrupts():  # noqa: PT012
         press()
         done.append("end")
     assert done == ["inner", "outer", "end"]
-    interrupts.check()  # nothing is left of it
+    interrupts.raise_if_interrupted()  # nothing is left of it
 
 
 def test_another_error_does_not_take_its_place():
-    with pytest.raises(KeyboardInterrupt) as raised, interrupts.deferred():  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt) as raised, interrupts.defer_interrupts():  # noqa: PT012
         press()
         raise ValueError("something else")
     assert isinstance(raised.value.__context__, ValueError)
@@ -66,7 +66,7 @@ def test_another_error_does_not_take_its_place():
 
 def test_a_second_one_is_raised_at_once():
     done = []
-    with pytest.raises(KeyboardInterrupt), interrupts.deferred():  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), interrupts.defer_interrupts():  # noqa: PT012
         press()
         done.append("first")
         press()
@@ -77,40 +77,40 @@ def test_a_second_one_is_raised_at_once():
 def test_the_handler_of_an_application_stays():
     calls = []
     signal.signal(signal.SIGINT, lambda *_: calls.append("its own"))
-    with interrupts.deferred():
+    with interrupts.defer_interrupts():
         press()
-        interrupts.check()
+        interrupts.raise_if_interrupted()
         assert calls == ["its own"]
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_code_of_the_user_is_interrupted_at_once():
     done = []
-    with pytest.raises(KeyboardInterrupt), interrupts.deferred():  # noqa: PT012
-        with interrupts.at_once():
+    with pytest.raises(KeyboardInterrupt), interrupts.defer_interrupts():  # noqa: PT012
+        with interrupts.interruptible():
             with pytest.raises(KeyboardInterrupt):
                 press()
-            with pytest.raises(KeyboardInterrupt), interrupts.deferred():  # noqa: PT012  # it fits something itself
+            with pytest.raises(KeyboardInterrupt), interrupts.defer_interrupts():  # noqa: PT012  # it fits something itself
                 press()
                 done.append("deferred again")
             done.append("after it")
-        interrupts.check()
+        interrupts.raise_if_interrupted()
         press()
-        with interrupts.at_once():
+        with interrupts.interruptible():
             done.append("never")
     assert done == ["deferred again", "after it"]
 
 
-@pytest.mark.parametrize("around", [interrupts.deferred, interrupts.held])
+@pytest.mark.parametrize("around", [interrupts.defer_interrupts, interrupts.block_interrupts])
 def test_what_must_not_be_cut_is_not(around):
     done = []
-    with pytest.raises(KeyboardInterrupt), around(), interrupts.held():  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), around(), interrupts.block_interrupts():  # noqa: PT012
         press()
         press()
         done.append("whole")
     assert done == ["whole"]
     signal.signal(signal.SIGINT, lambda *_: done.append("its own"))
-    with interrupts.held():
+    with interrupts.block_interrupts():
         press()
         done.append("whole")
     assert done == ["whole", "whole", "its own"]
@@ -121,16 +121,16 @@ def test_other_threads_are_left_alone():
     found = []
 
     def other():
-        with interrupts.deferred():
-            watched = interrupts.watch()
+        with interrupts.defer_interrupts():
+            watched = interrupts.interrupt_flag()
             press_main.set()
             pressed.wait(20)
-            interrupts.check()
+            interrupts.raise_if_interrupted()
             found.append(watched())
 
     press_main, pressed = threading.Event(), threading.Event()
     thread = threading.Thread(target=other)
-    with pytest.raises(KeyboardInterrupt), interrupts.deferred():  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), interrupts.defer_interrupts():  # noqa: PT012
         thread.start()
         press_main.wait(20)
         press()
@@ -141,7 +141,7 @@ def test_other_threads_are_left_alone():
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_begins_outside():
-    with interrupts.deferred():
+    with interrupts.defer_interrupts():
         child = os.fork()
         if not child:
             try:
@@ -164,7 +164,7 @@ def test_threads_finish_their_chunks(n_threads, monkeypatch):
         time.sleep(0.001)
         done.append(i)
 
-    with pytest.raises(KeyboardInterrupt), interrupts.deferred():
+    with pytest.raises(KeyboardInterrupt), interrupts.defer_interrupts():
         run_in_threads(10_000, work)
     assert sorted(begun) == sorted(done)
     assert 20 < len(done) < 1000
@@ -185,7 +185,7 @@ def test_a_second_one_does_not_wait_for_a_chunk_that_hangs(monkeypatch):
             time.sleep(0.1)
         go_on.wait(20)
 
-    with pytest.raises(KeyboardInterrupt), interrupts.deferred():
+    with pytest.raises(KeyboardInterrupt), interrupts.defer_interrupts():
         run_in_threads(10_000, work)
     go_on.set()
     time.sleep(0.1)
@@ -315,7 +315,7 @@ def test_deflation_keeps_the_finished_components(whiten, interrupt_at, monkeypat
 )
 def test_whatever_pass_is_interrupted_the_estimator_works_or_is_not_fitted(kind, interrupt_at, monkeypatch):
     X = mixture(16_000, 3)[0]
-    asked = interrupt_at(0, "sum", MemoryRows)
+    asked = interrupt_at(0, "sum", HostRows)
     whole = kind()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -323,7 +323,7 @@ def test_whatever_pass_is_interrupted_the_estimator_works_or_is_not_fitted(kind,
     worked = 0
     for n in np.unique(np.linspace(1, len(asked), 12).astype(int)):
         monkeypatch.undo()
-        interrupt_at(n, "sum", MemoryRows)
+        interrupt_at(n, "sum", HostRows)
         stopped = interrupted(kind(), X)
         if not hasattr(stopped, "components_"):
             with pytest.raises(NotFittedError):
@@ -338,7 +338,7 @@ def test_whatever_pass_is_interrupted_the_estimator_works_or_is_not_fitted(kind,
 
 
 def test_annealing_notes_every_step():
-    oracle = ContrastOracle(MemoryRows(white(4000, 3)), Picard()._contrast())
+    oracle = ContrastOracle(HostRows(white(4000, 3)), Picard()._contrast())
     start = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
     Ws, _, _ = annealed(oracle, [start, np.eye(3)], rng=np.random.RandomState(0), rounds=3)
     W, n_steps = oracle.accepted.iterate
@@ -368,8 +368,8 @@ def test_a_fit_that_fails_at_once_leaves_the_fit_before(kind, error, monkeypatch
         raise error("now")
 
     with monkeypatch.context() as patch:
-        patch.setattr(MemoryRows, "sum", broken)
-        patch.setattr(MemoryRows, "reduce", broken)
+        patch.setattr(HostRows, "sum", broken)
+        patch.setattr(HostRows, "reduce", broken)
         with pytest.raises(error, match="now"):
             estimator.fit(X[:, :3])
         first = kind()
@@ -410,7 +410,7 @@ def test_dictionary_learning_keeps_the_last_whole_iteration(interrupt_at, monkey
     X = mixture(2000, 4)[0]
     arguments = {"random_state": 0, "tol": 0, "fit_algorithm": "threshold", "alpha": 0.1}
     for n in (1, 3):
-        interrupt_at(n, "reduce", MemoryRows)
+        interrupt_at(n, "reduce", HostRows)
         stopped = interrupted(DictionaryLearning(6, max_iter=5, **arguments), X)
         monkeypatch.undo()
         if n == 1:
@@ -436,7 +436,7 @@ def test_dictionary_learning_keeps_the_last_whole_iteration(interrupt_at, monkey
 def test_an_interrupted_partial_fit_was_not_there(estimator, pass_, counted, count, interrupt_at, monkeypatch):
     stopped, whole = clone(estimator), clone(estimator)
     for part in np.split(mixture(900, 4)[0], 3):
-        interrupt_at(1, pass_, MemoryRows)
+        interrupt_at(1, pass_, HostRows)
         with pytest.raises(KeyboardInterrupt):
             stopped.partial_fit(part)
         monkeypatch.undo()

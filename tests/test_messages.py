@@ -105,10 +105,10 @@ def test_warnings_of_worker_threads_are_issued_by_the_caller():
         fit_on_devices(FastICA(**SHORT), X, ["cpu", "cpu"])
 
 
-def test_warnings_are_collected_per_thread():
-    with messages.collected() as outer:
+def test_warnings_are_collected_for_one_thread():
+    with messages.collect_warnings() as outer:
         messages.warn("one")
-        with messages.collected() as inner:
+        with messages.collect_warnings() as inner:
             messages.warn("two", RuntimeWarning)
         messages.warn("three")
     assert outer == [("one", UserWarning), ("three", UserWarning)]

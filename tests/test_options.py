@@ -124,7 +124,7 @@ def test_rounded_products_are_for_samples_alone(monkeypatch, precision):
         asked.append(asked_for)
         yield
 
-    monkeypatch.setattr("gpuica.oracle.products", products)
+    monkeypatch.setattr("gpuica.oracle.matmul_precision", products)
     X, _ = mixture(50_000, 3, dtype=np.float32)
     ica = Picard(random_state=0, growth=2, precision=precision).fit(X)
     assert set(asked) == {precision}

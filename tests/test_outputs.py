@@ -7,6 +7,7 @@ import pytest
 from scipy.sparse import load_npz
 
 from gpuica import FastICA, SparseCoder, shards, spool
+from gpuica.io import partial
 from gpuica.io import writers as writer_module
 
 from .problems import mixture
@@ -25,9 +26,9 @@ def coder(**parameters):
 
 @pytest.fixture
 def small_files(monkeypatch):
-    """Each part is written to a file of its own."""
-    monkeypatch.setattr(writer_module, "SHARD", 1)
-    monkeypatch.setattr("gpuica.io.files.SPOOLED", 1)
+    """Every part fills a file."""
+    monkeypatch.setattr(writer_module, "CODES_FILE_BYTES", 1)
+    monkeypatch.setattr("gpuica.io.files.SPOOL_FILE_BYTES", 1)
 
 
 def names(folder):
@@ -178,7 +179,7 @@ def test_permission_errors(ica, tmp_path, monkeypatch):
     def refuses(*arguments, **keywords):
         raise PermissionError(13, "Permission denied", "s.npy.partial")
 
-    monkeypatch.setattr(writer_module, "open", refuses, raising=False)
+    monkeypatch.setattr(partial, "open", refuses, raising=False)
     with pytest.raises(
         PermissionError, match=r"s\.npy cannot be written \(Permission denied\): name another dir"
     ) as caught:
@@ -188,7 +189,7 @@ def test_permission_errors(ica, tmp_path, monkeypatch):
         PermissionError, match=r"^\[Errno 13\] \S+codes-00000\.npz cannot be written \(Permission denied\)"
     ):
         coded(tmp_path / "codes")
-    monkeypatch.setattr(writer_module.Path, "mkdir", refuses)
+    monkeypatch.setattr(partial.Path, "mkdir", refuses)
     with pytest.raises(PermissionError, match=r"codes cannot be made \(Permission denied\): name another directory"):
         coded(tmp_path / "codes")
 
@@ -234,14 +235,14 @@ def arrays(kind, dtype, folder):
 @pytest.mark.parametrize("kind", ["numpy", "zarr", "h5py"])
 def test_integer_arrays_raise(kind, dtype, ica, tmp_path):
     out = arrays(kind, dtype, tmp_path)
-    with pytest.raises(TypeError, match=r"out holds \w+, and the result is float32, which it would cut: pass an array"):
+    with pytest.raises(TypeError, match=r"out holds \w+, which cannot represent the result, float32: pass an array"):
         ica.transform(X, out=out)
     assert not np.asarray(out[:]).any()
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_integer_arrays_raise_in_every_method(writer, ica):
-    with pytest.raises(TypeError, match="which it would cut"):
+def test_integers_would_cut_any_result(writer, ica):
+    with pytest.raises(TypeError, match="which cannot represent the result"):
         writers(ica)[writer](np.zeros((3000, 4), int))
 
 
@@ -262,13 +263,13 @@ def test_values_that_overflow_raise(kind, ica, tmp_path):
     far = X.copy()
     far[1500] *= 1e6
     with pytest.raises(
-        ValueError, match=r"out holds float16, which ends at 6\.55e\+04, and the result has .*e\+\d+: pass"
+        ValueError, match=r"out holds float16, whose largest number is 6\.55e\+04, and the result has .*e\+\d+: pass"
     ):
         ica.transform(far, out=arrays(kind, "f2", tmp_path))
     wide = FastICA(random_state=0).fit(X.astype(np.float64))
     far = far.astype(np.float64)
     far[1500] *= 1e40
-    with pytest.raises(ValueError, match=r"out holds float32, which ends at 3\.4e\+38, and"):
+    with pytest.raises(ValueError, match=r"out holds float32, whose largest number is 3\.4e\+38, and"):
         wide.transform(far, out=arrays(kind, "f4", tmp_path))
 
 

@@ -9,7 +9,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from gpuica import Cube, Exp, FastICA, LogCosh, Picard, check_contrast, picard
 from gpuica.contrasts import Density, as_contrast
 from gpuica.oracle import ContrastOracle
-from gpuica.rows.memory import MemoryRows
+from gpuica.rows.host import HostRows
 from gpuica.solvers import picard as picard_solver
 from gpuica.solvers.fastica import rotation_error, rotation_gradient
 
@@ -44,7 +44,7 @@ def laplace(n, k, seed=0):
 
 
 def solve(Z, W, *, ortho, extended, tol=1e-9, max_iter=200, **options):
-    oracle = ContrastOracle(MemoryRows(Z), as_contrast("logcosh"))
+    oracle = ContrastOracle(HostRows(Z), as_contrast("logcosh"))
     return picard_solver.picard(oracle, W, ortho=ortho, extended=extended, tol=tol, max_iter=max_iter, **options)
 
 

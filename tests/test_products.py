@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gpuica import FastICA, Picard, device, fastica, picard
-from gpuica.device.products import ROUNDED, UNITS, product, products
+from gpuica.device.products import ROUNDED_PRECISIONS, UNIT_ROUNDOFF, matmul_precision, product
 
 from . import fake_cupy
 from .problems import amari, mixture
@@ -30,7 +30,7 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("precision", ROUNDED)
+@pytest.mark.parametrize("precision", ROUNDED_PRECISIONS)
 @pytest.mark.parametrize("right", FORMS)
 @pytest.mark.parametrize("left", FORMS)
 def test_a_product_of_every_layout(cupy, left, right, precision, rng):
@@ -39,32 +39,32 @@ def test_a_product_of_every_layout(cupy, left, right, precision, rng):
     A, B = A[:, :inner], B[:inner]
     exact = A.get().astype(float) @ B.get().astype(float)
     size = np.abs(A.get()).astype(float) @ np.abs(B.get())
-    with products(cupy, precision):
+    with matmul_precision(cupy, precision):
         C, shared_operand = product(A, B), product(A, B, shared_operand=True)
     assert isinstance(C, cupy.ndarray)
     assert C.dtype == np.float32
     # a GPU may cut factors to TF32 instead of rounding them, which is twice as far
     two = 4.2 if precision == "tf32" and cupy.ndarray is not fake_cupy.FakeArray else 2.1
-    assert (np.abs(C.get() - exact) <= two * UNITS[precision] * size).all()
+    assert (np.abs(C.get() - exact) <= two * UNIT_ROUNDOFF[precision] * size).all()
     assert (
-        np.abs(shared_operand.get() - exact) <= (1.1 if precision == "bf16" else two) * UNITS[precision] * size
+        np.abs(shared_operand.get() - exact) <= (1.1 if precision == "bf16" else two) * UNIT_ROUNDOFF[precision] * size
     ).all()
     np.testing.assert_allclose(product(A, B).get(), exact, atol=1e-5)  # no longer rounded
 
 
 def test_in_bfloat16_what_is_the_same_for_all_rows_keeps_its_digits(cupy, rng):
     A, B = np.eye(8, dtype=np.float32), rng.normal(size=(8, 8)).astype(np.float32)
-    with products(cupy, "bf16"):
+    with matmul_precision(cupy, "bf16"):
         kept = product(cupy.asarray(A), cupy.asarray(B), shared_operand=True).get()
     np.testing.assert_allclose(kept, B, rtol=2.0**-15)
 
 
 def test_what_is_not_float32_and_what_is_on_the_host_is_not_rounded(cupy, rng):
     A = rng.normal(size=(5, 4))
-    with products(cupy, "bf16"):
+    with matmul_precision(cupy, "bf16"):
         np.testing.assert_allclose(product(cupy.asarray(A), cupy.asarray(A.T)).get(), A @ A.T, rtol=1e-12)
     A = A.astype(np.float32)
-    with products(np, "bf16"):
+    with matmul_precision(np, "bf16"):
         np.testing.assert_array_equal(product(A, A.T), A @ A.T)
 
 
@@ -78,29 +78,29 @@ def test_the_precision_is_of_one_thread():
             product(A, A)
             seen.append(list(fake_cupy.gemms))
 
-        with products(cupy, "tf32"):
+        with matmul_precision(cupy, "tf32"):
             other = threading.Thread(target=elsewhere)
             other.start()
             other.join()
             elsewhere()
         elsewhere()
-        assert seen == [[], [ROUNDED["tf32"]], []]
+        assert seen == [[], [ROUNDED_PRECISIONS["tf32"]], []]
 
 
-@pytest.mark.parametrize("precision", ROUNDED)
+@pytest.mark.parametrize("precision", ROUNDED_PRECISIONS)
 def test_a_gpu_without_such_units_says_so_and_goes_on(precision, caplog, monkeypatch):
     monkeypatch.setattr(device.Device, "generation", 7)
     device.log_once.cache_clear()
     with fake_cupy.installed() as cupy, caplog.at_level(logging.WARNING, logger="gpuica"):
         fake_cupy.gemms.clear()
         A = cupy.asarray(np.ones((3, 3), dtype=np.float32))
-        with products(cupy, precision):
+        with matmul_precision(cupy, precision):
             product(A, A)
     assert not fake_cupy.gemms
     assert f"no units for precision='{precision}'" in caplog.text
 
 
-@pytest.mark.parametrize("precision", ROUNDED)
+@pytest.mark.parametrize("precision", ROUNDED_PRECISIONS)
 @pytest.mark.parametrize("learner", [FastICA, Picard])
 def test_samples_are_rounded_and_the_answer_is_not(cupy, learner, precision):
     """The last stage ends at the tolerance of float32, and samples end where the rows of float32 end."""
@@ -110,7 +110,7 @@ def test_samples_are_rounded_and_the_answer_is_not(cupy, learner, precision):
     expected = learner(**options).fit(there)
     fake_cupy.gemms.clear()
     fit = learner(precision=precision, **options).fit(there)
-    assert set(fake_cupy.gemms) == ({ROUNDED[precision]} if cupy.ndarray is fake_cupy.FakeArray else set())
+    assert set(fake_cupy.gemms) == ({ROUNDED_PRECISIONS[precision]} if cupy.ndarray is fake_cupy.FakeArray else set())
     assert fit.converged_
     assert fit.n_passes_ < expected.n_passes_ + 2.5
     assert amari(fit.components_ @ A) < 0.01
@@ -121,7 +121,7 @@ def test_samples_are_rounded_and_the_answer_is_not(cupy, learner, precision):
     assert not fake_cupy.gemms
 
 
-@pytest.mark.parametrize("precision", [*ROUNDED, "float64"])
+@pytest.mark.parametrize("precision", [*ROUNDED_PRECISIONS, "float64"])
 def test_the_functions_take_a_precision(precision):
     X = mixture(1000, 3)[0].astype(np.float32)
     dtype = np.float64 if precision == "float64" else np.float32

@@ -8,7 +8,7 @@ import pytest
 from gpuica import FastICA, Picard
 from gpuica.contrasts import as_contrast
 from gpuica.oracle import ContrastOracle
-from gpuica.rows.memory import MemoryRows
+from gpuica.rows.host import HostRows
 from gpuica.solvers.fastica import deflation, parallel
 from gpuica.solvers.growth import fittest
 from gpuica.solvers.multistart import solve_all
@@ -18,7 +18,7 @@ from .problems import amari, mixture, white
 
 
 def oracle(Z):
-    return ContrastOracle(MemoryRows(Z), as_contrast("logcosh"))
+    return ContrastOracle(HostRows(Z), as_contrast("logcosh"))
 
 
 @pytest.mark.parametrize("solver", [parallel, picard, deflation])

@@ -12,11 +12,12 @@ from gpuica import device, sums
 from gpuica.contrasts import LogCosh
 from gpuica.device import CPU, Device
 from gpuica.device.threads import host_threads
-from gpuica.rows import memory, open_rows, threaded
+from gpuica.rows import host, open_rows, threaded
 from gpuica.rows.base import ProjectedRows
-from gpuica.rows.memory import InOrderConsumer, MemoryRows, RunningTotals, run_in_threads
+from gpuica.rows.host import HostRows
 from gpuica.rows.shared import SharedRows
 from gpuica.rows.stream import StreamRows
+from gpuica.rows.threaded import InOrderConsumer, RunningTotals, run_in_threads
 
 
 def column_sum(chunk):
@@ -83,7 +84,7 @@ def test_rows_by_their_numbers(as_rows, rng):
 
 def test_random_batches_are_the_same_wherever_rows_live(as_rows, rng):
     X = rng.normal(size=(1003, 5))
-    rows, of_memory = as_rows(X), MemoryRows(X).batches(300, np.random.RandomState(3))
+    rows, of_memory = as_rows(X), HostRows(X).batches(300, np.random.RandomState(3))
     if isinstance(rows, StreamRows):
         pytest.skip("streamed rows are drawn in short runs: see test_stream")
     for batch, expected in zip(rows.batches(300, np.random.RandomState(3)), of_memory, strict=True):
@@ -95,7 +96,7 @@ def test_random_batches_are_the_same_wherever_rows_live(as_rows, rng):
 def test_any_chunking_gives_the_same_sums(n, d, chunk, k):
     rng = np.random.default_rng(n)
     X, W = rng.normal(size=(n, d)), rng.normal(size=(k, d))
-    whole, cut = (MemoryRows(X, chunk_rows=rows).sum(sums.fixed_point, W, LogCosh()) for rows in (n, chunk))
+    whole, cut = (HostRows(X, chunk_rows=rows).sum(sums.fixed_point, W, LogCosh()) for rows in (n, chunk))
     for one, many in zip(whole, cut, strict=True):
         np.testing.assert_allclose(many, one, rtol=1e-10, atol=1e-10)
 
@@ -105,8 +106,8 @@ def test_threads_do_not_change_a_bit(rng, monkeypatch):
     answers = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(threaded, "host_threads", lambda threads=threads: threads)
-        monkeypatch.setattr(memory, "WORTH_THREADS", 0)
-        answers.append(MemoryRows(X, chunk_rows=500).sum(sums.fixed_point, W, LogCosh()))
+        monkeypatch.setattr(host, "MIN_WORK_FOR_THREADS", 0)
+        answers.append(HostRows(X, chunk_rows=500).sum(sums.fixed_point, W, LogCosh()))
     for other in answers[1:]:
         for mine, theirs in zip(answers[0], other, strict=True):
             np.testing.assert_array_equal(mine, theirs)
@@ -130,7 +131,7 @@ def test_what_each_chunk_gave_may_be_the_chunk_itself(as_rows, rng):
 
 def test_totals_are_float64_for_float32_rows():
     X = np.full((1 << 20, 1), 0.1, dtype=np.float32)
-    total = MemoryRows(X).sum(column_sum)[0]
+    total = HostRows(X).sum(column_sum)[0]
     assert total.dtype == np.float64
     assert abs(total[0] / (len(X) * float(X[0, 0])) - 1) < 1e-6
 
@@ -159,14 +160,14 @@ def test_projected_rows(as_rows, rng, monkeypatch, stored):
 def test_projection_in_float32_keeps_the_digits_that_a_large_mean_would_take(rng):
     X = (rng.normal(size=(2000, 3)) + 1e4).astype(np.float32)
     mean = X.mean(0, dtype=np.float64)
-    Z = MemoryRows(X).projected(mean, np.eye(3)).map(plus_one) - 1
+    Z = HostRows(X).projected(mean, np.eye(3)).map(plus_one) - 1
     np.testing.assert_allclose(Z, X.astype(np.float64) - mean, atol=1e-6)
 
 
 def test_batches_visit_every_row_once(rng):
     X = np.arange(103.0)[:, None]
     for order in (None, np.random.RandomState(0)):
-        batches = [batch.map(plus_one) - 1 for batch in MemoryRows(X).batches(10, order)]
+        batches = [batch.map(plus_one) - 1 for batch in HostRows(X).batches(10, order)]
         assert [len(batch) for batch in batches] == [10] * 10 + [3]
         np.testing.assert_array_equal(np.sort(np.concatenate(batches)[:, 0]), X[:, 0])
 
@@ -186,7 +187,7 @@ def test_any_memory_order_without_a_copy_of_the_whole(kind, rng, tmp_path):
     else:
         np.save(tmp_path / "x.npy", X)
         given_ = np.load(tmp_path / "x.npy", mmap_mode="r")
-    rows = MemoryRows(given_, chunk_rows=70)
+    rows = HostRows(given_, chunk_rows=70)
     assert rows.array is given_
     W = rng.normal(size=(8, 8))
     expected = sums.fixed_point(X, W, LogCosh())
@@ -220,7 +221,7 @@ def test_an_error_in_a_thread_stops_the_others_and_is_raised(error, monkeypatch)
 
 def test_an_error_does_not_leave_a_waiting_thread_behind(monkeypatch):
     monkeypatch.setattr(threaded, "host_threads", lambda: 3)
-    monkeypatch.setattr(memory, "WORTH_THREADS", 0)
+    monkeypatch.setattr(host, "MIN_WORK_FOR_THREADS", 0)
     before = host_threads()
 
     def breaks_first(chunk):  # everybody else waits for the first part
@@ -230,7 +231,7 @@ def test_an_error_does_not_leave_a_waiting_thread_behind(monkeypatch):
         return (chunk,)
 
     with pytest.raises(ValueError, match="first"):
-        MemoryRows(np.arange(1000.0)[:, None], chunk_rows=1).sum(breaks_first)
+        HostRows(np.arange(1000.0)[:, None], chunk_rows=1).sum(breaks_first)
     assert host_threads() == before
 
 

@@ -9,7 +9,7 @@ from gpuica import kernels
 from gpuica.contrasts import CONTRASTS, as_contrast
 from gpuica.exceptions import NotFiniteError
 from gpuica.oracle import ContrastOracle, MomentOracle
-from gpuica.rows.memory import MemoryRows
+from gpuica.rows.host import HostRows
 from gpuica.solvers import whitening
 from gpuica.solvers.fastica import SOLVERS, orthonormal, parallel
 from gpuica.solvers.orthonormal import LOOSE, polar, turned
@@ -22,7 +22,7 @@ EPS = {np.float32: 1.2e-7, np.float64: 2.2e-16}
 
 
 def spectrum_of(X, solver="svd", chunk_rows=None):
-    oracle = MomentOracle(MemoryRows(X, chunk_rows=chunk_rows))
+    oracle = MomentOracle(HostRows(X, chunk_rows=chunk_rows))
     return WHITENERS[solver](oracle, eps=EPS[X.dtype.type])
 
 
@@ -97,7 +97,7 @@ def test_a_solution_is_a_fixed_point(as_rows, solver, fun, rng):
 
 def test_deflation_reports_its_slowest_component(rng):
     counts = []
-    oracle = ContrastOracle(MemoryRows(white(2000, 3)), as_contrast("logcosh"))
+    oracle = ContrastOracle(HostRows(white(2000, 3)), as_contrast("logcosh"))
     found = SOLVERS["deflation"](
         oracle,
         rng.normal(size=(3, 3)),

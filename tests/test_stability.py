@@ -48,11 +48,11 @@ def test_the_index_of_perfect_and_of_random_runs(rng):
 
 
 def test_runs_share_their_passes(monkeypatch):
-    from gpuica.rows.memory import MemoryRows
+    from gpuica.rows.host import HostRows
 
     calls = []
-    original = MemoryRows.sum
-    monkeypatch.setattr(MemoryRows, "sum", lambda self, *args: calls.append(self.n_rows) or original(self, *args))
+    original = HostRows.sum
+    monkeypatch.setattr(HostRows, "sum", lambda self, *args: calls.append(self.n_rows) or original(self, *args))
     X, _ = mixture(3000, 5)
     ica = FastICA(random_state=0).fit(X)
     alone = len(calls)

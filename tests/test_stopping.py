@@ -10,7 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from gpuica import FastICA, Picard
 from gpuica.contrasts import as_contrast
 from gpuica.oracle import ContrastOracle
-from gpuica.rows.memory import MemoryRows
+from gpuica.rows.host import HostRows
 from gpuica.solvers.picard import Matrices, Rotations, picard
 from gpuica.solvers.stopping import distance, expects_convergence, largest_noise, quantile
 
@@ -85,7 +85,7 @@ def test_squares_are_means_over_the_rows(as_rows, kind, rng):
 
 
 def test_squares_of_some_of_a_stack(rng):
-    oracle = ContrastOracle(MemoryRows(dependent(500, 3, rng)), as_contrast("logcosh"))
+    oracle = ContrastOracle(HostRows(dependent(500, 3, rng)), as_contrast("logcosh"))
     Ws, kinds = [rng.normal(size=(m, 3)) for m in (3, 1, 3, 3)], [None, None, "matrix", "rotation"]
     for ask in ("fixed_point", "likelihood"):
         before = oracle.n_passes
@@ -103,7 +103,7 @@ def test_measured_errors_are_those_of_the_rows(ortho, extended, weighted, rng):
     Z = whitened(dependent(400, 4, rng))
     w = weights_of(weighted, 400, rng)
     W = np.linalg.qr(rng.normal(size=(4, 4)))[0] if ortho else rng.normal(size=(4, 4))
-    oracle = ContrastOracle(MemoryRows(Z, weights=w), as_contrast("logcosh"), white=False)
+    oracle = ContrastOracle(HostRows(Z, weights=w), as_contrast("logcosh"), white=False)
     space = (Rotations if ortho else Matrices)(oracle, extended=extended, floor=0.01)
     at = oracle.likelihood(W, space.squares)
     sign = space.signs(W, at)
@@ -145,7 +145,7 @@ def test_one_pair_that_is_still_mixed_is_no_solution(rng):
     """Its entry of 4.7 standard errors is 4.7 / sqrt(128) = 0.42 in the root mean square of a row."""
     k, n = 128, 3000
     Z = whitened(rng.laplace(size=(n, k)) * (rng.random((n, k)) < 0.2))
-    oracle = ContrastOracle(MemoryRows(Z), as_contrast("logcosh"))
+    oracle = ContrastOracle(HostRows(Z), as_contrast("logcosh"))
     W = picard(oracle, np.eye(k), max_iter=300, tol=1e-6).W
 
     def z_of(W):

@@ -14,9 +14,9 @@ from sklearn.exceptions import ConvergenceWarning
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, SparseCoder, shards, spool, sums
 from gpuica.device import CPU, Device, memory_size
 from gpuica.input import as_source, check_input
-from gpuica.io.files import write_tensors
 from gpuica.io.iterables import IterableSource
 from gpuica.io.raw import RawMatrix
+from gpuica.io.safetensors import write_tensors
 from gpuica.io.sources import Concatenated, SelectedRows
 from gpuica.oracle import ContrastOracle
 from gpuica.rows import open_rows, stream
@@ -33,8 +33,8 @@ def X():
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(stream, "BLOCK", 1 << 12)
-    monkeypatch.setattr(stream, "WINDOW", 1 << 13)
+    monkeypatch.setattr(stream, "BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr(stream, "SHUFFLE_WINDOW_BYTES", 1 << 13)
 
 
 def is_bfloat16(X):
@@ -157,8 +157,8 @@ def test_the_size_of_chunks_and_blocks_does_not_matter(kind, dtype, tmp_path, mo
     X = mixture(5000, 6)[0].astype(dtype)
     expected = kind(random_state=0, tol=1e-6, growth=None).fit(X).components_
     for chunk in (1, 7, 64, 100, 999, 2500, 5000):
-        monkeypatch.setattr("gpuica.rows.memory.default_chunk_rows", lambda *given, rows=chunk: rows)
-        monkeypatch.setattr(stream, "BLOCK", 3 * chunk * 6 * X.itemsize)
+        monkeypatch.setattr("gpuica.rows.host.default_chunk_rows", lambda *given, rows=chunk: rows)
+        monkeypatch.setattr(stream, "BLOCK_BYTES", 3 * chunk * 6 * X.itemsize)
         fits = [kind(random_state=0, tol=1e-6, growth=None, memory_limit=100) for _ in range(2)]
         one, two = (fit.fit(as_glob(X, tmp_path)).components_ for fit in fits)
         np.testing.assert_array_equal(one, two)
@@ -176,7 +176,7 @@ def test_what_is_read_is_what_is_there(form, X, tmp_path):
     np.testing.assert_array_equal(source[990:1010], X[990:1010])
     chosen = np.array([2999, 0, 1000, 999, 1001, 5, 4, 6])
     np.testing.assert_array_equal(source[chosen], X[chosen])
-    np.testing.assert_array_equal(source.at(np.array([], dtype=int)), X[:0])
+    np.testing.assert_array_equal(source.read_rows(np.array([], dtype=int)), X[:0])
     np.testing.assert_array_equal(source[7:7], X[:0])
     np.testing.assert_array_equal(source[np.arange(0, 3000, 3)], X[::3])  # many short parts
 
@@ -351,7 +351,7 @@ def test_sources_in_arrays_of_other_libraries(X, tmp_path, small_blocks):
 def test_codes_in_files(sparse, X, tmp_path, small_blocks, monkeypatch):
     from scipy.sparse import load_npz, vstack
 
-    monkeypatch.setattr("gpuica.io.writers.SHARD", 20_000)
+    monkeypatch.setattr("gpuica.io.writers.CODES_FILE_BYTES", 20_000)
     D = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
     coder = SparseCoder(D, transform_algorithm="lasso_cd", transform_alpha=2.0, sparse_output=sparse)
     expected = coder.transform(X)
@@ -401,7 +401,7 @@ def test_a_failure_while_writing_leaves_nothing_behind(X, tmp_path):
 
 
 def test_spooling_in_several_files(X, tmp_path, monkeypatch):
-    monkeypatch.setattr("gpuica.io.files.SPOOLED", 10_000)
+    monkeypatch.setattr("gpuica.io.files.SPOOL_FILE_BYTES", 10_000)
     source = spool(iter(np.array_split(X, 20)), tmp_path / "s")
     assert isinstance(source, Concatenated)
     np.testing.assert_array_equal(source[:], X)
@@ -486,7 +486,7 @@ def test_an_empty_shard_is_left_out_and_said(X, tmp_path, caplog):
     np.save(tmp_path / "0.npy", X[:0])
     np.save(tmp_path / "1.npy", X)
     assert shards(tmp_path).shape == X.shape
-    assert "0.npy has no rows: left out" in caplog.text
+    assert "0.npy has no rows: it is skipped" in caplog.text
 
 
 def test_a_file_that_shrinks_during_the_fit_is_named(X, tmp_path, small_blocks):
@@ -531,7 +531,7 @@ def test_generators_and_other_rounds_are_refused(X):
     growing.iterable = Again([X, X[:1]])
     with pytest.raises(ValueError, match="more than the 3000 rows"):
         FastICA(random_state=0).fit(growing)
-    with pytest.raises(ValueError, match="gave no chunk at all"):
+    with pytest.raises(ValueError, match="yielded no chunk"):
         FastICA().fit(Again([]))
     with pytest.raises(ValueError, match="all chunks must be alike"):
         FastICA().fit(Again([X, X[:, :2]]))
@@ -635,8 +635,8 @@ def test_blocks_are_kept_where_reading_again_costs_more(X, tmp_path, small_block
     for _ in range(3):
         for each in (rows, some):
             np.testing.assert_allclose(each.sum(total)[0], expected)
-    assert sum(block.nbytes for block in rows.kept.values()) == X.nbytes
-    assert 0 < sum(block.nbytes for block in some.kept.values()) <= X.nbytes // 2
+    assert sum(block.nbytes for block in rows.cached_blocks.values()) == X.nbytes
+    assert 0 < sum(block.nbytes for block in some.cached_blocks.values()) <= X.nbytes // 2
     rows.array.iterable = None  # nothing is read any more
     np.testing.assert_allclose(rows.sum(total)[0], expected)
 

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from gpuica import FastICA
 from gpuica.device import threads
 from gpuica.device.threads import host_threads, one_blas_thread
-from gpuica.rows.memory import run_in_threads
+from gpuica.rows.threaded import run_in_threads
 
 
 def counts():

@@ -39,7 +39,7 @@ def test_tensors(torch, dtype, device):
 
 def test_no_copy(torch):
     for tensor in (torch.tensor(X0), torch.tensor(X0, requires_grad=True), torch.tensor(X0, dtype=torch.bfloat16)):
-        array = arrays.known(tensor)[0]
+        array = arrays.unwrap(tensor)[0]
         memory = array.bits if isinstance(array, arrays.BFloat16) else array
         assert memory.__array_interface__["data"][0] == tensor.data_ptr()
 

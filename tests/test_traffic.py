@@ -13,8 +13,8 @@ from gpuica.contrasts import LogCosh
 from gpuica.device import Device, transfers
 from gpuica.io.sources import Array
 from gpuica.rows import open_rows
-from gpuica.rows.base import project_chunk, projection
-from gpuica.rows.memory import default_chunk_rows
+from gpuica.rows.base import project_chunk, round_projection
+from gpuica.rows.device import default_chunk_rows
 
 from . import fake_cupy, naive
 from .problems import mixture
@@ -91,8 +91,8 @@ def test_an_array_of_one_chunk_is_sent_where_it_is_large(cupy, large, rng, monke
     def noted(some, device, send=transfers.upload_chunks):
         return send((parts.append(part) or part for part in some), device)
 
-    monkeypatch.setattr("gpuica.rows.memory.MIN_THREADED_COPY_BYTES", X.nbytes - large)
-    monkeypatch.setattr("gpuica.rows.memory.upload_chunks", noted)
+    monkeypatch.setattr("gpuica.rows.device.MIN_THREADED_COPY_BYTES", X.nbytes - large)
+    monkeypatch.setattr("gpuica.rows.device.upload_chunks", noted)
     rows = open_rows(X, dtype=X.dtype, device=CUDA)
     np.testing.assert_allclose(rows.sum(sums.total)[0].get(), X.sum(axis=0), rtol=1e-12)
     assert len(parts) == large
@@ -112,13 +112,13 @@ def test_results_arrive(cupy, dtype, piece, rng, monkeypatch):
     monkeypatch.setattr(transfers, "MAX_PIECE_BYTES", piece)
     monkeypatch.setattr(transfers, "MIN_THREADED_COPY_BYTES", 200)
     X = rng.normal(size=(300, 3))
-    sink = transfers.DownloadWriter(X.shape, np.dtype(dtype), CUDA)
+    writer = transfers.DownloadWriter(X.shape, np.dtype(dtype), CUDA)
     for a, b in itertools.pairwise([0, 1, 50, 51, 200, 300]):
         part = cupy.asarray(X[a:b]) if a % 2 else cupy.asarray(X[a:b].T.copy()).T
-        sink.write(part)
+        writer.write(part)
         part *= 0  # what is made of a chunk is overwritten by what is made of the next
-    sink.close()
-    np.testing.assert_array_equal(sink.array, X.astype(dtype))
+    writer.close()
+    np.testing.assert_array_equal(writer.array, X.astype(dtype))
 
 
 def test_page_locked_memory_is_there_for_the_next_pass(cupy, rng, monkeypatch):
@@ -155,8 +155,10 @@ def test_a_host_array_is_added_up_on_the_device(cupy, weighted, rng):
     repeated = X if w is None else np.repeat(X, w.astype(int), axis=0)
     for found, expected in zip(there, naive.fixed_point(repeated, W, "logcosh"), strict=True):
         np.testing.assert_allclose(found.get(), expected, rtol=1e-9, atol=1e-9)
-    ready = projection(X.mean(0), W, X.dtype)
-    np.testing.assert_allclose(rows.map(project_chunk, tuple(map(cupy.asarray, ready))).get(), (X - X.mean(0)) @ W.T)
+    projection = round_projection(X.mean(0), W, X.dtype)
+    np.testing.assert_allclose(
+        rows.map(project_chunk, tuple(map(cupy.asarray, projection))).get(), (X - X.mean(0)) @ W.T
+    )
 
 
 class Tight:
@@ -205,7 +207,7 @@ def test_out_of_memory_for_a_row(cupy, rng):
 
 def test_the_whole_fit_of_a_host_array_on_the_device(cupy, monkeypatch):
     monkeypatch.setattr(device, "why_no_gpu", lambda: "")
-    monkeypatch.setattr("gpuica.rows.memory.RESIDENT", 3000)
+    monkeypatch.setattr("gpuica.rows.device.MAX_CHUNK_ELEMENTS", 3000)
     X = mixture(3000, 4)[0]
     host, there = FastICA(random_state=0).fit(X), FastICA(random_state=0, device="cuda").fit(X)
     assert there.device_ == "cuda:0"

@@ -13,8 +13,9 @@ from gpuica.contrasts import CONTRASTS, LogCosh, as_contrast
 from gpuica.device import CPU
 from gpuica.kernels.cpu import contrast as sweeps
 from gpuica.oracle import ContrastOracle, MomentOracle
-from gpuica.rows import memory, open_rows, threaded
-from gpuica.rows.memory import MemoryRows
+from gpuica.rows import host, open_rows, threaded
+from gpuica.rows.base import ProjectedRows, round_projection
+from gpuica.rows.host import HostRows
 from gpuica.solvers import growth
 from gpuica.solvers.fastica import orthonormal, parallel, rotation_error, rotation_gradient
 from gpuica.solvers.picard import picard
@@ -101,12 +102,13 @@ def test_a_weighted_sum_is_the_sum_over_repeated_rows(n, d, chunk, projected, dt
     X, W, K = rng.normal(size=(n, d)).astype(dtype), rng.normal(size=(2, d)), rng.normal(size=(d, d))
     w = rng.integers(0, 4, size=n)
     w[rng.integers(n)] = 3
-    weighted = MemoryRows(X, chunk_rows=chunk, weights=w.astype(float))
-    repeated = MemoryRows(np.repeat(X, w, axis=0))
+    weighted = HostRows(X, chunk_rows=chunk, weights=w.astype(float))
+    repeated = HostRows(np.repeat(X, w, axis=0))
     if projected == "stored":
         weighted, repeated = (rows.projected(np.ones(d), K) for rows in (weighted, repeated))
     elif projected == "on the way":
-        weighted, repeated = (super(MemoryRows, rows).projected(np.ones(d), K) for rows in (weighted, repeated))
+        projection = round_projection(np.ones(d), K, weighted.dtype)
+        weighted, repeated = (ProjectedRows(rows, projection) for rows in (weighted, repeated))
     assert weighted.weight == repeated.weight == w.sum()
     contrast, W = LogCosh(), W.astype(dtype)
     tolerance = 1e-9 if dtype == np.float64 else 1e-3
@@ -126,8 +128,8 @@ def test_a_weighted_sum_is_the_sum_over_repeated_rows(n, d, chunk, projected, dt
 
 def test_batches_keep_their_weights(rng):
     X, w = np.arange(103.0)[:, None], rng.integers(0, 5, size=103).astype(float)
-    rows = MemoryRows(X, weights=w)
-    for source in (rows, super(MemoryRows, rows).projected(np.zeros(1), np.eye(1))):
+    rows = HostRows(X, weights=w)
+    for source in (rows, ProjectedRows(rows, round_projection(np.zeros(1), np.eye(1), rows.dtype))):
         for order in (None, np.random.RandomState(0)):
             batches = list(source.batches(10, order))
             assert sum(batch.weight for batch in batches) == w.sum()
@@ -139,23 +141,23 @@ def test_threads_do_not_change_a_bit_of_weighted_sums(rng, monkeypatch):
     weights, answers = rng.exponential(size=20_000), []
     for threads in (1, 3):
         monkeypatch.setattr(threaded, "host_threads", lambda threads=threads: threads)
-        monkeypatch.setattr(memory, "WORTH_THREADS", 0)
-        answers.append(MemoryRows(X, chunk_rows=500, weights=weights).sum(sums.fixed_point, W, LogCosh()))
+        monkeypatch.setattr(host, "MIN_WORK_FOR_THREADS", 0)
+        answers.append(HostRows(X, chunk_rows=500, weights=weights).sum(sums.fixed_point, W, LogCosh()))
     for one, many in zip(*answers, strict=True):
         np.testing.assert_array_equal(one, many)
 
 
 def test_the_effective_number_of_rows(rng):
     X = np.ones((100, 1))
-    assert MemoryRows(X).n_effective == MemoryRows(X).weight == 100
+    assert HostRows(X).n_effective == HostRows(X).weight == 100
     half = np.repeat([0.0, 7.0], 50)
-    assert MemoryRows(X, weights=half).n_kish == pytest.approx(50)
-    assert MemoryRows(X, weights=half).n_effective == 350  # counts
-    assert MemoryRows(X, weights=half / 4).n_effective == pytest.approx(50)
+    assert HostRows(X, weights=half).n_kish == pytest.approx(50)
+    assert HostRows(X, weights=half).n_effective == 350  # counts
+    assert HostRows(X, weights=half / 4).n_effective == pytest.approx(50)
     w = rng.exponential(size=100)
     kish = w.sum() ** 2 / (w * w).sum()
     for scale in (1e-100, 1, 1e100):
-        assert MemoryRows(X, weights=scale * w).n_effective == pytest.approx(kish)
+        assert HostRows(X, weights=scale * w).n_effective == pytest.approx(kish)
 
 
 # ---- whitening -------------------------------------------------------------------------------------------------------
@@ -164,7 +166,7 @@ def test_the_effective_number_of_rows(rng):
 def test_weighted_rows_are_white(n, d, solver, rng):
     X, w = rng.normal(size=(n, d)) @ rng.normal(size=(d, d)) + 10, rng.exponential(size=n)
     w[::3] = 0
-    spectrum = WHITENERS[solver](MomentOracle(MemoryRows(X, weights=w)), eps=2.2e-16)
+    spectrum = WHITENERS[solver](MomentOracle(HostRows(X, weights=w)), eps=2.2e-16)
     assert spectrum.rank == min((w > 0).sum() - 1, d)
     Z = (X - spectrum.mean) @ spectrum.whitening.T
     np.testing.assert_allclose(w @ Z / w.sum(), 0, atol=1e-6)
@@ -178,7 +180,7 @@ def test_small_directions_of_weighted_rows(rng):
     w = rng.exponential(size=5000)
     centered = (X - w @ X / w.sum()) * np.sqrt(w)[:, None]
     exact = np.linalg.svd(centered, compute_uv=False) / w.sum() ** 0.5
-    spectrum = WHITENERS["svd"](MomentOracle(MemoryRows(X, weights=w)), eps=2.2e-16)
+    spectrum = WHITENERS["svd"](MomentOracle(HostRows(X, weights=w)), eps=2.2e-16)
     np.testing.assert_allclose(spectrum.deviations, exact, rtol=1e-4)
 
 
@@ -187,7 +189,7 @@ def test_rows_that_do_not_count_do_not_even_shift_the_sums(where, rng):
     X, i = rng.normal(size=(3000, 3)), np.arange(3000)
     count = i >= 1500 if where == "the first half" else i % 3 == 0
     X[~count] += 1e12  # sums of squares about them would lose every digit of the others
-    mean, covariance = MomentOracle(MemoryRows(X, weights=count.astype(float))).moments()
+    mean, covariance = MomentOracle(HostRows(X, weights=count.astype(float))).moments()
     np.testing.assert_allclose(mean, X[count].mean(0), atol=1e-12)
     np.testing.assert_allclose(covariance, np.cov(X[count].T, bias=True), atol=1e-12)
 
@@ -197,7 +199,7 @@ def test_rows_that_do_not_count_do_not_even_shift_the_sums(where, rng):
 def test_the_rank_does_not_depend_on_the_scale_of_weights(n, scale, rng):
     half = rng.normal(size=(n // 2, 5)) @ rng.normal(size=(5, 50))
     X, w = np.vstack([half, -half]), np.full(n, scale)
-    assert WHITENERS["svd"](MomentOracle(MemoryRows(X, weights=w)), eps=2.2e-16).rank == 5
+    assert WHITENERS["svd"](MomentOracle(HostRows(X, weights=w)), eps=2.2e-16).rank == 5
 
 
 # ---- estimators ------------------------------------------------------------------------------------------------------
@@ -259,7 +261,7 @@ def test_the_standard_error_of_weighted_means_is_that_of_repeated_samples():
     sign = np.array([1.0, -1.0])
     for _ in range(400):
         Y = np.stack([rng.laplace(size=n) / 2**0.5, rng.uniform(-(3**0.5), 3**0.5, size=n)]).T
-        oracle = ContrastOracle(MemoryRows(Y, weights=weights), LogCosh())
+        oracle = ContrastOracle(HostRows(Y, weights=weights), LogCosh())
         _, cross, slope, square, _ = oracle.likelihood(np.eye(2))
         power = weights @ Y**2 / weights.sum()
         gradients.append(rotation_gradient(cross, slope, sign)[0, 1])
@@ -281,7 +283,7 @@ def test_auto_stops_by_the_effective_number_of_rows(solver, rng):
     w = np.where(rng.random(6000) < 0.03, 1.0, 1e-3)
     Z -= w @ Z / w.sum()
     Z = Z @ np.linalg.inv(np.linalg.cholesky((w * Z.T) @ Z / w.sum())).T
-    oracle = ContrastOracle(MemoryRows(Z, weights=w), LogCosh())
+    oracle = ContrastOracle(HostRows(Z, weights=w), LogCosh())
     solution = picard(oracle, np.eye(3), max_iter=200, tol=1e-10, ortho=solver != "matrices").W
     skew = np.array([[0, 1, -1], [-1, 0, 1], [1, -1, 0]]) / 2
     verdicts = []

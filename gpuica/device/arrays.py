@@ -1,4 +1,4 @@
-"""Arrays of other libraries as NumPy or CuPy arrays, without a copy, and back."""
+"""Conversion of arrays of other libraries to NumPy or CuPy arrays, without a copy, and back."""
 
 import numpy as np
 
@@ -6,9 +6,9 @@ from . import CPU, Device, array_device, to_host, why_no_gpu
 
 
 class BFloat16:
-    """A matrix of bfloat16 bits, (n_rows, n_features) of uint16 of NumPy or CuPy, that gives float32 rows when sliced.
+    """A bfloat16 matrix (n_rows, n_features), whose slices are float32 arrays.
 
-    held_on: the `Device` that holds the bits.
+    bits: a uint16 array of NumPy or CuPy.  held_on: the `Device` of the bits.
     """
 
     dtype = np.dtype(np.float32)
@@ -27,15 +27,15 @@ class BFloat16:
 
 
 def bfloat16_to_float32(bits):
-    """float32 numbers of the bits of bfloat16, which is the upper half of a float32."""
+    """Bits of bfloat16, the upper half of a float32 → float32 numbers."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
-def known(X):
-    """(array, back) of a torch tensor, a CuPy array, or an array of bfloat16; (X, to_host) of anything else.
+def unwrap(X):
+    """(array, back) for a torch tensor, a CuPy array, or a bfloat16 array; (X, to_host) for anything else.
 
-    array: of NumPy or CuPy, or a `BFloat16` of one.  back: turns a NumPy or CuPy result into an array of the kind of X,
-    on the device of X.
+    array: an array of NumPy or CuPy, or a `BFloat16` of one, which shares its memory with X.  back: a function that
+    converts a NumPy or CuPy result to the array type and the device of X.
     """
     if _is_tensor(X):
         return _of_torch(X)
@@ -46,15 +46,15 @@ def known(X):
     return (BFloat16(X.view(np.uint16)) if X.dtype.name == "bfloat16" else X), back
 
 
-def host(X):
-    """An array-like of any library, on any device, as a NumPy array; bfloat16 as float32."""
-    return to_host(here(X))
+def as_numpy(X):
+    """An array-like of any library and device as a NumPy array; bfloat16 as float32."""
+    return to_host(as_host_array(X))
 
 
-def here(X):
-    """A torch tensor, a CuPy array, or an array of bfloat16 as a NumPy array; anything else as it is."""
-    X = X.cpu() if _is_tensor(X) and X.device.type == "cuda" else X  # by torch, which needs no CuPy for it
-    array = X if isinstance(X, BFloat16) else known(X)[0]
+def as_host_array(X):
+    """A torch tensor, a CuPy array, or a bfloat16 array as a NumPy array; anything else unchanged."""
+    X = X.cpu() if _is_tensor(X) and X.device.type == "cuda" else X  # torch copies without CuPy
+    array = X if isinstance(X, BFloat16) else unwrap(X)[0]
     if isinstance(array, BFloat16):
         array = array[:]
     return to_host(array) if array_device(array) != CPU else array
@@ -65,23 +65,23 @@ def _is_tensor(X):
 
 
 def _of_torch(tensor):
-    """A tensor by DLPack; results go back to torch on the tensor's device."""
+    """`unwrap` of a torch tensor, by DLPack."""
     import torch
 
     def back(result):
-        return torch.from_dlpack(home.put(result)).to(tensor.device)
+        return torch.from_dlpack(device.put(result)).to(tensor.device)
 
     if tensor.layout != torch.strided:
         raise TypeError("sparse torch tensors are not supported: pass tensor.to_dense().")
     if tensor.device.type not in ("cpu", "cuda"):
         raise TypeError(f"torch tensors on {tensor.device.type!r} are not supported: pass tensor.cpu().")
-    is_bfloat16 = tensor.dtype == torch.bfloat16  # unknown to NumPy: its bits travel as integers
+    is_bfloat16 = tensor.dtype == torch.bfloat16  # NumPy lacks this dtype: the bits are passed as integers
     source = tensor.detach()
     source = source.view(torch.int16) if is_bfloat16 else source
-    home = CPU
+    device = CPU
     if tensor.device.type == "cuda":
         if reason := why_no_gpu():
-            raise RuntimeError(f"X is a torch tensor on {tensor.device}, which CuPy would work on, but {reason}")
-        home = Device("cuda", tensor.device.index)
-    array = home.xp.from_dlpack(source)
+            raise RuntimeError(f"X is a torch tensor on {tensor.device}, which needs CuPy, but {reason}")
+        device = Device("cuda", tensor.device.index)
+    array = device.xp.from_dlpack(source)
     return (BFloat16(array.view(np.uint16)) if is_bfloat16 else array), back

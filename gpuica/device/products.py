@@ -1,7 +1,7 @@
-"""Products of matrices, on a GPU in float32 or with rounded factors, for the sums that can do with fewer digits.
+"""Matrix products, on a GPU in float32 or with rounded factors, for sums that need fewer digits.
 
-cuBLAS rounds float32 factors on their way to the tensor cores, so nothing is converted or stored.  CuPy can ask it for
-TF32, but for all threads at once, and not for bfloat16 (its setting of that name changes nothing for float32 arrays).
+cuBLAS rounds float32 factors when it loads them into the tensor cores, so no converted copy is stored.  CuPy can enable
+TF32 only for all threads at once, and cannot enable bfloat16 for float32 arrays.
 """
 
 from contextlib import contextmanager
@@ -11,18 +11,22 @@ import numpy as np
 
 from . import CPU, Device, array_device, log_once
 
-ROUNDED = {"tf32": 77, "bf16": 75}  # cublasComputeType_t of float32 arrays with factors of 11 and 8 bits
-UNITS = {"float32": 0.0, "tf32": 2.0**-11, "bf16": 2.0**-8}  # rounding units of factors, where coarser than the rows'
-EXACT = 70  # cublasComputeType_t of float64 arrays
+ROUNDED_PRECISIONS = {"tf32": 77, "bf16": 75}  # cublasComputeType_t of float32 arrays with factors of 11 and 8 bits
+UNIT_ROUNDOFF = {
+    "float32": 0.0,
+    "tf32": 2.0**-11,
+    "bf16": 2.0**-8,
+}  # of factors, where it exceeds that of the rows
+FLOAT64_COMPUTE = 70  # cublasComputeType_t of float64 arrays
 _rounding: ContextVar[int | None] = ContextVar("_rounding", default=None)
 
 
 @contextmanager
-def products(xp, precision):
-    """`product` of float32 arrays in the `with` block, in this thread, is of this precision.
+def matmul_precision(xp, precision):
+    """Set the precision of `product` of float32 arrays in this thread inside the `with` block.
 
-    "float32", or with factors of 11 bits, "tf32", or of 8, "bf16", on a GPU of compute capability 8.0 or more; on
-    others, and on the CPU, always "float32".
+    precision: "float32", or "tf32", with factors of 11 bits, or "bf16", with factors of 8 bits.  GPUs of compute
+    capability below 8.0 and CPUs always use "float32".
     """
     if xp is np or precision == "float32":
         yield
@@ -31,7 +35,7 @@ def products(xp, precision):
         log_once(f"This GPU has no units for precision={precision!r}: products are float32's.")
         yield
         return
-    before = _rounding.set(ROUNDED[precision])
+    before = _rounding.set(ROUNDED_PRECISIONS[precision])
     try:
         yield
     finally:
@@ -39,43 +43,47 @@ def products(xp, precision):
 
 
 def product(A, B, shared_operand=False):
-    """A @ B of matrices (n, k) and (k, m), of the precision that `products` set.
+    """A @ B of matrices (n, k) and (k, m), in the precision set by `matmul_precision`.
 
-    of_all: whether B is the same for all rows.  Errors of rows are independent and average out in sums over them, those
-    of B do not: samples of some 100,000 rows would see them, and iterate in vain.  So in bfloat16 B is two factors.
+    shared_operand: whether B is the same for all rows.  Rounding errors of rows are independent and average out in sums
+    over rows, those of B do not: on samples of some 100,000 rows a solver would not converge.  So in bfloat16 B is
+    split into two factors.
     """
     rounding = _rounding.get()
     if rounding is None or not A.dtype == B.dtype == np.float32 or 0 in A.shape + B.shape:
         return A @ B
     C = array_device(A).xp.empty((len(A), B.shape[1]), dtype=np.float32)
-    for i, part in enumerate(_parts(B) if shared_operand and rounding == ROUNDED["bf16"] else [B]):
+    for i, part in enumerate(_parts(B) if shared_operand and rounding == ROUNDED_PRECISIONS["bf16"] else [B]):
         _multiply(A, part, C, rounding, beta=float(i > 0))
     return C
 
 
 def combine(A, B, C, alpha=1.0, beta=0.0):
-    """C becomes alpha A B + beta C, float64 matrices; on a device by one launch in place of three."""
+    """C ← alpha A B + beta C for float64 matrices, in place; on a device by one launch instead of three."""
     if array_device(A) == CPU:
         np.copyto(C, alpha * (A @ B) + beta * C if beta else alpha * (A @ B))
     else:
-        _multiply(A, B, C, EXACT, alpha, beta)
+        _multiply(A, B, C, FLOAT64_COMPUTE, alpha, beta)
 
 
 def _parts(B):
-    """Two matrices that add up to B, the first of 8 bits: by Veltkamp's splitting."""
+    """Two matrices whose sum is B, the first rounded to 8 bits: Veltkamp splitting."""
     scaled = (2**16 + 1) * B
     upper = scaled - (scaled - B)
     return upper, B - upper
 
 
 def _multiply(A, B, C, compute, alpha=1.0, beta=0.0):
-    """C (n, m), rows first, becomes alpha A B + beta C, float64 where compute is EXACT, else float32."""
+    """C ← alpha A B + beta C, (n, m) in C order, in float64 if compute is FLOAT64_COMPUTE, else float32."""
     cuda, (n, m), k = array_device(A).xp.cuda, C.shape, len(B)
     A, of_A, step_A = _for_blas(A)
     B, of_B, step_B = _for_blas(B)
-    real = cuda.runtime.CUDA_R_64F if compute == EXACT else cuda.runtime.CUDA_R_32F
-    coefficients = np.array([alpha, beta], dtype=C.dtype)  # cuBLAS reads them by their address
-    first, second = (B.data.ptr, real, step_B), (A.data.ptr, real, step_A)  # columns first, C is Cᵀ = Bᵀ Aᵀ
+    real = cuda.runtime.CUDA_R_64F if compute == FLOAT64_COMPUTE else cuda.runtime.CUDA_R_32F
+    coefficients = np.array([alpha, beta], dtype=C.dtype)  # cuBLAS takes their addresses
+    first, second = (
+        (B.data.ptr, real, step_B),
+        (A.data.ptr, real, step_A),
+    )  # in column-major order the product is Cᵀ = Bᵀ Aᵀ
     times, plus = coefficients.ctypes.data, coefficients.ctypes.data + coefficients.itemsize
     handle, algorithm = cuda.get_cublas_handle(), cuda.cublas.CUBLAS_GEMM_DEFAULT
     result = plus, C.data.ptr, real, m
@@ -83,9 +91,9 @@ def _multiply(A, B, C, compute, alpha=1.0, beta=0.0):
 
 
 def _for_blas(M):
-    """(M, operation, step between columns) as BLAS, which reads columns first, takes Mᵀ; a copy where it cannot.
+    """(M, operation, leading dimension) for Mᵀ as an operand of column-major BLAS; M is copied if need be.
 
-    operation: 0 where what it reads is Mᵀ, 1 where it is M and has to be transposed.
+    operation: 0 if the memory holds Mᵀ in column-major order, 1 if it holds M, which BLAS then transposes.
     """
     down, across = (stride // M.itemsize for stride in M.strides)
     if across == 1 and down >= M.shape[1]:

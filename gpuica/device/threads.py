@@ -1,18 +1,19 @@
-"""How many threads work, and one BLAS thread for each of them.
+"""The number of worker threads, and one BLAS thread for each of them.
 
-Chunks are shared out to threads, and each thread calls a one-thread BLAS.  That beats a many-thread BLAS on the small
-products of one chunk, keeps a chunk in its core's cache, and makes results independent of the number of threads.
+Chunks are distributed over threads, each of which calls BLAS with one thread.  That is faster than a multithreaded BLAS
+on the small products of one chunk, keeps a chunk in the cache of its core, and makes results independent of the number
+of threads.
 
-The number of BLAS threads is the user's.  It is changed for as long as work lasts:
+The user's setting of BLAS threads is changed only during the computation:
 
-- OpenBLAS with threads of its own, NumPy's and SciPy's, has one number for the process.  All work at one time counts
-  as one user of it: the first sets 1, the last restores what the first found.
-- MKL, OpenBLAS on OpenMP and others have a number for each thread.  Each thread that works sets and restores its own.
-- A number other than 1 that is found meanwhile was set by other code.  Work that begins sets 1 again; the larger
-  number, which the end of a limit leaves, is restored at the end.  What is found at the end is left alone.
+- OpenBLAS with its own threads, as in NumPy and SciPy, has one setting per process.  Concurrent computations count as
+  one user of it: the first sets 1, the last restores the value that the first found.
+- MKL, OpenBLAS on OpenMP and others have a setting per thread.  Each worker thread sets and restores its own.
+- A value other than 1 that is found in between was set by other code.  The next computation sets 1 again; the larger of
+  the values, which the end of a limit leaves, is restored at the end.  A value found at the end is left unchanged.
 
-The libraries are set directly, not by `threadpool_limits`: since version 3.8 threadpoolctl obeys a single thread, and
-outside a `with` block that thread never gives up.
+The libraries are called directly, not by `threadpool_limits`: since version 3.8 threadpoolctl lets a single thread
+control them, and outside a `with` block that thread never releases them.
 """
 
 import os
@@ -20,42 +21,42 @@ import threading
 from contextlib import contextmanager
 from functools import cache
 
-from ..interrupts import deferred
+from ..interrupts import defer_interrupts
 
-AFFIXES = [(prefix, suffix) for prefix in ("", "scipy_") for suffix in ("", "64_", "_64")]
+SYMBOL_AFFIXES = [(prefix, suffix) for prefix in ("", "scipy_") for suffix in ("", "64_", "_64")]
 
 
 class _Library:
     """One loaded BLAS."""
 
     def __init__(self, controller):
-        """controller: threadpoolctl's, of the library."""
+        """controller: threadpoolctl's controller of the library."""
         self.controller = controller
         kind, layer = controller.internal_api, getattr(controller, "threading_layer", "unknown")
         self.of_process = kind == "openblas" and layer != "openmp"
         self.set = _openblas_setter(controller) if self.of_process else controller.set_num_threads
-        self.restored = 1  # of a library with one number for the process: what the last user restores
+        self.restored = 1  # with one setting per process: the value that the last user restores
 
     @property
     def n_threads(self):
         return self.controller.num_threads or 1
 
     def limit(self):
-        """Set 1; return what was found."""
+        """Set 1 thread; return the previous number."""
         found = self.n_threads
         if found != 1:
             self.set(1)
         return found
 
     def restore(self, n_threads):
-        """Set n_threads, unless other code has set something meanwhile."""
+        """Set n_threads, unless other code has changed the setting."""
         if n_threads != 1 and self.n_threads == 1:
             self.set(n_threads)
 
 
 def _openblas_setter(controller):
-    """OpenBLAS's own function, which obeys every thread."""
-    for prefix, suffix in AFFIXES:
+    """The function of OpenBLAS itself, which any thread can call."""
+    for prefix, suffix in SYMBOL_AFFIXES:
         if function := getattr(controller.dynlib, f"{prefix}openblas_set_num_threads{suffix}", None):
             return function
     return controller.set_num_threads
@@ -63,7 +64,7 @@ def _openblas_setter(controller):
 
 @cache
 def _libraries():
-    """(those with one number for the process, those with a number for each thread)."""
+    """(BLAS libraries with one setting per process, those with a setting per thread)."""
     from threadpoolctl import ThreadpoolController
 
     found = [_Library(controller) for controller in ThreadpoolController().select(user_api="blas").lib_controllers]
@@ -71,8 +72,8 @@ def _libraries():
 
 
 class _OfThread(threading.local):
-    depth = 0  # of nested `one_blas_thread` blocks
-    found: list = []  # by the outermost, for each library with a number for each thread
+    depth = 0  # number of nested `one_blas_thread` blocks
+    found: list = []  # the setting before the outermost block, of each library with a setting per thread
 
 
 _lock = threading.Lock()
@@ -82,8 +83,8 @@ _mine = _OfThread()
 
 @contextmanager
 def one_blas_thread():
-    """BLAS uses one thread for this thread's products inside the `with` block, which may be nested and concurrent."""
-    with deferred():
+    """Limit BLAS to one thread for calls of this thread inside the `with` block, which may be nested and concurrent."""
+    with defer_interrupts():
         _begin()
         try:
             yield
@@ -121,7 +122,7 @@ def _end():
 
 
 def host_threads():
-    """How many threads to use: what NUMBA_NUM_THREADS and the user's limit on BLAS both allow."""
+    """The number of threads to use: the smaller of NUMBA_NUM_THREADS and the user's limit on BLAS threads."""
     allowed = int(os.environ.get("NUMBA_NUM_THREADS") or _usable_cores())
     of_process, of_thread = _libraries()
     with _lock:
@@ -135,7 +136,7 @@ def _usable_cores():
 
 
 def _after_fork():
-    """In a child process: of the threads that worked only this one goes on, and the lock may have been another's."""
+    """Reset the state in a child process: only this thread continues, and another one may have held the lock."""
     global _lock, _users
     _lock = threading.Lock()
     others = _users - bool(_mine.depth)

@@ -8,7 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.extmath import svd_flip
 
 from ..input import report_nonfinite
-from ..interrupts import at_once
+from ..interrupts import interruptible
 from ..messages import warn
 from ..solvers.dictionary import FitState, alternate
 from ._checkpoint import for_callback
@@ -38,7 +38,7 @@ def fit_alternating(estimator, X):
             **atom_options(estimator, snapshots.rng, oracle.xp),
         )
         solve_and_store(estimator, data, state, solve, partial(_store, estimator))
-        snapshots.keep(state, now=True)
+        snapshots.save(state, now=True)
     device.release_for_torch()
     warn_of_unfinished(state.n_unfinished, data.shape[0], coder)
     if estimator.max_iter and not state.converged:
@@ -74,7 +74,7 @@ def _reporter(estimator, snapshots):
     began = time.perf_counter()
 
     def report(state):
-        snapshots.keep(state)
+        snapshots.save(state)
         if estimator.verbose:
             seconds = time.perf_counter() - began
             print_line(estimator, f"iteration {state.n_iter}, {seconds:.1f} s, current cost {state.costs[-1]:.4g}")
@@ -82,7 +82,7 @@ def _reporter(estimator, snapshots):
             costs = state.costs
             variables = {"dictionary": state.D, "errors": costs, "current_cost": costs[-1]}
             variables = for_callback(estimator, ii=state.n_iter - 1, **variables)
-            with at_once():
+            with interruptible():
                 estimator.callback(variables)
 
     return report

@@ -106,7 +106,7 @@ class Snapshots:
 
         most: max_iter; CheckpointError if the snapshot has more iterations.
         """
-        if self.checkpoint is None or (found := self.checkpoint.kept(STATE)) is None:
+        if self.checkpoint is None or (found := self.checkpoint.load(STATE)) is None:
             return
         arrays, about = found
         state, costs = json.loads(about["state"]), arrays["costs"].tolist()
@@ -124,7 +124,7 @@ class Snapshots:
             vars(stop).update(state["stop"])
         set_draws(self.rng, state["draws"], self.checkpoint.path)
 
-    def keep(self, learned, statistics=None, stop=None, now=False):
+    def save(self, learned, statistics=None, stop=None, now=False):
         """Save a snapshot, if the last one is SNAPSHOT_INTERVAL seconds old, or immediately."""
         if self.checkpoint is None or not (now or time.monotonic() - self.last >= SNAPSHOT_INTERVAL):
             return
@@ -136,5 +136,5 @@ class Snapshots:
             "stop": None if stop is None else vars(stop),
             "draws": draws_of(self.rng),
         }
-        self.checkpoint.keep(STATE, arrays, {"state": json.dumps(state)})
+        self.checkpoint.save(STATE, arrays, {"state": json.dumps(state)})
         self.last = time.monotonic()

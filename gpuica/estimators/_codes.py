@@ -5,11 +5,11 @@ from sklearn.utils import check_array
 
 from ..code_oracle import CodeOracle
 from ..coders import as_coder
-from ..device.arrays import here
+from ..device.arrays import as_host_array
 from ..input import is_dask, report_nonfinite
 from ..io.writers import CodesWriter, as_csr, open_writer
 from ..rows import open_rows
-from ..rows.memory import max_chunk_elements
+from ..rows.device import max_chunk_elements
 from ._code_warnings import DeferredWarning, warn_of_unfinished
 from ._device import select_device
 from ._output import download_rows, is_downloaded, memory_errors, progress_printer, write_all
@@ -25,7 +25,7 @@ def check_dictionary(dictionary, n_features=None):
 
     ValueError if it is not one.  n_features=None skips the comparison with the features of X.
     """
-    D = check_array(here(dictionary), dtype=[np.float64, np.float32], input_name="dictionary")
+    D = check_array(as_host_array(dictionary), dtype=[np.float64, np.float32], input_name="dictionary")
     if n_features is not None and D.shape[1] != n_features:
         raise ValueError(
             "Dictionary and X have different numbers of features:"

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from ..device import to_host
-from ..device.products import ROUNDED
+from ..device.products import ROUNDED_PRECISIONS
 from ..input import check_input, report_nonfinite, with_sample_weight
 from ..input.shared import common_random_state
 from ..messages import warn
@@ -83,8 +83,8 @@ def _open(estimator, data, device):
         yield rows
         return
     with open_checkpoint(estimator, rows, device) as checkpoint:
-        if estimator.verbose and checkpoint.n_answers:
-            text = f"resumed from {estimator.checkpoint}, which has {checkpoint.n_answers} sums of the fit"
+        if estimator.verbose and checkpoint.n_results:
+            text = f"resumed from {estimator.checkpoint}, which has {checkpoint.n_results} sums of the fit"
             print_line(estimator, text)
         yield ReplayedRows(rows, checkpoint)
 
@@ -105,7 +105,7 @@ def _initialize(estimator, white, device, n_starts, data):
         rng = white.checkpoint.same_draws(rng, white.all_ranks, afresh=estimator.random_state is None)
     check_n_starts(n_starts, k, device)
     starts = [device.put(_start(estimator.w_init, k, white.dtype, rng)) for _ in range(n_starts)]
-    precision = estimator.precision if estimator.precision in ROUNDED else "float32"
+    precision = estimator.precision if estimator.precision in ROUNDED_PRECISIONS else "float32"
     oracle = ContrastOracle(white, estimator._contrast(), white=bool(estimator.whiten), sample_precision=precision)
     return oracle, starts, rng
 

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..contrasts import is_density
 from ..input import check_input
 from ..rows import open_rows
-from ..rows.base import of_norm_one, project_chunk
+from ..rows.base import normalize_rows, project_chunk
 from . import _fit, _online
 from ._device import select_device
 from ._interrupted import transactional_fit
@@ -298,7 +298,7 @@ class ICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
 
     @property
     def _prepare(self):
-        return of_norm_one if self.normalize_rows else None
+        return normalize_rows if self.normalize_rows else None
 
     def _device(self, data, work):
         user_code = callable(self.fun) or is_density(self.fun)

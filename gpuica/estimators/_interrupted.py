@@ -4,7 +4,7 @@ from contextlib import contextmanager, suppress
 
 from sklearn.exceptions import ConvergenceWarning
 
-from ..interrupts import deferred
+from ..interrupts import defer_interrupts
 from ..messages import warn
 
 
@@ -16,7 +16,7 @@ def transactional_fit(estimator):
     After a failed first fit the estimator is not fitted; after a failed later one it has the attributes of the earlier.
     """
     before = dict(vars(estimator))
-    with deferred():
+    with defer_interrupts():
         try:
             yield
         except BaseException:

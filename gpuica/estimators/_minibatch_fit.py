@@ -11,7 +11,7 @@ from ..device import to_host
 from ..device.transfers import download
 from ..input import report_nonfinite
 from ..input.shared import common_random_state
-from ..interrupts import at_once
+from ..interrupts import interruptible
 from ..solvers.dictionary import EarlyStopping, FitState, SufficientStatistics, one_batch, online
 from ._checkpoint import for_callback
 from ._code_warnings import warn_of_unfinished
@@ -50,7 +50,7 @@ def fit_minibatches(estimator, X):
         )
         try:
             solve_and_store(estimator, data, state, solve, partial(_store, estimator, steps_per_epoch))
-            snapshots.keep(state, statistics, stopping, now=True)
+            snapshots.save(state, statistics, stopping, now=True)
         finally:
             statistics.to(download)  # so that a pickle can be loaded without a GPU
     device.release_for_torch()
@@ -138,11 +138,11 @@ def _reporter(estimator, snapshots, stopping, n_steps, steps_per_epoch):
     def report(state):
         if estimator.verbose:
             progress.print_step(state, stopping)
-        snapshots.keep(state, estimator._statistics, stopping)
+        snapshots.save(state, estimator._statistics, stopping)
         if estimator.callback is not None and not state.converged:
             variables = {"i": state.n_iter - 1, "dictionary": state.D, "batch_cost": state.costs[-1]}
             variables = for_callback(estimator, **variables) | {"self": estimator}
-            with at_once():
+            with interruptible():
                 estimator.callback(variables)
 
     return report

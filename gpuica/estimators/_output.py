@@ -82,7 +82,7 @@ def write_all(writer, for_each, *call, report=None):
         returned = for_each((lambda part: (writer.write(part), report(part))) if report else writer.write, *call)
         writer.close()
     except BaseException:
-        writer.abandon()
+        writer.abort()
         raise
     return returned
 

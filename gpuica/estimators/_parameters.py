@@ -7,7 +7,7 @@ import numpy as np
 from sklearn import get_config
 
 from ..device import ALWAYS_FITS_BYTES, format_bytes
-from ..device.arrays import host
+from ..device.arrays import as_numpy
 from ..messages import warn
 
 MAX_SINGULAR_VALUE = 1e100  # of a starting point, and of its inverse: squares must not overflow
@@ -34,7 +34,7 @@ def checks_parameters(method):
 def real_matrix(value, name):
     """An array parameter of any library as a NumPy array; ValueError unless its numbers are real and finite."""
     try:
-        array = host(value)
+        array = as_numpy(value)
         array = array.astype(np.float64) if array.dtype.kind in "OUS" else array
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be an array of real numbers: {error}.") from error

@@ -10,7 +10,7 @@ from ..comm import loopback
 from ..device import device_count
 from ..input import as_source
 from ..io.sources import SelectedRows, Source
-from ..messages import collected, warn
+from ..messages import collect_warnings, warn
 from ..rows.shared import Shared
 
 
@@ -110,7 +110,7 @@ def _fit_in_threads(models, parts):
     def fit(rank):
         rows, options = parts[rank]
         try:
-            with collected() as warnings:
+            with collect_warnings() as warnings:
                 models[rank].fit(Shared(rows, comms[rank]), **options)
             caught.extend(warnings)
         except BaseException as error:  # including KeyboardInterrupt

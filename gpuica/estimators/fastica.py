@@ -8,7 +8,7 @@ from sklearn.decomposition import FastICA as SklearnFastICA
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from ..contrasts import NAMES, as_contrast
-from ..device.products import ROUNDED
+from ..device.products import ROUNDED_PRECISIONS
 from ..solvers.fastica import SOLVERS
 from ..solvers.growth import run, run_all
 from ..solvers.picard import picard
@@ -177,7 +177,7 @@ class FastICA(ICA, SklearnFastICA):
         "center": [StrOptions({"mean", "median"})],
         "memory_limit": [Interval(Integral, 1, None, closed="left"), str, None],
         "checkpoint": [str, PathLike, None],
-        "precision": [StrOptions({"float32", "float64", *ROUNDED}), None],
+        "precision": [StrOptions({"float32", "float64", *ROUNDED_PRECISIONS}), None],
     }
     _monitored = "delta"
 

@@ -5,7 +5,7 @@ from sklearn.utils._param_validation import validate_params
 from sklearn.utils.validation import check_array
 
 from ..contrasts import check_contrast
-from ..device.arrays import host
+from ..device.arrays import as_numpy
 from . import _fit
 from .fastica import FastICA
 from .picard import Picard
@@ -319,7 +319,7 @@ def picard(
     K = estimator.whitening_ * root if whiten else None  # scikit-learn's is smaller by sqrt(n_samples)
     returned = [K, estimator._unmixing, Y * root if whiten else Y]
     if return_X_mean:
-        returned.append(estimator.mean_ if whiten else host(mean) if centering else np.zeros(len(X)))
+        returned.append(estimator.mean_ if whiten else as_numpy(mean) if centering else np.zeros(len(X)))
     if return_n_iter:
         returned.append(min(len(estimator.losses_), max_iter) - 1)
     return tuple(returned)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..device import CPU, array_device
-from ..device.products import ROUNDED
+from ..device.products import ROUNDED_PRECISIONS
 from ..rows.shared import Shared
 from .finite import check_chunk
 
@@ -73,7 +73,7 @@ class InputData:
 
     def with_precision(self, precision):
         """The same data with another working precision: "float64", "float32", "tf32", "bf16", or None (unchanged)."""
-        return replace(self, dtype=np.dtype("float32" if precision in ROUNDED else precision or self.dtype))
+        return replace(self, dtype=np.dtype("float32" if precision in ROUNDED_PRECISIONS else precision or self.dtype))
 
 
 def working_dtype(dtype):

@@ -45,6 +45,6 @@ def raise_nonfinite(estimator, array):
         if first is not None:
             row = first + int(np.argmin(np.isfinite(to_host(array[first : first + CHUNK_ROWS])).all(axis=1)))
             raise ValueError(
-                f"Input X contains NaN or infinity, first in {array.where(row)}: {type(estimator).__name__} does not "
+                f"Input X contains NaN or infinity, first in {array.locate(row)}: {type(estimator).__name__} does not "
                 "accept them."
             )

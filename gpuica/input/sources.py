@@ -5,18 +5,19 @@ import os
 import numpy as np
 
 from ..device import to_host
-from ..device.arrays import BFloat16, known
+from ..device.arrays import BFloat16
+from ..device.arrays import unwrap as unwrap_array
 from ..io.files import shards
 from ..io.iterables import IterableSource, first_matrix
 from ..io.sources import Array, Concatenated, Source, check_shape
-from ..io.stores import refuse_pickled
+from ..io.stores import check_not_pickled
 from ..io.tables import open_table
 
 
 def unwrap(X):
     """X as a NumPy or CuPy array, a `BFloat16`, a `Source`, or an object that scikit-learn validates; and the function
     that converts results to the library of X."""
-    array, to_caller = known(X)
+    array, to_caller = unwrap_array(X)
     source = as_source(X) if array is X else None
     return (array, to_caller) if source is None else (source, to_host)
 
@@ -44,7 +45,7 @@ def as_source(X):
     name = str(getattr(X, "name", "") or "X")
     if library in ("zarr", "h5py"):
         if library == "zarr":
-            refuse_pickled(X, name)
+            check_not_pickled(X, name)
         return Array(X, name, slow=True)
     if library in ("pyarrow", "datasets") and hasattr(X, "__len__"):
         return open_table(X)

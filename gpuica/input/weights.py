@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..device.arrays import host
-from ..rows.base import COUNTS, check_weights
+from ..device.arrays import as_numpy
+from ..rows.base import MAX_COUNT, check_weights
 from ..rows.shared import Shared, agree, gather
 from .data import SampleWeights
 
@@ -29,7 +29,7 @@ def with_sample_weight(data, sample_weight):
     limits = np.finfo(data.dtype)
     if not float(limits.tiny) <= total <= float(limits.max):
         raise ValueError(f"sample_weight must add up to a number that {data.dtype} holds: rescale it.")
-    unit = 1.0 if 1 <= largest <= COUNTS else 2.0 ** float(np.frexp(largest)[1] - 1)
+    unit = 1.0 if 1 <= largest <= MAX_COUNT else 2.0 ** float(np.frexp(largest)[1] - 1)
     return replace(data, sample_weights=SampleWeights(weights / unit, total))
 
 
@@ -40,7 +40,7 @@ def _check_local(sample_weight, n_rows, some_row=True):
             f"sample_weight must be an array of numbers, one for each row of X, got {str(sample_weight)!r:.80}: load a "
             "file first, np.load(path)."
         )
-    return check_weights(host(sample_weight), n_rows, some_row)
+    return check_weights(as_numpy(sample_weight), n_rows, some_row)
 
 
 def _global_weights(X, sample_weight):

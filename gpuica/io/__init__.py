@@ -1,0 +1,1 @@
+"""Sources of rows in files, tables and iterables; writers; digests and checkpoints."""

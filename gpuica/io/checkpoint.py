@@ -1,13 +1,12 @@
-"""Fits that can be interrupted: what the rows answered, kept in files.
+"""Checkpoints of fits: the sums over rows, stored in files.
 
-A solver is a function of the sums over rows that it asked for, so its past is these sums and nothing else.  They are
-small beside the rows.  A fit that is run again is given what was answered before, takes the same way without reading
-the data, and goes on where it was.
+The state of a solver is a function of the sums over rows that it requested, which are small beside the rows.  A resumed
+fit replays the stored sums, without reading the data, and continues from there.
 
 Format 2.  about.json: {format, version of the package, id of the checkpoint, fit, draws, sha256 of all this}, where
-`fit` is what the answer depends on, {name: text}, and `draws` the state of the random numbers.  Each file of tensors
-has in its metadata the id of its checkpoint, its number or name, the digest of what was asked, and the SHA-256 of all
-this and of the tensors.
+`fit`, {name: text}, describes all that the result depends on, and `draws` is the state of the random number generator.
+The metadata of each file of tensors contain the id of its checkpoint, its name, the digest of the requested sum, and
+the SHA-256 of all this and of the tensors.
 """
 
 import hashlib
@@ -20,33 +19,32 @@ from pathlib import Path
 import numpy as np
 
 from ..device import logger, to_host
-from .files import read_tensors, write_tensors
-from .lock import NAME as LOCK
-from .lock import DirectoryLock, InUseError
+from .lock import LOCK_NAME, DirectoryLock, InUseError
+from .partial import PARTIAL, write_atomically
+from .safetensors import read_tensors, write_tensors
 
 FORMAT = 2
 ABOUT = "about.json"
-PARTIAL = ".partial"
 SUFFIX = ".safetensors"
 
 
 class CheckpointError(ValueError):
-    """The checkpoint is another fit's, damaged, in use, or cannot be written."""
+    """The checkpoint belongs to another fit, is damaged or in use, or cannot be written."""
 
 
 class Checkpoint:
-    """A directory with about.json, what the fit is, and files of tensors: an answer each, in their order, or a state.
+    """A directory with about.json, the description of the fit, and files of tensors: numbered results, or a state.
 
-    Files get their names when they are complete, so an interrupt at any moment leaves a checkpoint that is whole.  To
-    be closed: until then, no other fit can work in the directory.
+    Files get their names when they are complete, so the checkpoint is valid after an interrupt at any moment.  Until
+    `close`, no other fit can use the directory.
     """
 
     def __init__(self, path, fit, version=""):
-        """fit: {name: text} of all that the answer depends on.  version: of the package, to be read by a person.
+        """fit: {name: text} of all that the result depends on.  version: of the package, for messages.
 
         Raises CheckpointError for the checkpoint of another fit, and for a path that cannot be one.
         """
-        self.path, self.asked, self.differs = Path(path), 0, False
+        self.path, self.n_requested, self.differs = Path(path), 0, False
         self.lock = _locked(path)
         try:
             if not self._continues(fit):
@@ -57,8 +55,8 @@ class Checkpoint:
             raise
 
     @property
-    def n_answers(self):
-        """How many answers are kept."""
+    def n_results(self):
+        """The number of stored results."""
         return sum(1 for _ in self.path.glob("answer-*.safetensors"))
 
     def __enter__(self):
@@ -68,17 +66,17 @@ class Checkpoint:
         self.close()
 
     def close(self):
-        """Let others work in the directory."""
+        """Release the directory for other fits."""
         self.lock.release()
 
-    def same_draws(self, rng, everywhere, afresh=False):
-        """A RandomState that draws what rng drew when the checkpoint was begun; from now on what rng would draw.
+    def same_draws(self, rng, all_ranks, afresh=False):
+        """A RandomState in the state that rng had when the checkpoint was created.
 
-        It is a copy, so that a fit that is run again finds rng as it was.  afresh: rng is nobody's in particular, as
-        for random_state=None: the first fit draws from it.  everywhere: as `Rows.all_ranks`: where the fit ended
-        before every rank had kept the draws, all begin with those of rng.
+        It is a copy, so that rng is unchanged for the next run of the fit.  afresh: rng is new, as for
+        random_state=None, and the first fit draws from it.  all_ranks: `Rows.all_ranks`; if some rank has not stored
+        its state yet, all ranks use the state of rng.
         """
-        if not everywhere("draws" in self.about):
+        if not all_ranks("draws" in self.about):
             self.about["draws"] = draws_of(rng)
             self._write_about()
             if afresh:
@@ -87,31 +85,32 @@ class Checkpoint:
         set_draws(same, self.about["draws"], self.path / ABOUT)
         return same
 
-    def answer(self, asked, ask, everywhere):
-        """The arrays that were answered at this point before, or those of ask(), which are kept; and whether before.
+    def recall_or_compute(self, key, compute, all_ranks):
+        """(arrays, whether they were stored): the next stored result, or compute(), which is then stored.
 
-        asked: the digest of all that the answer depends on, beside `fit`: an answer to anything else is not used, but
-        replaced.  everywhere: as `Rows.all_ranks`: ranks go on together.
+        key: the digest of all that the result depends on, beside `fit`; a stored result with another key is replaced.
+        all_ranks: `Rows.all_ranks`; a stored result is used if every rank has it.
         """
-        name = f"answer-{self.asked:05d}"
-        self.asked += 1
-        found = on_all_ranks(everywhere, lambda: self._answered(name, asked))
-        if everywhere(found is not None):
+        name = f"answer-{self.n_requested:05d}"
+        self.n_requested += 1
+        found = on_all_ranks(all_ranks, lambda: self._stored(name, key))
+        if all_ranks(found is not None):
             return found, True
-        found = ask()
-        if all(np.isfinite(to_host(part)).all() for part in found):  # else X is refused, or it is a step too far
-            self.keep(name, {str(i): part for i, part in enumerate(found)}, {"asked": asked})
+        found = compute()
+        if all(np.isfinite(to_host(part)).all() for part in found):  # not for an invalid X, or a step that overflows
+            self.save(name, {str(i): part for i, part in enumerate(found)}, {"asked": key})
         return found, False
 
-    def _answered(self, name, asked):
-        found = self.kept(name)
+    def _stored(self, name, key):
+        """The arrays that were stored under this name and key, or None."""
+        found = self.load(name)
         if found is None:
             return None
         arrays, about = found
-        if about.get("asked") != asked:
+        if about.get("asked") != key:
             if not self.differs:
                 logger.warning(
-                    "checkpoint %s: from %s on, the fit asks for other sums than were kept (for another max_iter, or "
+                    "checkpoint %s: from %s on, the fit needs other sums than were stored (for another max_iter, or "
                     "rounded otherwise, by another machine or library): it reads the data for these.",
                     *(self.path, name),
                 )
@@ -119,8 +118,8 @@ class Checkpoint:
             return None
         return [arrays[str(i)] for i in range(len(arrays))]
 
-    def kept(self, name):
-        """({name: array}, {name: text}) as they were handed to `keep`; None if they were not."""
+    def load(self, name):
+        """({name: array}, {name: text}) as they were passed to `save`; None if there is no such file."""
         path = self.path / (name + SUFFIX)
         if not os.path.lexists(path):
             return None
@@ -128,7 +127,7 @@ class Checkpoint:
         try:
             arrays, about = read_tensors(path)
             whole = about.pop("sha256") == seal(arrays, about)
-        except Exception as error:  # damage can be anything to those who read
+        except Exception as error:  # a damaged file can raise any error
             raise CheckpointError(f"{path} cannot be read, or is damaged ({_reason(error)}): {remedy}.") from error
         if not whole:
             raise CheckpointError(f"{path} is damaged, its checksum is not that of its content: {remedy}.")
@@ -136,7 +135,7 @@ class Checkpoint:
             raise CheckpointError(f"{path} was written for another checkpoint, or with another name: {remedy}.")
         return arrays, about
 
-    def keep(self, name, arrays, about):
+    def save(self, name, arrays, about):
         """Write arrays {name: array} and {name: text} to a file of this name."""
         arrays = {key: np.ascontiguousarray(to_host(array)) for key, array in arrays.items()}
         about = {**about, "checkpoint": self.about["id"], "name": name}
@@ -147,34 +146,34 @@ class Checkpoint:
             raise CheckpointError(_not_written(path, error)) from error
 
     def _continues(self, fit):
-        """Take about.json over, if there is one; False if there is nothing yet, CheckpointError for another fit's."""
+        """Whether the directory has an about.json, which is then read; CheckpointError for that of another fit."""
         if not (self.path / ABOUT).exists():
             if others := sorted(self._others()):
-                whose = "the answers of a fit, but no about.json" if _is_answer(others[0]) else "other things in it"
+                whose = "the results of a fit, but no about.json" if _is_result(others[0]) else "other files in it"
                 raise CheckpointError(
                     f"checkpoint {self.path} is a directory with {whose} ({others[0]}): name a new directory, or "
                     "remove this one."
                 )
             return False
-        before = self._read_about()
+        stored = self._read_about()
         changes = [
-            f"its {name} was {before['fit'].get(name)}, now {fit.get(name)}"
-            for name in sorted({*fit, *before["fit"]})
-            if before["fit"].get(name) != fit.get(name)
+            f"its {name} was {stored['fit'].get(name)}, now {fit.get(name)}"
+            for name in sorted({*fit, *stored["fit"]})
+            if stored["fit"].get(name) != fit.get(name)
         ]
-        if changes and not any(map(_is_answer, self._others())):
-            return False  # it was begun, but nothing was computed
+        if changes and not any(map(_is_result, self._others())):
+            return False  # it was created, but no result was stored
         if changes:
             raise CheckpointError(
                 f"checkpoint {self.path} belongs to another fit: {'; '.join(changes)}. Give this fit a path of its "
                 "own, or remove that directory."
             )
-        self.about = before
+        self.about = stored
         return True
 
     def _others(self):
-        """Names in the directory but for those that an interrupted beginning leaves."""
-        ours = ABOUT, ABOUT + PARTIAL, LOCK
+        """The names of files in the directory that are not left by an interrupted creation."""
+        ours = ABOUT, ABOUT + PARTIAL, LOCK_NAME
         try:
             return [entry.name for entry in os.scandir(self.path) if entry.name not in ours]
         except OSError as error:
@@ -187,7 +186,7 @@ class Checkpoint:
             given = about.get("format", 1)
             if given == FORMAT and about.pop("sha256") != _checksum(about):
                 raise ValueError("its checksum is not that of its content")
-        except Exception as error:  # damage can be anything to those who read
+        except Exception as error:  # a damaged file can raise any error
             raise CheckpointError(
                 f"{path} cannot be read, or is damaged ({_reason(error)}): remove the directory."
             ) from error
@@ -200,19 +199,16 @@ class Checkpoint:
         return about
 
     def _write_about(self):
-        path, partial = self.path / ABOUT, self.path / (ABOUT + PARTIAL)
+        path = self.path / ABOUT
         try:
-            with open(partial, "w") as file:
+            with write_atomically(path, "w") as file:
                 json.dump({**self.about, "sha256": _checksum(self.about)}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
         except OSError as error:
             raise CheckpointError(_not_written(path, error)) from error
 
 
 def _locked(path):
-    """The directory of a checkpoint, made if need be, as `DirectoryLock`."""
+    """The `DirectoryLock` of a checkpoint, whose directory is created if it does not exist."""
     if not os.fspath(path):
         raise CheckpointError(f"checkpoint={path!r} names no directory: give a path, or None for no checkpoint.")
     if os.path.lexists(path) and not os.path.isdir(path):
@@ -231,7 +227,7 @@ def _locked(path):
 
 
 def draws_of(rng):
-    """The state of a RandomState, to be written as JSON."""
+    """The state of a RandomState, as JSON values."""
     state = rng.get_state(legacy=False)
     if state["bit_generator"] != "MT19937":
         raise CheckpointError(
@@ -243,20 +239,21 @@ def draws_of(rng):
 
 
 def set_draws(rng, draws, path):
-    """Set the state of a RandomState to that of `draws_of`; CheckpointError, which names path, if it is none.
+    """Set the state of a RandomState to the result of `draws_of`; CheckpointError, which names path, if it is invalid.
 
-    Checked to the last number: NumPy takes any place in the key, and reads there.
+    All values are checked: NumPy accepts any position in the key, and would read out of bounds.
     """
     try:
-        kind, key, place, has_gauss, gauss = draws
+        kind, key, position, has_gauss, gauss = draws
         numbers = np.array(key, dtype=np.uint32)
-        right = kind == "MT19937" and numbers.shape == (624,) and numbers.tolist() == key and numbers.any()
-        if not (right and type(place) is int and 0 <= place <= 624 and has_gauss in (0, 1) and np.isfinite(gauss)):
+        valid = kind == "MT19937" and numbers.shape == (624,) and numbers.tolist() == key and numbers.any()
+        valid = valid and type(position) is int and 0 <= position <= 624
+        if not (valid and has_gauss in (0, 1) and np.isfinite(gauss)):
             raise ValueError("no state of MT19937")
-        rng.set_state((kind, numbers, place, int(has_gauss), float(gauss)))
+        rng.set_state((kind, numbers, position, int(has_gauss), float(gauss)))
     except (ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(
-            f"{path} is damaged, the state of its draws is none ({_reason(error)}): remove the directory."
+            f"{path} is damaged, the state of its random numbers is invalid ({_reason(error)}): remove the directory."
         ) from error
 
 
@@ -270,20 +267,20 @@ def seal(arrays, about):
     return found.hexdigest()
 
 
-def on_all_ranks(everywhere, work):
-    """work(); RuntimeError where that of another rank raised an error.  everywhere: as `Rows.all_ranks`."""
+def on_all_ranks(all_ranks, work):
+    """work(); RuntimeError if that of another rank raised an error.  all_ranks: `Rows.all_ranks`."""
     try:
         result = work()
     except CheckpointError:
-        with suppress(RuntimeError):  # another rank may have left already
-            everywhere(False)
+        with suppress(RuntimeError):  # another rank may have stopped already
+            all_ranks(False)
         raise
-    if not everywhere(True):
-        raise RuntimeError("the checkpoint of another rank cannot be used: see what that rank says.")
+    if not all_ranks(True):
+        raise RuntimeError("the checkpoint of another rank cannot be used: see the output of that rank.")
     return result
 
 
-def _is_answer(name):
+def _is_result(name):
     return name.endswith(SUFFIX)
 
 

@@ -1,7 +1,7 @@
-"""Digests of what an answer depends on: arrays, parameters, functions, and a sample of the rows.
+"""Digests of what a result depends on: arrays, parameters, functions, and a sample of the rows.
 
-Two values with the same description give the same answers, in this process or another.  What cannot be described, an
-object with hidden state for instance, is refused: a guess would hand out the answer of another fit.
+Two values with the same description lead to the same results, in this process or another.  Values that cannot be
+described, for instance objects with hidden state, are rejected: a guess could replay the results of another fit.
 """
 
 import dis
@@ -20,38 +20,37 @@ import numpy as np
 from scipy import special
 
 from ..device import array_device, to_host
-from ..device.arrays import host
+from ..device.arrays import as_numpy
 
-SPREAD = 256  # rows of the sample: a change of one row in a hundred shows with a probability of 92 %
-COSTLY = 16  # rows of it where each may cost as much as a block of rows
-PLAIN = (bool, int, float, str, tuple, list, dict, np.ndarray)  # attributes of a class that are part of its description
-GOLDEN = 0.6180339887498949  # fractional parts of its multiples are spread evenly, and near no period of the data
-GOLDEN_64 = np.uint64(0x9E3779B97F4A7C15)  # the same, of 2**64
+SAMPLE_ROWS = 256  # a change of one row in a hundred is detected with a probability of 92 %
+COSTLY_SAMPLE_ROWS = 16  # where each row may cost as much as a block of rows
+GOLDEN = 0.6180339887498949  # the fractional parts of its multiples are spread evenly, and match no period of the data
+GOLDEN_64 = np.uint64(0x9E3779B97F4A7C15)  # the golden section of 2**64
 LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-BYTES = 16  # hexadecimal digits of a digest in a message
+LABEL_DIGITS = 32  # hexadecimal digits of a digest in a label
 
 
 class DigestError(TypeError):
-    """A value cannot be told from another one."""
+    """A value cannot be distinguished from another one."""
 
 
 def digest(*values):
-    """The SHA-256 of the descriptions of the values, in hexadecimal digits."""
+    """The SHA-256 of the descriptions of the values, as hexadecimal digits."""
     return hashlib.sha256("\n".join(map(describe, values)).encode()).hexdigest()
 
 
 def label(value):
-    """A short text that is the same for the same value only; readable where the value is."""
+    """A short text that identifies a value; readable if the description of the value is short."""
     text = describe(value)
     if len(text) <= 60:
         return text
     name = repr(value) if is_dataclass(value) else getattr(value, "__qualname__", type(value).__name__)
     shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
-    return f"{name}{shape} sha256:{hashlib.sha256(text.encode()).hexdigest()[: 2 * BYTES]}"
+    return f"{name}{shape} sha256:{hashlib.sha256(text.encode()).hexdigest()[:LABEL_DIGITS]}"
 
 
 def describe(value):
-    """A text that is the same for the same value only.  DigestError for values that cannot be described."""
+    """A text that identifies a value.  DigestError for values that cannot be described."""
     try:
         return _described(value, {})
     except RecursionError as error:
@@ -59,7 +58,7 @@ def describe(value):
 
 
 def _described(value, above):
-    """above: {id: value} of those that this one is part of."""
+    """above: {id: value} of the values that contain this one."""
     if value is None or value is Ellipsis or isinstance(value, bool | str | complex):
         return repr(value)
     if isinstance(value, np.generic) and value.dtype.kind in "biufcSU":
@@ -92,7 +91,7 @@ def _described(value, above):
 
 # ---- arrays and collections ------------------------------------------------------------------------------------------
 def _array(value, above):
-    array = host(value)
+    array = as_numpy(value)
     if array.dtype.kind == "O":
         return f"array {array.shape} {_described(array.tolist(), above)}"
     array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="), copy=False)).reshape(array.shape)
@@ -125,7 +124,7 @@ def _set(value, above):
 
 # ---- code ------------------------------------------------------------------------------------------------------------
 def _function(function, above):
-    """Of a library by its name; else by its code, its defaults and what it refers to."""
+    """A library function by its name; others by their code, their defaults and what they refer to."""
     code = function.__code__
     if _of_library(function, code.co_filename) and "<" not in function.__qualname__:
         return f"function {_name(function)}"
@@ -138,7 +137,7 @@ def _function(function, above):
 
 
 def _codes(code):
-    """This code and that of the functions within."""
+    """This code object and those nested in it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
@@ -154,7 +153,7 @@ def _code(code, above):
 
 
 def _globals_of(code, scope, above):
-    """{name: description} of the global values that a code reads, attributes of modules among them."""
+    """{name: description} of the globals that a code object reads, with attributes of modules."""
     found = {}
     instructions = [step for step in dis.get_instructions(code) if step.opname not in ("CACHE", "PUSH_NULL")]
     for step, after in zip(instructions, [*instructions[1:], None]):
@@ -182,14 +181,14 @@ def _ufunc(function, above):
 
 
 def _class(kind, above):
-    """Of a library by its name; else by what it defines, and its bases."""
+    """A library class by its name; others by their members and bases."""
     if _of_library(kind, None):
         return f"class {_name(kind)}"
     members: dict[str, str] = {}
     for name, member in vars(kind).items():
         for part in _callables_of(member):
-            generated = name.startswith("__") and getattr(part, "__code__", None) is not None
-            if (generated and part.__code__.co_filename == "<string>") or name == "__repr__":  # dataclasses write these
+            is_special = name.startswith("__") and getattr(part, "__code__", None) is not None
+            if (is_special and part.__code__.co_filename == "<string>") or name == "__repr__":  # of a dataclass
                 continue
             members[f"{name}.{len(members)}" if name in members else name] = _described(part, above)
         if not name.startswith("__") and isinstance(
@@ -201,7 +200,7 @@ def _class(kind, above):
 
 
 def _callables_of(member):
-    """The functions in a member of a class."""
+    """The functions of a member of a class."""
     if isinstance(member, property):
         return [part for part in (member.fget, member.fset, member.fdel) if part]
     if isinstance(member, functools.cached_property):
@@ -211,10 +210,10 @@ def _callables_of(member):
 
 
 def _object(value, above):
-    """By its class and what a pickle would keep of it."""
+    """An object by its class and the state that a pickle would store."""
     try:
         how, arguments, *rest = value.__reduce_ex__(2)
-    except Exception as error:  # whatever an object says that cannot be pickled
+    except Exception as error:  # objects that cannot be pickled raise errors of many kinds
         raise DigestError(f"{value!r} has a state that cannot be read") from error
     rest = [list(part) if isinstance(part, types.GeneratorType) or hasattr(part, "__next__") else part for part in rest]
     kind = _described(type(value), above)
@@ -244,7 +243,7 @@ def _name(value):
 
 
 def _of_library(value, filename):
-    """Whether a function or class is one of Python, of an installed package, or of this one."""
+    """Whether a function or class belongs to Python, to an installed package, or to this one."""
     module = getattr(value, "__module__", None) or ""
     if module.partition(".")[0] in (__name__.partition(".")[0], "builtins"):
         return True
@@ -256,22 +255,25 @@ def _of_library(value, filename):
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
-def spread_indices(n_rows, size=SPREAD):
-    """Numbers of at most `size` rows spread over all, ascending; the first and the last among them."""
+def spread_indices(n_rows, size=SAMPLE_ROWS):
+    """The ascending indices of at most `size` rows spread over all, with the first and the last."""
     within = np.floor(n_rows * (np.arange(size - 1) * GOLDEN % 1)).astype(np.int64)
     return np.unique(np.append(within, n_rows - 1))
 
 
 class FixedSample:
-    """Rows spread over data that are gone through once, whose number is not known before: those whose numbers, times
-    the golden section, have the smallest fractional parts."""
+    """A sample of rows spread over a stream of unknown length: those whose index, times the golden section, has the
+    smallest fractional part.
 
-    def __init__(self, size=SPREAD):
+    kept: the rows of the sample, (at most size, n_features); None before the first chunk.
+    """
+
+    def __init__(self, size=SAMPLE_ROWS):
         self.size, self.n_rows = size, 0
         self.keys, self.kept = np.zeros(0, np.uint64), None
 
     def add(self, part):
-        """The next rows (n, n_features)."""
+        """Take the next rows (n, n_features) of the stream into account."""
         keys = np.arange(self.n_rows, self.n_rows + len(part), dtype=np.uint64) * GOLDEN_64
         self.n_rows += len(part)
         full = len(self.keys) == self.size

@@ -1,134 +1,107 @@
-"""Rows in files: .npy, .safetensors, zarr, HDF5, Arrow tables; and writing rows to files once, to be read many times.
+"""Files as sources, and writing chunks to files once, to be read many times.
 
-Nothing that would be unpickled is ever read.
+Nothing that would be unpickled is read.
 """
 
 import glob
-import json
 import os
 from pathlib import Path
 
-import numpy as np
-
-from ..device import logger, to_host
-from ..device.arrays import host
-from .headers import chosen, npy_header, safetensors_header
-from .raw import RawColumns, RawMatrix
+from ..device import logger
+from ..device.arrays import as_numpy
+from .npy import open_npy
+from .safetensors import open_safetensors
 from .sources import Concatenated, check_shape
 from .stores import open_hdf5, open_zarr
+from .writers import NpyShardWriter
 
-SAFETENSORS = {
-    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"},
-    **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"},
-    **{"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"},
+# suffix -> function of (path, name of the matrix or None) that returns the Source
+OPENERS = {
+    ".npy": open_npy,
+    ".safetensors": open_safetensors,
+    ".zarr": open_zarr,
+    ".h5": open_hdf5,
+    ".hdf5": open_hdf5,
 }
-SPOOLED = 1 << 30  # bytes of a file that `spool` writes
-KINDS = (".npy", ".safetensors")
-
-
-def open_npy(path):
-    """The matrix of a .npy file."""
-    header = npy_header(path)
-    by_columns = header.by_columns and min(header.shape, default=0) > 1
-    kind = RawColumns if by_columns else RawMatrix
-    return kind(path, header.offset, header.shape, header.dtype, header.is_bfloat16, stamp=header.stamp)
-
-
-def open_safetensors(path, tensor=None):
-    """A matrix of a .safetensors file: the one of this name, or the only one there is."""
-    header = safetensors_header(path)
-    tensor = chosen(path, {name: found.shape for name, found in header.tensors.items()}, tensor)
-    kind, shape, start, _ = header.tensors[tensor]
-    if kind not in SAFETENSORS:
-        raise ValueError(f"{path}: tensor {tensor!r} has dtype {kind}, which cannot be read: save it as float32.")
-    stored = np.dtype(SAFETENSORS[kind])
-    return RawMatrix(path, header.offset + start, shape, stored, kind == "BF16", tensor, header.stamp)
-
-
-def write_tensors(path, arrays, about, is_bfloat16=False):
-    """Write arrays {name: float64, float32, ... array} to a .safetensors file that bears its name once it is whole.
-
-    about: {name: text}, the file's metadata.  brain: whether arrays of uint16 are bits of bfloat16.
-    """
-    kinds = {
-        np.dtype(stored): kind for kind, stored in SAFETENSORS.items() if kind != ("U16" if is_bfloat16 else "BF16")
-    }
-    header, place = {"__metadata__": about}, 0
-    arrays = {name: np.ascontiguousarray(to_host(array)) for name, array in arrays.items()}
-    for name, array in arrays.items():
-        shape, offsets = list(array.shape), [place, place + array.nbytes]
-        header[name] = {"dtype": kinds[array.dtype], "shape": shape, "data_offsets": offsets}
-        place += array.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    partial = Path(path).with_name(Path(path).name + ".partial")
-    with open(partial, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for array in arrays.values():
-            file.write(array)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-
-
-def read_tensors(path):
-    """({name: array}, {name: text}): the arrays of a .safetensors file, and its metadata."""
-    header = safetensors_header(path)
-    data = Path(path).read_bytes()[header.offset :]
-    arrays = {}
-    for name, (kind, shape, start, stop) in header.tensors.items():
-        if kind not in SAFETENSORS:
-            raise ValueError(f"{path}: tensor {name!r} has dtype {kind}, which cannot be read.")
-        arrays[name] = np.frombuffer(data[start:stop], SAFETENSORS[kind]).reshape(shape)
-    return arrays, header.metadata
+DIRECTORY_SUFFIXES = (".npy", ".safetensors")  # the files that a path of a directory stands for
+SPOOL_FILE_BYTES = 1 << 30
 
 
 def open_file(path, tensor=None):
-    """The source that a path names; ValueError or FileNotFoundError in one sentence."""
+    """The source of a file; ValueError or FileNotFoundError in one sentence."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist.")
-    kind = path.suffix.lower()
-    if kind == ".npy":
-        return open_npy(path)
-    if kind == ".safetensors":
-        return open_safetensors(path, tensor)
-    if kind == ".zarr":
-        return open_zarr(path, tensor)
-    if kind in (".h5", ".hdf5"):
-        return open_hdf5(path, tensor)
-    raise ValueError(f"{path}: files of kind {kind or 'none'!r} cannot be read; .npy, .safetensors, .zarr and .h5 can.")
+    suffix = path.suffix.lower()
+    if suffix not in OPENERS:
+        raise ValueError(
+            f"{path}: files of kind {suffix or 'none'!r} cannot be read; .npy, .safetensors, .zarr and .h5 can."
+        )
+    return OPENERS[suffix](path, tensor)
 
 
 def shards(paths, tensor=None):
-    """Rows in files, as one X for every estimator; files are opened and checked, not read.
+    """Use rows in files as one X.
 
-    paths: a path, a pattern ("acts/*.npy", files in the order of their names), a directory of .npy or .safetensors
-    files, or a list of these, whose order is kept.  tensor: the name of the matrix in files that hold several.
+    Files are opened and checked; their rows are read in every pass of a fit.
 
-    Returns what `fit`, `transform` and the rest take as X.  Raises FileNotFoundError for a path or pattern without
-    file, ValueError for files that are damaged, truncated, or differ in width or dtype; each names the file.
+    Parameters
+    ----------
+    paths : str, path-like, or list of these
+        A file (.npy, .safetensors, .zarr, .h5), a pattern such as ``"acts/*.npy"``, whose files are sorted by
+        name, a directory of .npy or .safetensors files, or a list of these, whose order is kept.
+    tensor : str, default=None
+        The name of the matrix in files that hold several.
+
+    Returns
+    -------
+    X : Source of shape (n_samples, n_features)
+        What every estimator accepts as X.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file, or no file matches a pattern.
+    ValueError
+        If a file is damaged or truncated, or files differ in the number of features or in dtype. The message names
+        the file.
+
+    See Also
+    --------
+    spool : Write an iterable or generator of arrays to files.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np, gpuica
+    >>> rng = np.random.default_rng(0)
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     for i in range(2):
+    ...         np.save(f"{directory}/part-{i}.npy", rng.laplace(size=(1000, 4)))
+    ...     X = gpuica.shards(f"{directory}/part-*.npy")
+    ...     shape = gpuica.FastICA(random_state=0).fit(X).components_.shape
+    >>> X.shape, shape
+    ((2000, 4), (4, 4))
     """
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    found = [file for path in given for file in _files(os.path.expanduser(os.fspath(path)))]
+    found = [file for path in given for file in _expand(os.path.expanduser(os.fspath(path)))]
     if not found:
         raise FileNotFoundError("no files: the list of paths is empty.")
     sources = [open_file(path, tensor) for path in found]
     for path, source in zip(found, sources, strict=True):
         if not source.shape[0]:
-            logger.warning("%s has no rows: left out.", path)
+            logger.warning("%s has no rows: it is skipped.", path)
     return sources[0] if len(sources) == 1 else Concatenated(sources)
 
 
-def _files(path):
-    """The files that a path, pattern or directory means."""
+def _expand(path):
+    """The files that a path, pattern or directory stands for."""
     if glob.has_magic(path) and not os.path.exists(path):
         found = sorted(glob.glob(path, recursive=True))
         if not found:
             raise FileNotFoundError(f"no file matches {path!r}.")
         return found
     if os.path.isdir(path) and not path.rstrip("/").endswith(".zarr"):
-        found = sorted(entry.path for entry in os.scandir(path) if entry.name.endswith(KINDS))
+        found = sorted(entry.path for entry in os.scandir(path) if entry.name.endswith(DIRECTORY_SUFFIXES))
         if not found:
             raise FileNotFoundError(f"{path} holds no .npy or .safetensors file.")
         return found
@@ -136,26 +109,53 @@ def _files(path):
 
 
 def spool(chunks, directory):
-    """Write 2-D arrays, as they come from an iterable or generator, to .npy files once; return them as an X.
+    """Write the chunks of an iterable or generator to .npy files, and return them as an X.
 
-    chunks: gives arrays (n, n_features) of NumPy, CuPy or torch, alike in width and dtype.  bfloat16 is written as
-    float32.  directory: made if need be; must not hold .npy files yet.
+    Files are renamed to their final names when all of them are complete, rows-00000.npy last. An error or interrupt
+    removes them; a killed process leaves files that end in .partial.
 
-    Files are renamed to their names when all are complete, rows-00000.npy last; an error or interrupt removes them, and
-    what a killed process leaves is marked .partial.
+    Parameters
+    ----------
+    chunks : iterable of array-like of shape (n, n_features)
+        Arrays of NumPy, CuPy or torch, of the same width and dtype. bfloat16 is written as float32.
+    directory : str or path-like
+        Created if it does not exist. It must not contain .npy files.
+
+    Returns
+    -------
+    X : Source of shape (n_samples, n_features)
+        What every estimator accepts as X.
+
+    Raises
+    ------
+    ValueError
+        If chunks differ in the number of features or in dtype.
+    FileExistsError
+        If the directory contains .npy files.
+
+    See Also
+    --------
+    shards : Use rows in files as one X.
+    limited : The first rows of an endless iterable.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np, gpuica
+    >>> rng = np.random.default_rng(0)
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     gpuica.spool((rng.laplace(size=(500, 4)) for _ in range(3)), directory).shape
+    (1500, 4)
     """
-    from .writers import NpyShardWriter
-
-    files, like = NpyShardWriter(directory, SPOOLED), None
+    files, first = NpyShardWriter(directory, SPOOL_FILE_BYTES), None
     try:
         for part in chunks:
-            part = host(part)
+            part = as_numpy(part)
             kind = check_shape(part.shape, "a chunk")[1], part.dtype
-            if kind != (like := like or kind):
-                raise ValueError("a chunk of {} {} after chunks of {} {}: all must be alike.".format(*kind, *like))
+            if kind != (first := first or kind):
+                raise ValueError("a chunk of {} {} after chunks of {} {}: all must be alike.".format(*kind, *first))
             files.write(part)
         paths = files.close()
     except BaseException:
-        files.abandon()
+        files.abort()
         raise
     return shards(paths)

@@ -1,4 +1,4 @@
-"""Rows of iterables that give matrices when they are iterated over, again from the beginning each time."""
+"""Rows of re-iterable, forward-only streams of matrices."""
 
 import time
 from collections.abc import Iterator
@@ -9,31 +9,31 @@ from ..device import logger, to_host
 from .digest import FixedSample
 from .sources import Source, check_dtype, check_shape
 
-LOOKED_AT = 1 << 14  # rows that are looked at at once for NaN
-PATIENCE = 10.0  # seconds of counting rows until the first message; twice as long until each later one
+NAN_CHECK_ROWS = 1 << 14  # rows of a NaN check: they stay in the cache
+FIRST_MESSAGE_SECONDS = 10.0  # of counting rows until the first message; the time doubles until each later one
 
 
 class IterableSource(Source):
-    """What gives 2-D arrays when iterated over, again from the beginning each time: a torch DataLoader, say.
+    """A re-iterable object of 2-D arrays, for instance a torch DataLoader.
 
-    Gone through once when it is opened, to count rows.  Every later pass must give as many rows, of the same width and
-    dtype.
+    It is iterated over once when it is opened, to count the rows.  Every later pass must yield as many rows, of the
+    same width and dtype.
     """
 
     in_any_order = False
     slow = True
 
     def __init__(self, iterable, as_array):
-        """as_array: what the iterable gives -> an array (n, n_features), rows as stored, and whether of bfloat16."""
+        """as_array: a function of an item of the iterable that returns (rows as stored, whether they are bfloat16)."""
         if iter(iterable) is iterable:
             raise TypeError(
-                "X is a generator: it can be gone through once, and a fit reads the data many times. Write it to files "
-                "first, X = gpuica.spool(X, directory), or call partial_fit for every chunk."
+                "X is a generator: it can be iterated over once, and a fit reads the data many times. Write it to "
+                "files first, X = gpuica.spool(X, directory), or call partial_fit for every chunk."
             )
         self.iterable, self.as_array = iterable, as_array
         self.sample = FixedSample()
         self.shape = 0, 0
-        n_rows, began, patience = 0, time.monotonic(), PATIENCE
+        n_rows, began, patience = 0, time.monotonic(), FIRST_MESSAGE_SECONDS
         for chunk in iterable:
             part = self._checked(chunk)
             n_rows += len(part)
@@ -41,58 +41,59 @@ class IterableSource(Source):
             if (passed := time.monotonic() - began) >= patience:
                 patience = 2 * passed
                 logger.warning(
-                    "X: %d rows counted in %.0f s. An iterable is gone through once before a fit, to count its rows: "
+                    "X: %d rows counted in %.0f s. An iterable is iterated over once before a fit, to count its rows: "
                     "if it does not end, pass gpuica.limited(X, n_rows).",
                     *(n_rows, passed),
                 )
         if not self.shape[1]:
-            raise ValueError("X gave no chunk at all: there is nothing to fit.")
+            raise ValueError("X yielded no chunk: there is nothing to fit.")
         self.shape = n_rows, self.shape[1]
         self._round: Iterator = iter(())
         self._next, self._rest = n_rows, None
 
     def read(self, start, stop, buffer=None):
-        """In the order of the rows; going back begins a new pass."""
+        """As of `Source`; rows before those read last start a new iteration."""
         if start < self._next:
             self._round, self._next, self._rest = iter(self.iterable), 0, None
         out = np.empty((stop - start, self.shape[1]), self.stored) if buffer is None else buffer[: stop - start]
-        place = 0
-        while place < len(out):
+        row = 0
+        while row < len(out):
             part = self._rest if self._rest is not None else self._chunk()
             skipped = min(max(start - self._next, 0), len(part))
-            wanted = part[skipped : skipped + len(out) - place]
-            # at once: the next chunk may be given in the same memory
-            out[place : place + len(wanted)] = to_host(wanted)
-            place += len(wanted)
+            wanted = part[skipped : skipped + len(out) - row]
+            # copied before the next chunk is requested, which may be in the same memory
+            out[row : row + len(wanted)] = to_host(wanted)
+            row += len(wanted)
             done = skipped + len(wanted)
             self._next += done
             self._rest = part[done:] if done < len(part) else None
         if stop == self.shape[0] and (self._rest is not None or any(len(self._checked(c)) for c in self._round)):
             raise ValueError(self._changed("more"))
-        self._refuse_non_finite(out, start)
+        self._check_finite(out, start)
         return out
 
     def fixed_sample(self):
         return self.sample.kept
 
-    def _refuse_non_finite(self, out, start):
-        """ValueError if rows from start on hold NaN or infinity: in a later pass they would look like a solver's own.
+    def _check_finite(self, out, start):
+        """ValueError if these rows contain NaN or infinity, which in a later pass would seem to be the solver's.
 
-        A sum finds them at the speed of the memory, or overflows, which the second look clears up.
+        start: the number of the first row.  The sum of the rows is checked first, at the speed of the memory; if it is
+        not finite, their entries are, because the sum may have overflowed.
         """
         if not self.is_bfloat16 and self.stored.kind != "f":
             return
-        for first in range(0, len(out), LOOKED_AT):
-            part = out[first : first + LOOKED_AT]
+        for first in range(0, len(out), NAN_CHECK_ROWS):
+            part = out[first : first + NAN_CHECK_ROWS]
             if _sum_is_finite(part, self.is_bfloat16):
                 continue
             finite = np.isfinite(self.decode(part)).all(axis=1)
             if not finite.all():
                 row = start + first + int(np.argmin(finite))
-                raise ValueError(f"Input X contains NaN or infinity, first in {self.where(row)}: clean it.")
+                raise ValueError(f"Input X contains NaN or infinity, first in {self.locate(row)}: clean it.")
 
     def _checked(self, chunk):
-        """The array of a chunk, if it is like the first one in width and dtype."""
+        """The array of a chunk; ValueError unless its width and dtype are those of the first chunk."""
         part, is_bfloat16 = self.as_array(chunk)
         if not self.shape[1]:
             self.shape = 0, check_shape(part.shape, "a chunk of X")[1]
@@ -103,7 +104,7 @@ class IterableSource(Source):
         )
         if like != kind:
             raise ValueError(
-                "X gave a chunk of {} features of {} after chunks of {} of {}: all chunks must be alike, in every "
+                "X yielded a chunk of {} features of {} after chunks of {} of {}: all chunks must be alike, in every "
                 "pass.".format(*kind, *like)
             )
         return part
@@ -115,13 +116,13 @@ class IterableSource(Source):
 
     def _changed(self, how):
         return (
-            f"X gave {how} than the {self.shape[0]} rows it gave before: every pass must give the same rows. A "
-            "generator that is used up gives none; write it to files first with gpuica.spool(X, directory)."
+            f"X yielded {how} than the {self.shape[0]} rows of the first pass: every pass must yield the same rows. A "
+            "generator that is exhausted yields none; write it to files first with gpuica.spool(X, directory)."
         )
 
 
 def _sum_is_finite(part, is_bfloat16):
-    """Whether the sum of the numbers is finite, or of half precision all exponents: sums of these overflow soon."""
+    """Whether the sum of the entries is finite; for half precision, whose sums overflow, whether all entries are."""
     if part.itemsize == 2:
         bits = part.view(np.dtype(np.uint16).newbyteorder(part.dtype.byteorder))
         exponent = 0x7F80 if is_bfloat16 else 0x7C00
@@ -141,20 +142,32 @@ class Limited:
 
 
 def limited(iterable, n_rows):
-    """The first rows of an iterable that does not end, or that is longer than you want.
+    """Limit an iterable of arrays to its first rows, for example one that does not end.
 
     Parameters
     ----------
     iterable : iterable
-        Gives arrays (n, n_features) of NumPy, CuPy or torch, or tuples or dictionaries that begin with one.
+        Yields arrays of shape (n, n_features) of NumPy, CuPy or torch, or tuples or dictionaries whose first item
+        is one.
     n_rows : int
-        How many rows to take; fewer if the iterable ends before.
+        The number of rows; fewer if the iterable ends before.
 
     Returns
     -------
     iterable
-        Gives arrays with n_rows rows in all, from the beginning each time it is iterated over: an X for every
-        estimator. For a generator, which has one beginning only, a generator: an argument for `gpuica.spool`.
+        Yields arrays with n_rows rows in all, from the beginning in each iteration: an X for every estimator. For a
+        generator, which can be iterated over once, a generator, which `gpuica.spool` takes.
+
+    Raises
+    ------
+    ValueError
+        If n_rows is not an integer >= 1.
+    TypeError
+        If the first argument is not iterable.
+
+    See Also
+    --------
+    spool : Write an iterable or generator of arrays to files.
 
     Examples
     --------
@@ -169,7 +182,7 @@ def limited(iterable, n_rows):
     if isinstance(n_rows, bool) or not isinstance(n_rows, int | np.integer) or n_rows < 1:
         raise ValueError(f"n_rows must be a whole number >= 1, got {n_rows!r}.")
     if not hasattr(iterable, "__iter__"):
-        raise TypeError(f"limited() takes an iterable that gives arrays, got {type(iterable).__name__}.")
+        raise TypeError(f"limited() takes an iterable of arrays, got {type(iterable).__name__}.")
     return _first_rows(iterable, n_rows) if iter(iterable) is iterable else Limited(iterable, n_rows)
 
 
@@ -184,17 +197,17 @@ def _first_rows(iterable, n_rows):
 
 
 def first_matrix(chunk):
-    """The matrix that an iterable gave: the chunk, or the first item of a tuple or dict, as of rows and labels.
+    """The matrix of an item of an iterable: the item, or the first element of a tuple or dict such as (rows, labels).
 
     ValueError or TypeError in one sentence for anything else.
     """
-    given, what = chunk, "gives"
+    given, what = chunk, "yields"
     if isinstance(chunk, dict):
-        given, what = next(iter(chunk.values()), None), "gives dictionaries whose first value is"
+        given, what = next(iter(chunk.values()), None), "yields dictionaries whose first value is"
     elif isinstance(chunk, tuple | list) and chunk and hasattr(chunk[0], "ndim"):
         given = chunk[0]
     if hasattr(given, "tocsr"):
-        raise TypeError("X gives sparse matrices when iterated over: give dense ones, chunk.toarray().")
+        raise TypeError("X yields sparse matrices when iterated over: yield dense ones, chunk.toarray().")
     ndim = getattr(given, "ndim", None)
     if ndim is None:
         raise ValueError(
@@ -202,7 +215,7 @@ def first_matrix(chunk):
             "array, files (gpuica.shards), or an iterable of 2-D arrays."
         )
     if ndim != 2:
-        check_shape(tuple(given.shape), "an array that X gave when iterated over")
+        check_shape(tuple(given.shape), "an array that X yielded when iterated over")
     return given
 
 

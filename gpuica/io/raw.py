@@ -1,7 +1,7 @@
-"""Matrices that lie in a file as numbers, row after row or column after column, read by positioned reads.
+"""Matrices stored in a file as plain numbers, by rows or by columns, read by positioned reads.
 
-Files are read into buffers, not mapped: memory that the reading takes is then bounded by the buffers, and an error of
-the disk or a file that shrinks is an exception, not a signal.
+Files are read into buffers, not memory-mapped: the buffers bound the memory, and a disk error or a truncated file
+raises an exception instead of a signal.
 """
 
 import os
@@ -10,25 +10,25 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from .headers import Stamp, regular_descriptor
+from .opening import Stamp, regular_descriptor
 from .sources import Source, check_dtype, check_shape, runs
 
-READERS = 8  # threads that read short parts of a file: 64 MB in runs of 16 rows take 0.10 s instead of 0.24, uncached
-SLAB = 1 << 20  # bytes of a group of columns that are read at once
-GAP = 1 << 14  # bytes between rows of a column that are read along: a read costs about as much as these
+N_READERS = 8  # threads that read short parts of a file: 64 MB in runs of 16 rows take 0.10 s instead of 0.24, uncached
+SLAB_BYTES = 1 << 20  # a group of columns that is read at once
+MAX_GAP_BYTES = 1 << 14  # gaps in a column that are read along: one more read call costs about as much
 
 
 class RawMatrix(Source):
-    """A matrix of rows in sequence somewhere in a file.
+    """A matrix in C order in a file, from a given offset on.
 
-    Each read compares the file's device, inode, size and time of change with those at the beginning, so that no pass
-    reads other data than the one before.
+    Each read compares device, inode, size and modification time of the file with those when it was opened, so that all
+    passes read the same data.
     """
 
     divisible = True
 
     def __init__(self, path, offset, shape, stored, is_bfloat16=False, tensor=None, stamp=None):
-        """offset: bytes before the first number.  stamp: of the file when its header was read; None: as it is now."""
+        """offset: bytes before the first number.  stamp: of the file when its header was read, or None."""
         self.path, self.offset, self.tensor = os.fspath(path), offset, tensor
         self.shape, self.stored, self.is_bfloat16 = (
             check_shape(shape, self._name),
@@ -44,19 +44,19 @@ class RawMatrix(Source):
         self._read([(start, out)])
         return out
 
-    def at(self, indices):
-        out, place, parts = np.empty((len(indices), self.shape[1]), self.stored), 0, []
+    def read_rows(self, indices):
+        out, row, parts = np.empty((len(indices), self.shape[1]), self.stored), 0, []
         for start, stop in zip(*runs(indices), strict=True):
-            parts.append((int(start), out[place : place + stop - start]))
-            place += int(stop - start)
-        if len(parts) < READERS**2:
+            parts.append((int(start), out[row : row + stop - start]))
+            row += int(stop - start)
+        if len(parts) < N_READERS**2:
             self._read(parts)
-        else:  # a disk that is asked for one short part at a time is idle most of the time
-            with ThreadPoolExecutor(READERS) as readers:
-                list(readers.map(self._read, (parts[i::READERS] for i in range(READERS))))
+        else:  # with one short request at a time a disk is idle most of the time
+            with ThreadPoolExecutor(N_READERS) as readers:
+                list(readers.map(self._read, (parts[i::N_READERS] for i in range(N_READERS))))
         return out
 
-    def where(self, row):
+    def locate(self, row):
         return f"row {row} of {self._name}"
 
     @property
@@ -71,7 +71,7 @@ class RawMatrix(Source):
 
     @contextmanager
     def _unchanged(self):
-        """The file's descriptor; ValueError afterwards if the file is not the one that was opened first."""
+        """The descriptor of the file; ValueError at the end of the block if the file has changed since `__init__`."""
         file = regular_descriptor(self.path)
         try:
             yield file
@@ -86,15 +86,15 @@ class RawMatrix(Source):
                 "leave the file as it is until the fit has ended."
             )
 
-    def _fill(self, file, place, out):
-        """Fill a contiguous array with what lies at a place of the file."""
+    def _fill(self, file, position, out):
+        """Fill a contiguous array with the bytes of the file from a position on."""
         view = memoryview(out.reshape(-1).view(np.uint8))
-        while len(view):  # a read may give less than was asked for
-            done = os.preadv(file, [view], place)
+        while len(view):  # a read may return fewer bytes than requested
+            done = os.preadv(file, [view], position)
             if not done:
                 self._check_size(os.fstat(file).st_size)
                 raise OSError(f"{self.path} ended while it was read.")
-            view, place = view[done:], place + done
+            view, position = view[done:], position + done
 
     def _check_size(self, size):
         needed = self.offset + self.shape[0] * self._row
@@ -106,9 +106,9 @@ class RawMatrix(Source):
 
 
 class RawColumns(RawMatrix):
-    """A matrix of columns in sequence somewhere in a file: a `.npy` file in Fortran's order.
+    """A matrix in Fortran order in a file.
 
-    Read by groups of columns.  Rows that are drawn at random cost a read for each column, so blocks are worth keeping.
+    It is read by groups of columns.  Random rows cost a read for each column, so blocks are worth keeping in memory.
     """
 
     slow = True
@@ -119,7 +119,7 @@ class RawColumns(RawMatrix):
         self._gather([(start, stop, slice(None), out)])
         return out
 
-    def at(self, indices):
+    def read_rows(self, indices):
         indices = np.asarray(indices)
         out, parts = np.empty((len(indices), self.shape[1]), self.stored), []
         for first, last in self._spans(indices):
@@ -130,10 +130,10 @@ class RawColumns(RawMatrix):
         return out
 
     def _spans(self, indices):
-        """(first, last) in ascending indices of what is read at once of a column."""
+        """(first, last) positions in ascending indices of the parts of a column that are read at once."""
         if not len(indices):
             return []
-        gap, most = max(1, GAP // self.stored.itemsize), max(1, SLAB // self.stored.itemsize)
+        gap, most = max(1, MAX_GAP_BYTES // self.stored.itemsize), max(1, SLAB_BYTES // self.stored.itemsize)
         far = np.diff(indices) > gap
         full = np.diff((indices - indices[0]) // most) > 0
         cuts = np.r_[0, np.flatnonzero(far | full) + 1, len(indices)]
@@ -144,7 +144,7 @@ class RawColumns(RawMatrix):
         n_rows, n_columns = self.shape
         with self._unchanged() as file:
             for start, stop, pick, out in parts:
-                width = max(1, min(n_columns, SLAB // max(1, (stop - start) * self.stored.itemsize)))
+                width = max(1, min(n_columns, SLAB_BYTES // max(1, (stop - start) * self.stored.itemsize)))
                 slab = np.empty((width, stop - start), self.stored)
                 for left in range(0, n_columns, width):
                     some = slab[: min(width, n_columns - left)]
@@ -154,7 +154,7 @@ class RawColumns(RawMatrix):
 
 
 def mapped_file(array):
-    """The source behind a memory-mapped array, or None where its numbers are not in sequence in a file."""
+    """The source for a memory-mapped array, or None unless its numbers are contiguous in a file."""
     root = array
     while isinstance(root.base, np.memmap):
         root = root.base
@@ -162,6 +162,6 @@ def mapped_file(array):
         return None
     if not (array.flags.c_contiguous or array.flags.f_contiguous) or not os.path.isfile(array.filename):
         return None
-    places = [part.__array_interface__["data"][0] for part in (array, root)]
+    addresses = [part.__array_interface__["data"][0] for part in (array, root)]
     kind = RawMatrix if array.flags.c_contiguous else RawColumns
-    return kind(array.filename, root.offset + places[0] - places[1], array.shape, array.dtype)
+    return kind(array.filename, root.offset + addresses[0] - addresses[1], array.shape, array.dtype)

@@ -1,6 +1,6 @@
-"""What rows are read from when they are not one array in memory: files, tables, several arrays, iterables.
+"""Sources of rows: files, tables, several arrays, iterables.
 
-A source is read in blocks of rows, as they are stored; `decode` makes numbers of them where that is not the same.
+A source is read in blocks of rows as stored, which `decode` converts to numbers.
 """
 
 from abc import ABC, abstractmethod
@@ -9,20 +9,25 @@ import numpy as np
 
 from ..device import to_host
 from ..device.arrays import bfloat16_to_float32
-from .digest import COSTLY, SPREAD, spread_indices
+from .digest import COSTLY_SAMPLE_ROWS, SAMPLE_ROWS, spread_indices
 
-WIDEST = 1 << 40  # features, beyond which not even an array without rows can be made
-RUN = 1 << 15  # bytes of neighbouring rows that are drawn together: a seek for each row would be waste,
-RUN_ROWS = 16  # and so many rows: neighbours are alike, so a sample of n rows is worth less than n
+MAX_FEATURES = 1 << 40  # NumPy makes no array of more columns, not even without rows
+# Runs of neighbouring rows are drawn together, because each seek costs the time of reading many rows; they are short,
+# because neighbours are often alike and a sample of n rows is then worth less than n.
+RUN_BYTES = 1 << 15
+RUN_ROWS = 16
 
 
 class Source(ABC):
-    """shape (n_rows, n_features), and rows by their numbers.
+    """A matrix of shape (n_rows, n_features) whose rows are read by their numbers.
 
-    stored: dtype as the rows lie in a file.  brain: whether `stored` is the bits of bfloat16.  in_any_order: whether
-    rows can be read in any order without reading those between.  slow: whether reading again costs more than memory
-    does (it is computed, or decompressed), so that what has been read should be kept.  divisible: whether threads may
-    read parts of a block at the same time, and gain by it.
+    A subclass sets `shape` and `stored`, and implements `read`; it overrides `read_rows` where reading scattered rows
+    can be faster than reading runs of them.
+
+    stored: the dtype of the rows as stored.  is_bfloat16: whether they are the bits of bfloat16.  in_any_order: whether
+    rows can be read in any order without reading those in between.  slow: whether reading is computation or
+    decompression, so that blocks are worth keeping in memory.  divisible: whether several threads can read parts of a
+    block concurrently, and gain by it.
     """
 
     shape: tuple[int, int]
@@ -37,23 +42,24 @@ class Source(ABC):
     def read(self, start, stop, buffer=None):
         """Rows start to stop, (stop - start, n_features), as stored.
 
-        buffer: (>= stop - start, n_features) of dtype `stored` that may be overwritten, and returned in part.
+        buffer: an array (>= stop - start, n_features) of dtype `stored` to read into, whose leading rows are then
+        returned; or None.  An implementation may ignore it.
         """
 
-    def at(self, indices):
-        """The rows of these numbers, (len(indices), n_features), as stored; indices ascend."""
+    def read_rows(self, indices):
+        """Rows by ascending indices, (len(indices), n_features), as stored."""
         starts, stops = runs(indices)
         out = np.empty((len(indices), self.shape[1]), self.stored)
-        place = 0
+        row = 0
         for start, stop in zip(starts.tolist(), stops.tolist(), strict=True):
-            part = out[place : place + stop - start]
+            part = out[row : row + stop - start]
             if (found := self.read(start, stop, part)) is not part:
                 part[...] = to_host(found)
-            place += stop - start
+            row += stop - start
         return out
 
-    def where(self, row):
-        """Where a row stands, in words."""
+    def locate(self, row):
+        """The description of a row in messages."""
         return f"row {row}"
 
     @property
@@ -62,74 +68,74 @@ class Source(ABC):
         return np.dtype(np.float32) if self.is_bfloat16 else self.stored
 
     def decode(self, part):
-        """Numbers (n, n_features) of rows as stored."""
+        """Rows as stored → numbers (n, n_features)."""
         return bfloat16_to_float32(part) if self.is_bfloat16 else part
 
     def __len__(self):
         return self.shape[0]
 
     def __getitem__(self, rows):
-        """Rows by a slice without step or by indices, as numbers."""
+        """Rows as numbers, by a slice without step or by indices."""
         if isinstance(rows, slice):
             start, stop, _ = rows.indices(self.shape[0])
             return self.decode(self.read(start, max(start, stop)))
         return self.decode(self.rows(rows))
 
     def rows(self, indices):
-        """The rows of these numbers in any order, (len(indices), n_features), as stored."""
+        """Rows by indices in any order, (len(indices), n_features), as stored."""
         indices = to_host(indices)
         order = np.argsort(indices, kind="stable")
-        found = self.at(indices[order])
+        found = self.read_rows(indices[order])
         back = np.empty_like(found)
         back[order] = found
         return back
 
     def fixed_sample(self):
-        """Some rows spread over all, always the same, as stored: for a digest of the data."""
-        return self.at(spread_indices(self.shape[0], COSTLY if self.slow else SPREAD))
+        """At most SAMPLE_ROWS rows spread over all, the same in every call, as stored: for a digest of the data."""
+        return self.read_rows(spread_indices(self.shape[0], COSTLY_SAMPLE_ROWS if self.slow else SAMPLE_ROWS))
 
-    def some(self, n, rng):
-        """Numbers of n rows in short runs drawn from everywhere, ascending."""
+    def sample_rows(self, n, rng):
+        """The ascending numbers of n rows, in short runs drawn at random from all rows."""
         run = self.run_rows
         drawn = np.sort(rng.permutation(-(-self.shape[0] // run))[: -(-n // run) + 1])
         indices = (drawn[:, None] * run + np.arange(run)).ravel()
         return indices[indices < self.shape[0]][:n]
 
     def shuffled(self, rng):
-        """An order of all rows in which short runs of neighbours come at random: (start, stop) -> numbers of rows."""
+        """A random order of all runs of rows: a function (start, stop) -> row numbers of these positions."""
         run, n_rows = self.run_rows, self.shape[0]
         drawn = rng.permutation(n_rows // run)
-        drawn = np.r_[drawn, n_rows // run]  # what is left over comes last
+        drawn = np.r_[drawn, n_rows // run]  # the incomplete run is last
 
         def order(start, stop):
-            places = np.arange(start, stop)
-            return drawn[places // run] * run + places % run
+            positions = np.arange(start, stop)
+            return drawn[positions // run] * run + positions % run
 
         return order
 
     @property
     def run_rows(self):
-        """Rows of a run."""
-        return max(1, min(RUN_ROWS, RUN // (self.shape[1] * self.stored.itemsize), self.shape[0] // 64))
+        """The number of rows of a run."""
+        return max(1, min(RUN_ROWS, RUN_BYTES // (self.shape[1] * self.stored.itemsize), self.shape[0] // 64))
 
 
 class Array(Source):
     """An array of any library whose slices are arrays: memory-mapped, zarr, h5py."""
 
     def __init__(self, array, name="", *, is_bfloat16=False, slow=False):
-        """brain: whether the array holds bits of bfloat16, as uint16."""
+        """name: for messages.  is_bfloat16: whether the array holds the bits of bfloat16, as uint16."""
         self.array, self.name, self.is_bfloat16, self.slow = array, name, is_bfloat16, slow
         self.shape, self.stored = check_shape(array.shape, name), check_dtype(np.dtype(array.dtype), name)
 
     def read(self, start, stop, buffer=None):
         return self.array[start:stop]
 
-    def where(self, row):
-        return f"row {row} of {self.name}" if self.name else super().where(row)
+    def locate(self, row):
+        return f"row {row} of {self.name}" if self.name else super().locate(row)
 
 
 class Concatenated(Source):
-    """Sources of the same width and dtype, one after the other."""
+    """Sources of the same width and dtype, concatenated."""
 
     def __init__(self, sources):
         sources = [source for source in sources if source.shape[0]] or sources[:1]
@@ -141,7 +147,7 @@ class Concatenated(Source):
             ):
                 if wanted != got:
                     raise ValueError(
-                        f"parts of X differ in {what}: {first.where(0)} has {wanted}, {source.where(0)} has {got}."
+                        f"parts of X differ in {what}: {first.locate(0)} has {wanted}, {source.locate(0)} has {got}."
                     )
         self.sources, self.stored, self.is_bfloat16 = sources, first.stored, first.is_bfloat16
         self.ends = np.cumsum([source.shape[0] for source in sources])
@@ -152,7 +158,7 @@ class Concatenated(Source):
     def read(self, start, stop, buffer=None):
         i = min(int(np.searchsorted(self.ends, start, side="right")), len(self.sources) - 1)
         last = int(np.searchsorted(self.ends, stop))
-        if i >= last:  # within one part
+        if i >= last:  # within one source
             return self.sources[i].read(start - self._start(i), stop - self._start(i), buffer)
         if buffer is None:
             buffer = np.empty((stop - start, self.shape[1]), self.stored)
@@ -164,25 +170,25 @@ class Concatenated(Source):
                 part[...] = to_host(found)
         return buffer[: stop - start]
 
-    def at(self, indices):
+    def read_rows(self, indices):
         cuts = np.searchsorted(indices, self.ends)
         parts, before = [], 0
         for i, cut in enumerate(cuts.tolist()):
             if cut > before:
-                parts.append(self.sources[i].at(indices[before:cut] - self._start(i)))
+                parts.append(self.sources[i].read_rows(indices[before:cut] - self._start(i)))
             before = cut
         return np.concatenate(parts) if parts else np.empty((0, self.shape[1]), self.stored)
 
-    def where(self, row):
+    def locate(self, row):
         i = min(int(np.searchsorted(self.ends, row, side="right")), len(self.sources) - 1)
-        return self.sources[i].where(row - self._start(i))
+        return self.sources[i].locate(row - self._start(i))
 
     def _start(self, i):
         return int(self.ends[i]) - self.sources[i].shape[0]
 
 
 class SelectedRows(Source):
-    """Some rows of a source, by ascending numbers."""
+    """Rows of a source by ascending indices."""
 
     def __init__(self, source, indices):
         self.source, self.indices = source, indices
@@ -190,14 +196,14 @@ class SelectedRows(Source):
         self.slow = source.slow
 
     def read(self, start, stop, buffer=None):
-        return self.source.at(self.indices[start:stop])
+        return self.source.read_rows(self.indices[start:stop])
 
-    def where(self, row):
-        return self.source.where(int(self.indices[row]))
+    def locate(self, row):
+        return self.source.locate(int(self.indices[row]))
 
 
 def runs(indices):
-    """Starts and stops of the runs of neighbours in ascending numbers (n,)."""
+    """The starts and stops of the runs of consecutive numbers in ascending indices (n,)."""
     indices = np.asarray(indices)
     if not len(indices):
         return indices, indices
@@ -206,7 +212,7 @@ def runs(indices):
 
 
 def check_shape(shape, name):
-    """The shape, if it is that of a matrix, or a ValueError with what to do."""
+    """The shape as two ints; ValueError with a remedy unless it is that of a matrix."""
     if len(shape) != 2 or shape[1] < 1:
         remedy = "."
         if len(shape) > 2:
@@ -214,13 +220,15 @@ def check_shape(shape, name):
         elif len(shape) == 1:
             remedy = ": reshape it, X.reshape(-1, 1) if it is one feature, X.reshape(1, -1) if it is one row."
         raise ValueError(f"{name or 'X'} has shape {tuple(shape)}, but rows (n_samples, n_features) are needed{remedy}")
-    if shape[1] > WIDEST:
-        raise ValueError(f"{name or 'X'} has shape {tuple(shape)}: more than {WIDEST} features cannot be worked on.")
+    if shape[1] > MAX_FEATURES:
+        raise ValueError(
+            f"{name or 'X'} has shape {tuple(shape)}: more than {MAX_FEATURES} features cannot be worked on."
+        )
     return int(shape[0]), int(shape[1])
 
 
 def check_dtype(dtype, name):
-    """The dtype, if it is one of real numbers, or a ValueError."""
+    """The dtype; ValueError unless it is one of real numbers."""
     if dtype.kind not in "iufb":
         raise ValueError(f"{name or 'X'} must hold real numbers, got dtype {dtype}.")
     return dtype

@@ -1,7 +1,7 @@
-"""Arrays in zarr directories and HDF5 files, of which only those are opened that hold plain numbers.
+"""Arrays in zarr directories and HDF5 files; only those of plain numbers are opened.
 
-The libraries follow what a file says: zarr unpickles where the metadata name a pickle codec, HDF5 reads whatever other
-file a link or an external storage names.  Both are refused before the library sees the array.
+The libraries trust the file: zarr unpickles chunks if the metadata name a pickle codec, HDF5 reads any other file that
+a link or an external storage names.  Both are rejected before the library opens the array.
 """
 
 import json
@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from ..device import CPU
-from .headers import chosen, open_regular, shortened
+from .opening import choose_array, open_regular, shorten
 from .sources import Array, check_dtype
 
-METADATA = 1 << 20  # bytes of a zarr array's metadata
-VISITED = 1000  # directories or groups that are looked through for arrays
-LINKS = 16  # soft links of an HDF5 file that lead on to each other
-# codecs of numcodecs and of zarr's format 3 that give bytes and numbers, never Python objects
+MAX_METADATA_BYTES = 1 << 20  # of a zarr array
+MAX_VISITED = 1000  # directories or groups that are searched for arrays
+MAX_SOFT_LINKS = 16  # in a chain of an HDF5 file
+# codecs of numcodecs and of zarr's format 3 that return bytes and numbers, never Python objects
 CODECS = {
     *("adler32", "astype", "bitround", "blosc", "bz2", "crc32", "crc32c", "delta", "fixedscaleoffset", "fletcher32"),
     *("gzip", "jenkins_lookup3", "lz4", "lzma", "packbits", "pcodec", "quantize", "shuffle", "zfpy", "zlib", "zstd"),
@@ -29,9 +29,9 @@ DTYPES = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)")  # format 3's nam
 
 
 def open_zarr(path, tensor=None):
-    """The array of a zarr directory, or of this name in it.
+    """The array of a zarr directory, or the array of this name in it.
 
-    Only the array's own metadata are opened, not those that a group repeats: these are what was checked.
+    The array is opened by its own metadata, which were checked, not by those that a group may repeat.
     """
     zarr = _needs("zarr", path)
     path = Path(path)
@@ -41,7 +41,9 @@ def open_zarr(path, tensor=None):
     found = path / name
     if ".." in name.parts or name.is_absolute() or _metadata(found) is None:
         arrays = _arrays(path)
-        found = path / chosen(path, {name: _sizes(about.get("shape")) or () for name, about in arrays.items()}, tensor)
+        found = path / choose_array(
+            path, {name: _sizes(about.get("shape")) or () for name, about in arrays.items()}, tensor
+        )
     about = _metadata(found)
     _check_metadata(found, about)
     newer = int(zarr.__version__.partition(".")[0]) >= 3
@@ -50,33 +52,33 @@ def open_zarr(path, tensor=None):
     options = {"zarr_format": about["zarr_format"]} if newer else {}
     try:
         array = zarr.open_array(os.fspath(found), mode="r", **options)
-    except Exception as error:  # whatever the library's parts raise about metadata that make no sense
-        raise ValueError(f"{found} cannot be opened by zarr ({shortened(error)}): write or copy it again.") from error
-    refuse_pickled(array, str(found))
+    except Exception as error:  # zarr raises errors of many kinds for invalid metadata
+        raise ValueError(f"{found} cannot be opened by zarr ({shorten(error)}): write or copy it again.") from error
+    check_not_pickled(array, str(found))
     return Stored(array, str(found), slow=True)
 
 
 class Stored(Array):
-    """An array in a store, whose library decodes chunks: its errors get the name of the store."""
+    """An array whose chunks a library decodes; its errors are reraised with the name of the store."""
 
     def read(self, start, stop, buffer=None):
         try:
             return super().read(start, stop, buffer)
-        except Exception as error:  # whatever the parts of a library raise about a damaged chunk
+        except Exception as error:  # codecs raise errors of many kinds for damaged chunks
             raise OSError(
-                f"{self.name}: rows {start} to {stop} cannot be read ({shortened(error)}): write or copy it again."
+                f"{self.name}: rows {start} to {stop} cannot be read ({shorten(error)}): write or copy it again."
             ) from error
 
 
-def refuse_pickled(array, name):
-    """ValueError for an open zarr array whose chunks would be unpickled."""
+def check_not_pickled(array, name):
+    """ValueError if the chunks of an open zarr array would be unpickled."""
     about = getattr(array, "metadata", array)  # of zarr 3; the array itself of zarr 2
     codecs = [getattr(about, "compressor", None), *(getattr(about, "filters", None) or ())]
     if any(getattr(codec, "codec_id", "") == "pickle" for codec in codecs):
-        raise ValueError(_refused(name, "pickle"))
+        raise ValueError(_unknown_codec(name, "pickle"))
 
 
-def _refused(name, codec):
+def _unknown_codec(name, codec):
     return (
         f"{name} is stored with the codec {codec!r:.80}, which is not known to give numbers only: pickled data can run "
         "any code. Store it with a codec for numbers, Blosc or Zstd say."
@@ -84,7 +86,7 @@ def _refused(name, codec):
 
 
 def _metadata(path):
-    """The metadata of the zarr array at a path, or None where there is none."""
+    """The metadata of the zarr array at a path, or None if there is none."""
     for name in ("zarr.json", ".zarray"):
         file = path / name
         if file.exists():
@@ -93,13 +95,13 @@ def _metadata(path):
         return None
     try:
         with open_regular(file) as opened:
-            about = json.loads(opened.read(METADATA))
+            about = json.loads(opened.read(MAX_METADATA_BYTES))
         if not isinstance(about, dict):
             raise ValueError("no JSON object")
         if about.get("zarr_format") != (2 if name == ".zarray" else 3):
             raise ValueError("it has another zarr_format than its name says")
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged ({shortened(error)}): write or copy it again.") from error
+        raise ValueError(f"{file} is damaged ({shorten(error)}): write or copy it again.") from error
     return None if about.get("node_type") == "group" else about
 
 
@@ -107,7 +109,7 @@ def _arrays(path):
     """{name: metadata} of the arrays in a zarr group."""
     found = {}
     for visited, (folder, folders, _) in enumerate(os.walk(path)):
-        if visited >= VISITED:
+        if visited >= MAX_VISITED:
             break
         if (about := _metadata(Path(folder))) is not None:
             found[os.path.relpath(folder, path)] = about
@@ -117,7 +119,7 @@ def _arrays(path):
 
 
 def _check_metadata(path, about):
-    """ValueError for metadata of an array that is not plain numbers in chunks that the memory holds."""
+    """ValueError unless the metadata describe plain numbers in chunks that fit the memory."""
     if about["zarr_format"] == 2:
         filters = about.get("filters") or []
         codecs = [about.get("compressor"), *(filters if isinstance(filters, list) else [filters])]
@@ -140,12 +142,12 @@ def _check_metadata(path, about):
         raise ValueError(f"{path} is damaged: its shape and that of its chunks are not as many numbers >= 0.")
     if prod(chunks[:64]) * dtype.itemsize > CPU.budget():
         raise ValueError(
-            f"{path} has chunks of {shortened(chunks)} {dtype}, more than half of the free memory: store smaller ones."
+            f"{path} has chunks of {shorten(chunks)} {dtype}, more than half of the free memory: store smaller ones."
         )
 
 
 def _sizes(numbers):
-    """A list of whole numbers >= 0, or None for anything else."""
+    """A list of integers >= 0, or None for anything else."""
     natural = isinstance(numbers, list) and all(type(n) is int and n >= 0 for n in numbers)
     return numbers if natural else None
 
@@ -156,14 +158,14 @@ def _object(found):
 
 
 def _check_codecs(path, codecs, key):
-    """ValueError for codecs that are not known to give numbers, also those within codecs.  key: that of their names."""
+    """ValueError unless all codecs, also nested ones, are in CODECS.  key: the key of their names."""
     if not isinstance(codecs, list):
         raise ValueError(f"{path} is damaged: its codecs are not a list.")
     for codec in codecs:
         about = {key: codec} if isinstance(codec, str) else _object(codec)
         name = about.get(key)
         if not isinstance(name, str) or name.removeprefix("numcodecs.") not in CODECS:
-            raise ValueError(_refused(path, name))
+            raise ValueError(_unknown_codec(path, name))
         settings = about if key == "id" else _object(about.get("configuration"))
         for what in ("dtype", "astype", "encode_dtype", "decode_dtype"):
             if what in settings and _dtype(settings[what]) is None:
@@ -174,7 +176,7 @@ def _check_codecs(path, codecs, key):
 
 
 def _dtype(text):
-    """The dtype that a text names, if it is one of real numbers, else None."""
+    """The dtype of this name if it is one of real numbers, else None."""
     try:
         dtype = np.dtype(text) if isinstance(text, str) else None
     except (TypeError, ValueError, SyntaxError):
@@ -183,7 +185,7 @@ def _dtype(text):
 
 
 def open_hdf5(path, tensor=None):
-    """The array of this name in an HDF5 file, or the only matrix that there is."""
+    """The array of this name in an HDF5 file, or its only matrix."""
     h5py = _needs("h5py", path)
     open_regular(path).close()
     try:
@@ -197,21 +199,21 @@ def open_hdf5(path, tensor=None):
         def note(name, item):
             if isinstance(item, h5py.Dataset) and item.shape is not None:
                 shapes[name] = item.shape
-            return True if len(shapes) >= VISITED else None
+            return True if len(shapes) >= MAX_VISITED else None
 
         file.visititems(note)  # does not follow soft and external links
-        tensor = chosen(path, shapes, tensor)
+        tensor = choose_array(path, shapes, tensor)
         found = file[tensor]
     if found.is_virtual or found.external:
         raise ValueError(
-            f"{path}: {tensor!r} lies in other files (a virtual dataset or external storage), which are not read: name "
-            "those files, or copy the numbers into this one."
+            f"{path}: {tensor!r} is stored in other files (a virtual dataset or external storage), which are not read: "
+            "name those files, or copy the numbers into this one."
         )
     return Stored(found, f"{path} ({tensor})", slow=True)
 
 
 def _linked(h5py, path, file, name):
-    """What a name leads to within the file, or None; ValueError for a link to another file, which is not opened."""
+    """The object of this name within the file, or None; ValueError for a link to another file, which is not opened."""
     found, steps, followed = file, [part for part in name.split("/") if part], 0
     while steps:
         step, *steps = steps
@@ -221,7 +223,7 @@ def _linked(h5py, path, file, name):
         kind = links.get_info(step.encode()).type
         if kind == h5py.h5l.TYPE_HARD:
             found = found[step]
-        elif kind == h5py.h5l.TYPE_SOFT and followed < LINKS:
+        elif kind == h5py.h5l.TYPE_SOFT and followed < MAX_SOFT_LINKS:
             followed += 1
             target = links.get_val(step.encode()).decode()
             found = file if target.startswith("/") else found

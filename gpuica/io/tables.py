@@ -1,4 +1,4 @@
-"""Rows in a column of lists: Arrow tables and the data sets of Hugging Face."""
+"""Rows in a column of lists: Arrow tables and Hugging Face datasets."""
 
 import numpy as np
 
@@ -6,12 +6,12 @@ from .sources import Source, check_dtype, check_shape
 
 
 class Column(Source):
-    """A column of equally long lists of numbers, (n_rows, length of a list)."""
+    """A column of lists of numbers of equal length, (n_rows, length of a list)."""
 
     slow = True
 
     def __init__(self, piece, n_rows, name):
-        """piece: (start, stop) -> array (stop - start, n_features)."""
+        """piece: a function (start, stop) -> array (stop - start, n_features).  name: for messages."""
         if not n_rows:
             raise ValueError(f"column {name!r} has no rows.")
         self.piece, self.name = piece, name
@@ -22,7 +22,7 @@ class Column(Source):
     def read(self, start, stop, buffer=None):
         return self._matrix(start, stop) if stop > start else np.empty((0, self.shape[1]), self.stored)
 
-    def where(self, row):
+    def locate(self, row):
         return f"row {row} of column {self.name!r}"
 
     def _matrix(self, start, stop):
@@ -47,16 +47,16 @@ class Column(Source):
 
 
 class NotAMatrixError(ValueError):
-    """A column that does not hold lists of one length."""
+    """A column does not hold lists of one length."""
 
     def __init__(self, what, row=None):
-        """what: what it holds, in words.  row: of the piece, where it holds it."""
+        """what: a description of what it holds instead.  row: the row of the piece that holds it, if known."""
         super().__init__(what)
         self.what, self.row = what, row
 
 
 def open_table(table, column=None):
-    """The source of a pyarrow Table, (chunked) array, or a `datasets.Dataset`; column: its name, if it has several."""
+    """The source of a pyarrow Table, a (chunked) array, or a `datasets.Dataset`.  column: its name."""
     if hasattr(table, "with_format"):  # datasets.Dataset
         column = _one_of(table.column_names, column)
         numbers = table.with_format("numpy", columns=[column])
@@ -83,7 +83,7 @@ def _one_of(names, column):
 
 
 def _lists(column):
-    """(n, n_features) of a pyarrow array of lists, which must all be of one length."""
+    """The array (n, n_features) of a pyarrow array of lists of one length."""
     import pyarrow
 
     parts = column.chunks if isinstance(column, pyarrow.ChunkedArray) else [column]
@@ -98,7 +98,10 @@ def _lists(column):
 
 
 def _matrix(part, before, width):
-    """(n, width) of one pyarrow array of lists.  before: rows of the piece before it.  width: None for the first's."""
+    """The array (n, width) of one pyarrow array of lists.
+
+    before: the number of rows of the piece before it.  width: the length of a list; None for that of the first one.
+    """
     import pyarrow
     import pyarrow.compute
 
@@ -113,8 +116,8 @@ def _matrix(part, before, width):
         raise NotAMatrixError(f"a list of {sizes[unlike[0]]} after lists of {width}", before + int(unlike[0]))
     numbers = part.flatten()
     if numbers.null_count:
-        place = int(np.argmax(numbers.is_null().to_numpy(zero_copy_only=False)))
-        raise NotAMatrixError("a missing number (null)", before + place // width)
+        position = int(np.argmax(numbers.is_null().to_numpy(zero_copy_only=False)))
+        raise NotAMatrixError("a missing number (null)", before + position // width)
     if hasattr(numbers.type, "value_type"):
         raise NotAMatrixError(f"lists of {numbers.type}")
     return numbers.to_numpy(zero_copy_only=False).reshape(len(part), width)

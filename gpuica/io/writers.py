@@ -1,7 +1,7 @@
-"""Where rows are written to, in order: .npy files, arrays of any library, files of compressed codes.
+"""Writers of rows, in order: to .npy files, to arrays of any library, to files of compressed codes.
 
-A file gets its name when all of what it belongs to is complete; until then its name ends in .partial, which no pattern
-for files of its kind matches.  An error or interrupt removes it, a killed process leaves it.
+A writer has `write(part)`, `close()`, and `abort()` after an error.  Files get their names when all are complete, see
+`partial`.
 """
 
 import os
@@ -12,19 +12,19 @@ import numpy as np
 from scipy.sparse import csr_array, save_npz
 
 from ..device import array_device, to_host
+from .partial import make_directory, not_written, open_partial, partial_of, remove_partial, rename_complete
 
-SHARD = 1 << 28  # bytes of a file of compressed codes
-PARTIAL = ".partial"
+CODES_FILE_BYTES = 1 << 28
 
 
 class NpyWriter:
-    """A .npy file of rows, written from the first to the last.  It bears its name once it is complete.
+    """A .npy file of rows, which gets its name once it is complete.
 
-    Written, not mapped: a full disk is then an error that can be told, where a mapped page ends the process.
+    Written, not memory-mapped: a full disk then raises an error, where a mapped page would end the process.
     """
 
     def __init__(self, path, n_features, dtype, n_rows=None):
-        """n_rows: if known, room on the disk is asked for now, before work is done that could not be stored."""
+        """n_rows: if known, disk space is reserved now, before results are computed that could not be stored."""
         self.path, self.dtype, self.n_features, self.n_rows = Path(path), np.dtype(dtype), n_features, 0
         self.partial = partial_of(self.path)
         self.file = open_partial(self.path)
@@ -33,7 +33,7 @@ class NpyWriter:
             if n_rows:
                 self._reserve(n_rows * n_features * self.dtype.itemsize)
         except BaseException:
-            self.abandon()
+            self.abort()
             raise
 
     def write(self, part):
@@ -47,35 +47,34 @@ class NpyWriter:
         try:
             self.file.write(np.ascontiguousarray(part))
         except OSError as error:
-            raise _not_written(self.path, error) from error
+            raise not_written(self.path, error) from error
         self.n_rows += len(part)
 
     def complete(self):
-        """Write how many rows there are; the file has yet to get its name."""
+        """Write the final header and close the file, still under its partial name."""
         try:
             self._write_header(self.n_rows)
             self.file.flush()
             self.file.close()
         except OSError as error:
-            raise _not_written(self.path, error) from error
+            raise not_written(self.path, error) from error
 
     def close(self):
-        """Write how many rows there are, and give the file its name."""
+        """Complete the file and rename it to its final name."""
         self.complete()
-        give_names([self.path])
+        rename_complete([self.path])
 
-    def abandon(self):
-        """Remove what was written."""
-        with suppress(OSError):  # what is buffered may find no room either
+    def abort(self):
+        """Remove the files written so far."""
+        with suppress(OSError):  # the buffered rest may not fit on the disk either
             self.file.close()
         self.partial.unlink(missing_ok=True)
 
     def _write_header(self, n_rows):
-        """A header of a length that does not depend on the number of rows."""
-        descr, shape = np.lib.format.dtype_to_descr(self.dtype), (n_rows, self.n_features)
-        about = str({"descr": descr, "fortran_order": False, "shape": shape})
+        """Write the header to the start of the file; NumPy pads it, so that its length is the same for any n_rows."""
+        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False}
         self.file.seek(0)
-        self.file.write(b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + about.ljust(117).encode() + b"\n")
+        np.lib.format.write_array_header_1_0(self.file, header | {"shape": (n_rows, self.n_features)})
 
     def _reserve(self, size):
         if not hasattr(os, "posix_fallocate"):
@@ -85,12 +84,14 @@ class NpyWriter:
             os.posix_fallocate(self.file.fileno(), self.file.tell(), size)
         except OSError as error:
             if error.errno in (28, 122):  # no space left, quota exceeded
-                raise _not_written(self.path, error) from error
+                raise not_written(self.path, error) from error
 
 
 class NpyShardWriter:
-    """.npy files of a directory, rows-00000.npy, ..., of some bytes each.  All get their names when all are complete,
-    the first one last: where there is a rows-00000.npy, there are all."""
+    """.npy files rows-00000.npy, ... of a directory, of about `size` bytes each.
+
+    All get their names when all are complete, the first one last: if rows-00000.npy exists, all do.
+    """
 
     def __init__(self, path, size):
         self.directory, self.size = make_directory(path), size
@@ -110,23 +111,25 @@ class NpyShardWriter:
             file.complete()
 
     def close(self):
-        """Give the files their names; return their paths."""
+        """Complete the files and rename them to their final names; return their paths."""
         if self.files and not self.files[-1].file.closed:
             self.files[-1].complete()
         paths = [file.path for file in self.files]
-        give_names(paths)
+        rename_complete(paths)
         return paths
 
-    def abandon(self):
-        """Remove what was written."""
+    def abort(self):
+        """Remove the files written so far."""
         for file in self.files:
-            file.abandon()
+            file.abort()
             file.path.unlink(missing_ok=True)
 
 
 class CodesWriter:
-    """Compressed codes in .npz files of a directory, as scipy.sparse.load_npz reads them: codes-00000.npz, ...  All get
-    their names when all are complete, the first one last: where there is a codes-00000.npz, there are all."""
+    """Compressed codes in files codes-00000.npz, ... of a directory, which scipy.sparse.load_npz reads.
+
+    All get their names when all are complete, the first one last: if codes-00000.npz exists, all do.
+    """
 
     def __init__(self, directory, n_atoms):
         if not isinstance(directory, str | os.PathLike):
@@ -141,20 +144,20 @@ class CodesWriter:
         self._parts, self._size = [], 0
 
     def write(self, part):
-        """Append codes: (non-zeros a row (n,), their columns, their values)."""
+        """Append codes (number of non-zeros of each row (n,), their columns, their values)."""
         self._parts.append(part)
         self._size += sum(array.nbytes for array in part)
-        if self._size >= SHARD:
+        if self._size >= CODES_FILE_BYTES:
             self._flush()
 
     def close(self):
-        """Write what is left, and give the files their names."""
+        """Write the rest, and rename the files to their final names."""
         if self._parts:
             self._flush()
-        give_names(self.paths)
+        rename_complete(self.paths)
 
-    def abandon(self):
-        """Remove what was written."""
+    def abort(self):
+        """Remove the files written so far."""
         for path in self.paths:
             partial_of(path).unlink(missing_ok=True)
             path.unlink(missing_ok=True)
@@ -167,12 +170,12 @@ class CodesWriter:
             with file:
                 save_npz(file, as_csr(self._parts, self.n_atoms, None), compressed=False)
         except OSError as error:
-            raise _not_written(path, error) from error
+            raise not_written(path, error) from error
         self._parts, self._size = [], 0
 
 
 def as_csr(parts, n_atoms, dtype):
-    """csr_array (n, n_atoms) of this dtype, of parts (non-zeros a row, columns, values)."""
+    """csr_array (n, n_atoms) of this dtype, from parts (number of non-zeros of each row, columns, values)."""
     if not parts:  # a rank without rows
         return csr_array((0, n_atoms), dtype=dtype)
     counts, indices, values = (np.concatenate(columns) for columns in zip(*parts, strict=True))
@@ -180,13 +183,13 @@ def as_csr(parts, n_atoms, dtype):
 
 
 class ArrayWriter:
-    """Rows put into an array, of any library that takes `array[a:b] = rows`: NumPy, CuPy, zarr, h5py.
+    """Rows of an array of any library that supports `array[a:b] = rows`: NumPy, CuPy, zarr, h5py.
 
-    The array is the caller's: what was put into it before an error or interrupt stays there.
+    The array belongs to the caller: rows written before an error or interrupt stay in it.
     """
 
     def __init__(self, array, n_rows, n_features, dtype):
-        """dtype: of the rows.  TypeError for an array that would hold other numbers than these."""
+        """dtype: of the rows.  TypeError for an array whose dtype cannot hold them."""
         kind = type(array).__name__
         if not hasattr(array, "shape") or not hasattr(array, "__setitem__"):
             raise TypeError(f"out must be the path of a .npy file, or an array (zarr, h5py, memmap, ...); got {kind}.")
@@ -195,32 +198,32 @@ class ArrayWriter:
         flags = getattr(array, "flags", None)
         if flags is not None and not getattr(flags, "writeable", True):
             raise ValueError("out is read-only: pass an array that can be written to (mode='r+' of a memmap).")
-        self.array, self.place, self.dtype = array, 0, _dtype_for(array, dtype)
+        self.array, self.n_rows, self.dtype = array, 0, _dtype_for(array, dtype)
         self.device = array_device(array)
 
     def write(self, part):
-        """Append rows (n, n_features).  ValueError for numbers that overflow in the array."""
+        """Append rows (n, n_features).  ValueError if they overflow the dtype of the array."""
         given, xp = self.device.put(part), self.device.xp
         with np.errstate(over="ignore"):
             part = given.astype(self.dtype, copy=False)
         narrower = part.dtype.kind == "f" and part.itemsize < given.itemsize
         if narrower and bool((~xp.isfinite(part) & xp.isfinite(given)).any()):
             raise ValueError(
-                f"out holds {self.dtype}, which ends at {float(np.finfo(self.dtype).max):.3g}, and the result has "
-                f"{float(abs(given[xp.isfinite(given)]).max()):.3g}: pass an array of {given.dtype}."
+                f"out holds {self.dtype}, whose largest number is {float(np.finfo(self.dtype).max):.3g}, and the "
+                f"result has {float(abs(given[xp.isfinite(given)]).max()):.3g}: pass an array of {given.dtype}."
             )
-        self.array[self.place : self.place + len(part)] = part
-        self.place += len(part)
+        self.array[self.n_rows : self.n_rows + len(part)] = part
+        self.n_rows += len(part)
 
     def close(self):
-        pass
+        """Nothing to complete."""
 
-    def abandon(self):
-        pass
+    def abort(self):
+        """Nothing to remove."""
 
 
 def _dtype_for(array, dtype):
-    """The dtype of an array that is to hold numbers of this dtype; TypeError if it holds other numbers."""
+    """The dtype of the array; TypeError if it cannot hold numbers of the given dtype."""
     try:
         holds = np.dtype(array.dtype)
     except (AttributeError, TypeError):
@@ -228,62 +231,14 @@ def _dtype_for(array, dtype):
             f"out is a {type(array).__name__} whose dtype is none of NumPy's: pass an array of NumPy, zarr or h5py."
         ) from None
     if not np.can_cast(dtype, holds, "same_kind"):
-        raise TypeError(f"out holds {holds}, and the result is {dtype}, which it would cut: pass an array of {dtype}.")
+        raise TypeError(f"out holds {holds}, which cannot represent the result, {dtype}: pass an array of {dtype}.")
     return holds
 
 
 def open_writer(out, n_rows, n_features, dtype):
-    """Where `out` means: a path of a .npy file, or an array (n_rows, n_features) that can be assigned to."""
+    """The writer for a parameter `out`: a path of a .npy file, or an array (n_rows, n_features)."""
     if isinstance(out, str | os.PathLike):
         if Path(out).suffix != ".npy":
             raise ValueError(f"out={os.fspath(out)!r} must end in .npy, or be an array (zarr, h5py, memmap, ...).")
         return NpyWriter(out, n_features, dtype, n_rows)
     return ArrayWriter(out, n_rows, n_features, dtype)
-
-
-# ---- names -----------------------------------------------------------------------------------------------------------
-def partial_of(path):
-    """The name of a file before it is complete."""
-    return path.with_name(path.name + PARTIAL)
-
-
-def open_partial(path):
-    """The file that will get this path, open to be written; OSError in one sentence, that names path."""
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a directory: name a file.")
-    try:
-        return open(partial_of(path), "wb")
-    except OSError as error:
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"{path} cannot be written: there is no directory {path.parent}.") from None
-        raise OSError(error.errno, f"{path} cannot be written ({error.strerror}): name another directory") from error
-
-
-def give_names(paths):
-    """Rename complete files from their partial names; the first one last."""
-    for path in reversed(paths):
-        try:
-            os.replace(partial_of(path), path)
-        except OSError as error:
-            raise _not_written(path, error) from error
-
-
-def make_directory(path):
-    """The directory, made if need be; OSError in one sentence."""
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise NotADirectoryError(f"{path} cannot be a directory: it, or a part of its path, is a file.") from None
-    except OSError as error:
-        raise OSError(error.errno, f"{path} cannot be made ({error.strerror}): name another directory") from error
-    return Path(path)
-
-
-def remove_partial(directory, pattern):
-    """Remove what a process that was killed left of files of this pattern."""
-    for path in directory.glob(pattern + PARTIAL):
-        path.unlink(missing_ok=True)
-
-
-def _not_written(path, error):
-    return OSError(error.errno, f"{path} could not be written ({error.strerror}); what was written is removed")

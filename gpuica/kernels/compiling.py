@@ -11,7 +11,7 @@ from functools import cache
 from importlib import import_module
 
 from ..device import log_once, logger
-from ..interrupts import held
+from ..interrupts import block_interrupts
 
 PATIENCE = 1.0  # seconds of compilation that pass without a word
 KINDS = {
@@ -29,7 +29,7 @@ KINDS = {
 @cache
 def compiled(name):
     """The module of this package with that name, whose functions Numba compiles.  Imported once, in one piece."""
-    with held():
+    with block_interrupts():
         module = import_module(f".{name}", __package__)
         from numba.core import event
 
@@ -80,7 +80,7 @@ def announced(function, arguments, once="on each machine"):
     kernel, began = _described(function, arguments), time.perf_counter()
     warning = threading.Timer(PATIENCE, _warn, [kernel, once])
     warning.daemon = True
-    with held():
+    with block_interrupts():
         if kernel:
             warning.start()
         try:

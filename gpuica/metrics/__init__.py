@@ -13,11 +13,11 @@ from scipy.optimize import linear_sum_assignment
 
 from ..contrasts import LogCosh, as_contrast
 from ..device import CPU, array_device, to_host
-from ..device.arrays import host, known
+from ..device.arrays import as_numpy, unwrap
 from ..io.files import shards
 from ..oracle import ContrastOracle, MomentOracle
 from ..rows import open_rows
-from ..rows.base import check_weights, of_norm_one
+from ..rows.base import check_weights, normalize_rows
 from ..solvers.fastica import rotation_gradient
 
 GAUSSIAN_LOGCOSH = 0.37456720749145711  # E log cosh of a standard normal variable
@@ -56,7 +56,7 @@ def matched_correlation(S, T, sample_weight=None):
 
 def match(similarity):
     """One-to-one matching of rows (k) to columns (l) of |similarity| with the largest sum: values, columns."""
-    similarity = np.abs(host(similarity))
+    similarity = np.abs(as_numpy(similarity))
     rows, columns = linear_sum_assignment(-similarity)
     return similarity[rows, columns], columns
 
@@ -239,7 +239,7 @@ def _uses(C):
 
 def _directions(D):
     """The atoms (k, d) with norm 1, in float64; zeros stay."""
-    return of_norm_one(_columns(D)[:].astype(np.float64))
+    return normalize_rows(_columns(D)[:].astype(np.float64))
 
 
 def _blocks(X):
@@ -284,7 +284,7 @@ def _entropy(counts, low, high):
 
 def _matrix(value):
     """A small array-like of any library, on any device, as a NumPy array of float64."""
-    return np.asarray(host(value), dtype=np.float64)
+    return np.asarray(as_numpy(value), dtype=np.float64)
 
 
 def _columns(S):
@@ -295,7 +295,7 @@ def _columns(S):
         from ..rows.dask import with_known_chunks
 
         S = with_known_chunks(S)
-    S = known(S)[0] if hasattr(S, "ndim") else np.asarray(S)
+    S = unwrap(S)[0] if hasattr(S, "ndim") else np.asarray(S)
     if S.ndim != 2:
         raise ValueError(f"Expected a 2D array (n_samples, n_components), got {S.ndim}D.")
     return S
@@ -303,7 +303,7 @@ def _columns(S):
 
 def _rows(X, device, sample_weight):
     """X as rows worked on in float64, with its weights, where it is."""
-    weights = None if sample_weight is None else check_weights(host(sample_weight), X.shape[0])
+    weights = None if sample_weight is None else check_weights(as_numpy(sample_weight), X.shape[0])
     return open_rows(X, dtype=np.dtype(np.float64), device=device, weights=weights)
 
 

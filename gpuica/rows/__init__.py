@@ -1,26 +1,42 @@
-"""Rows of data by where they are stored; `open_rows` chooses."""
+"""Rows of data, by storage.  `open_rows` chooses the storage of X."""
 
 from ..io.sources import Source
-from .memory import MemoryRows
+from .memory import memory_rows
 from .shared import Shared, SharedRows
-from .stream import StreamRows
+from .stream import open_stream
+
+
+def _is_dask(X):
+    return type(X).__module__.partition(".")[0] == "dask"
+
+
+def _open_dask(X, *, device, **settings):
+    from .dask import DaskRows
+
+    return DaskRows(X, **settings)
+
+
+def _open_shared(X, **settings):
+    return SharedRows(open_rows(X.local, **settings), X.comm)
+
+
+# (whether X has this storage, a function that opens it as Rows): the first match counts, else X is an array in memory
+STORAGES = (
+    (_is_dask, _open_dask),
+    (lambda X: isinstance(X, Shared), _open_shared),
+    (lambda X: isinstance(X, Source), open_stream),
+)
 
 
 def open_rows(X, *, dtype, device, chunk_rows=None, prepare=None, work=None, weights=None):
-    """The Rows that hold X.
+    """The `Rows` of X.
 
     X: (n_rows, n_features), an array of any library whose slices are arrays, a `Source`, a Dask array, or `Shared`.
-    dtype: float32 or float64 to work in.  device: a `Device`.  chunk_rows: rows of a chunk; by default what stays in a
-    cache.  prepare: a function of a chunk that gives the chunk to be seen instead, `of_norm_one` say.  work: operations
-    that a pass costs for a row, by default those of ICA.  weights: (n_rows,) as `check_weights` gives them.
+    dtype: the working dtype, float32 or float64.  device: the `Device` that processes the chunks.  chunk_rows: rows of
+    a chunk, by default as many as fit a cache.  prepare: a function that is applied to every chunk first,
+    `normalize_rows` for instance.  work: floating-point operations per row and pass, by default those of ICA.
+    weights: (n_rows,) as `check_weights` returns them.
     """
-    if type(X).__module__.partition(".")[0] == "dask":
-        from .dask import DaskRows
-
-        return DaskRows(X, dtype=dtype, chunk_rows=chunk_rows, prepare=prepare, work=work, weights=weights)
-    if isinstance(X, Shared):
-        options = {"chunk_rows": chunk_rows, "prepare": prepare, "work": work, "weights": weights}
-        return SharedRows(open_rows(X.local, dtype=dtype, device=device, **options), X.comm)
-
-    kind = StreamRows if isinstance(X, Source) else MemoryRows
-    return kind(X, dtype=dtype, device=device, chunk_rows=chunk_rows, prepare=prepare, work=work, weights=weights)
+    open_storage = next((opener for matches, opener in STORAGES if matches(X)), memory_rows)
+    settings = {"chunk_rows": chunk_rows, "prepare": prepare, "work": work, "weights": weights}
+    return open_storage(X, dtype=dtype, device=device, **settings)

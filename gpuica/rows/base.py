@@ -1,54 +1,76 @@
-"""Where the data live.  Rows are seen only through sums (and maps) over chunks, so that memory, files and workers are
-the same to a solver; rows know no mathematics, they are given a function to add up.
+"""The contract of all storages: rows are read through sums and maps over chunks.
+
+Solvers see the same `Rows` for arrays in memory, files, Dask arrays and ranks.  A storage contains no mathematics; it
+applies functions that it is given.
 """
 
 from abc import ABC, abstractmethod
 from itertools import cycle, islice
+from operator import attrgetter
+from typing import Any
 
 import numpy as np
 
 from ..device import array_device, to_host
-from ..io.digest import COSTLY, SPREAD, spread_indices
+from ..io.digest import COSTLY_SAMPLE_ROWS, SAMPLE_ROWS, spread_indices
 
-COUNTS = 1 << 12  # whole-number weights up to this are counts: as many rows of the same numbers
+MAX_COUNT = 1 << 12  # integer weights up to this one are frequency weights: that many copies of a row
 
 
 class Rows(ABC):
-    """n_rows rows of n_features numbers, worked on in `dtype` (float32 or float64) with the array library `xp`.
+    """A matrix X of shape (n_rows, n_features), read as chunks X_1, ..., X_m of consecutive rows.
 
-    `n_passes` counts how often the data were read from first to last by `sum` and `map`; projected rows count on from
-    the rows they were made of.
+    A chunk is an array (n_chunk, n_features) in `dtype`, float32 or float64, of the library `xp`, numpy or cupy.  A
+    storage implements the abstract members, and overrides the others, which are derived from them, where it can do
+    better.
+
+    ==================================  ======================================================================  ======
+    verb                                result                                                                  passes
+    ==================================  ======================================================================  ======
+    sum(f, *params)                     Σ_i f(X_i, *params), a tuple of float64 arrays                          1
+    map(f, *params)                     f(X_i, *params) stacked, (n_rows, ...)                                  1
+    for_each(consume, f, *params)       None; consume(f(X_i, *params)) is called for i = 1, ..., m in order     1
+    reduce(kind, start, f, *params)     kind(*start) to which f(X_i, *params) was added for i = 1, ..., m       1
+    take(indices)                       X[indices], an array (len(indices), n_features)                         0
+    subset(indices)                     Rows of X[indices], in memory                                           0
+    batches(size, rng)                  iterator over Rows of `size` rows that partition X                      1
+    sample(n, rng)                      Rows of n rows drawn without replacement                                0
+    epochs(size, rng, skip)             endless iterator over batches, the same order in every epoch            -
+    projected(mean, components)         Rows (X - mean) @ componentsᵀ                                           0 or 1
+    ==================================  ======================================================================  ======
+
+    Chunks are added in order, whatever the number of threads: the same call returns the same bits.
     """
 
     n_rows: int
     n_features: int
     dtype: np.dtype
-    n_passes = 0
-    scratch = None  # (n_rows, n_features) array behind the rows that may be overwritten once they are done with
-    random_access_is_costly = False  # whether a few rows drawn at random cost as much as all of them
-    batch_window = None  # bytes of drawn rows that the order of batches depends on; None: it depends on the draws alone
-    weights = None  # (n_rows,) as how many rows each row counts, in `dtype`, where the chunks are; None: as one
+    n_passes = 0  # how often X was read from first to last row; projected rows continue the count of their source
+    scratch = None  # the array (n_rows, n_features) behind the rows, if it may be overwritten after the last pass
+    random_access_is_costly = False  # whether reading a few random rows costs as much as reading all of them
+    batch_window = None  # bytes of the window that batches are shuffled in; None where the order depends on rng alone
+    weights = None  # (n_rows,) sample weights in `dtype`, on the device of the chunks; None for weight 1
 
     @property
     def weight(self):
-        """What a mean divides by: Σ w, or n_rows."""
+        """The denominator of means: Σ w, or n_rows."""
         return self.n_rows if self.weights is None else float(self.weights.sum(dtype=np.float64))
 
     @property
     def n_effective(self):
-        """What a variance of means divides by: n_kish, but Σ w where weights are counts, so that a row of weight 2
-        gives the answer of two rows."""
+        """The denominator of variances of means: n_kish, but Σ w for frequency weights, so that weight 2 equals two
+        copies of a row."""
         return self.weight if self.has_counts else self.n_kish
 
     @property
     def has_counts(self):
-        """Whether all weights are whole numbers, up to COUNTS."""
+        """Whether all weights are integers up to MAX_COUNT."""
         w = self.weights
-        return w is not None and len(w) > 0 and bool(((w <= COUNTS) & (w % 1 == 0)).all())
+        return w is not None and len(w) > 0 and bool(((w <= MAX_COUNT) & (w % 1 == 0)).all())
 
     @property
     def n_kish(self):
-        """As how many rows of equal weight the rows tell: (Σ w)² / Σ w², blind to the weights' scale, or n_rows.
+        """Kish's effective sample size (Σ w)² / Σ w², which does not depend on the scale of the weights; or n_rows.
 
         Kish, Survey Sampling, Wiley 1965.
         """
@@ -61,33 +83,33 @@ class Rows(ABC):
     @property
     @abstractmethod
     def xp(self):
-        """numpy or cupy: the library of the chunks and totals."""
+        """numpy or cupy: the library of chunks and totals."""
 
     @abstractmethod
     def sum(self, contribution, *params):
-        """Totals over all chunks of `contribution(chunk, *params)`, a tuple of arrays; float64.  One pass.
+        """Σ_i contribution(X_i, *params), a tuple of float64 arrays.  One pass.
 
-        Where the rows have weights, of `contribution(chunk, *params, weights=those of the chunk)`.
-        Chunks are added in order, whatever the number of threads: the same call gives the same bits.
+        contribution: returns a tuple of arrays that add up over chunks.  Where the rows have weights, it is called with
+        the keyword `weights`, those of the chunk, (n_chunk,).
         """
 
     @abstractmethod
     def map(self, function, *params, out=None):
-        """`function(chunk, *params)` of every chunk, stacked: (n_rows, ...).  One pass.
+        """function(X_i, *params) of all chunks, stacked, (n_rows, ...).  One pass.
 
-        out: an array to write to, which may be the rows' own.
+        out: the array to write to, which may be X itself; None allocates it.
         """
 
     @abstractmethod
     def for_each(self, consume, function, *params):
-        """consume(function(chunk, *params)) for every chunk, in order, one at a time.  One pass."""
+        """Call consume(function(X_i, *params)) for i = 1, ..., m, in order, one at a time.  One pass."""
 
     def reduce(self, kind, start, function, *params):
-        """kind(*start), to which function(chunk, *params) of every chunk was added, in order.  One pass.
+        """kind(*start), after `add(function(X_i, *params))` for i = 1, ..., m.  One pass.
 
-        For totals too large to have one for each chunk, as `sum` does.  kind: a class whose objects have `add(part)`;
-        `added`, a tuple of arrays that add up over parts; `kept`, a tuple of arrays that do not, but are joined row by
-        row; and `merge(added, kept)` to take in those of another object, one that was given the rows after these.
+        For totals too large to have one per chunk, as `sum` does.  kind: a class with the methods `add(part)` and
+        `merge(added, kept)`, and the attributes `added`, a tuple of arrays that add up over parts, and `kept`, a tuple
+        of arrays that are concatenated over parts.  `merge` takes these two of an object that was given later rows.
         """
         total = kind(*start)
         self.for_each(total.add, function, *params)
@@ -95,50 +117,52 @@ class Rows(ABC):
 
     @abstractmethod
     def take(self, indices):
-        """The rows of these numbers, (len(indices), n_features), as chunks hold them."""
+        """X[indices], (len(indices), n_features), in the dtype and on the device of the chunks."""
 
     @abstractmethod
     def subset(self, indices):
-        """The rows of these numbers, as Rows that are held in memory."""
+        """Rows of X[indices], with their weights, in memory."""
 
     def all_ranks(self, fact):
-        """Whether a fact holds here, and for every process that shares the rows."""
+        """Whether a fact holds in every process that shares the rows; in one process, the fact."""
         return fact
 
-    def cached_result(self, name, make, *asked):
-        """make(), a list of arrays; where there is a checkpoint that holds them already, these.
+    def cached_result(self, name, make, *key):
+        """make(), a list of arrays; a checkpoint returns the arrays that it stored for this name and key.
 
-        asked: what the arrays depend on, beside the rows.
+        key: what the arrays depend on, beside the rows.
         """
         return make()
 
     def fixed_sample(self):
-        """Some rows spread over all, always the same, as chunks hold them: for a digest of the data."""
-        return self.take(spread_indices(self.n_rows, COSTLY if self.random_access_is_costly else SPREAD))
+        """At most SAMPLE_ROWS rows spread over X, the same in every call: for a digest of the data."""
+        return self.take(
+            spread_indices(self.n_rows, COSTLY_SAMPLE_ROWS if self.random_access_is_costly else SAMPLE_ROWS)
+        )
 
     def upload(self):
-        """These rows, held by the device as a whole if it has room: they are to be passed over several times."""
+        """These rows, after a copy of X to the device if it fits the memory budget: for many passes."""
         return self
 
     def to_memory(self):
-        """All rows, as Rows whose chunks are here: themselves if they are.  For few rows."""
+        """All rows, as Rows in the memory of this process.  For few rows."""
         return self.subset(np.arange(self.n_rows))
 
     @abstractmethod
     def batches(self, size, rng=None):
-        """Iterate over all rows once, as Rows of `size` rows each, the last of fewer; in random order with rng.
+        """Iterate over all rows once, as Rows of `size` rows, the last one smaller; in random order with rng.
 
-        Rows keep their weights; the order is drawn without regard to them.
+        Rows keep their weights; the order does not depend on them.
         """
 
     def sample(self, n, rng):
-        """n rows drawn at random, as Rows."""
+        """n rows drawn at random without replacement, as Rows."""
         return next(iter(self.batches(n, rng)))
 
     def epochs(self, size, rng=None, skip=0):
-        """Batches as learning takes them, without end; in random order with rng, which is drawn from at once.
+        """Endless iterator over mini-batches, after the first `skip` of them; in random order with rng.
 
-        skip: batches from the beginning that are left out.  The order is scikit-learn's, and the same in every round.
+        The order is drawn at the call, is scikit-learn's, and is the same in every epoch.
         """
         order = np.arange(self.n_rows)
         if rng is not None:
@@ -147,42 +171,42 @@ class Rows(ABC):
         return (self.subset(order[start : start + size]) for start in starts)
 
     def projected(self, mean, components):
-        """Rows (x - mean) @ componentsᵀ: stored when they fit the memory budget, else computed on the way."""
-        return self.project_with(projection(mean, components, self.dtype))
+        """Rows (X - mean) @ componentsᵀ: stored if they fit the memory budget, else computed in every pass."""
+        return self.project_with(round_projection(mean, components, self.dtype))
 
-    def project_with(self, ready):
-        """`projected`, for a `projection`."""
-        return ProjectedRows(self, ready)
+    def project_with(self, projection):
+        """`projected`, for the result of `round_projection`."""
+        return ProjectedRows(self, projection)
+
+
+def forwarded(name, to="rows") -> Any:
+    """A class attribute that returns the attribute or bound method `name` of `self.rows`, or of `self.<to>`."""
+    return property(attrgetter(f"{to}.{name}"))
 
 
 class ProjectedRows(Rows):
-    """(x - mean) @ componentsᵀ, computed chunk by chunk on the way to the sum."""
+    """Rows (x - mean) @ componentsᵀ, computed chunk by chunk in every pass over `rows`."""
 
-    def __init__(self, rows, ready):
-        """ready: a `projection`, on the rows' device."""
-        self.rows, self.projection = rows, ready
-        self.n_rows, self.n_features, self.dtype = rows.n_rows, len(ready[1]), rows.dtype
-        self.weights = rows.weights
+    n_rows, dtype, weights, xp = (forwarded(name) for name in ("n_rows", "dtype", "weights", "xp"))
+    n_passes = forwarded("n_passes")
+    random_access_is_costly, batch_window = forwarded("random_access_is_costly"), forwarded("batch_window")
 
-    @property
-    def xp(self):
-        return self.rows.xp
-
-    @property
-    def n_passes(self):  # type: ignore[override]  # counted by the rows that are read
-        return self.rows.n_passes
+    def __init__(self, rows, projection):
+        """projection: as `round_projection` returns it, on the device of the rows."""
+        self.rows, self.projection = rows, projection
+        self.n_features = len(projection[1])
 
     def sum(self, contribution, *params):
-        return self.rows.sum(_on_projection, self.projection, contribution, *params)
+        return self.rows.sum(_project_and_apply, self.projection, contribution, *params)
 
     def map(self, function, *params, out=None):
-        return self.rows.map(_on_projection, self.projection, function, *params, out=out)
+        return self.rows.map(_project_and_apply, self.projection, function, *params, out=out)
 
     def for_each(self, consume, function, *params):
-        self.rows.for_each(consume, _on_projection, self.projection, function, *params)
+        self.rows.for_each(consume, _project_and_apply, self.projection, function, *params)
 
     def reduce(self, kind, start, function, *params):
-        return self.rows.reduce(kind, start, _on_projection, self.projection, function, *params)
+        return self.rows.reduce(kind, start, _project_and_apply, self.projection, function, *params)
 
     def take(self, indices):
         return project_chunk(self.rows.take(indices), self.projection)
@@ -191,16 +215,7 @@ class ProjectedRows(Rows):
         return self.rows.subset(indices).project_with(self.projection)
 
     def batches(self, size, rng=None):
-        for batch in self.rows.batches(size, rng):
-            yield batch.project_with(self.projection)
-
-    @property
-    def random_access_is_costly(self):  # type: ignore[override]
-        return self.rows.random_access_is_costly
-
-    @property
-    def batch_window(self):  # type: ignore[override]
-        return self.rows.batch_window
+        return (batch.project_with(self.projection) for batch in self.rows.batches(size, rng))
 
     def sample(self, n, rng):
         return self.rows.sample(n, rng).project_with(self.projection)
@@ -209,10 +224,11 @@ class ProjectedRows(Rows):
         return (batch.project_with(self.projection) for batch in self.rows.epochs(size, rng, skip))
 
 
-def projection(mean, components, dtype):
-    """(mean, components, offset) in the working dtype; the offset carries what rounding took from the mean.
+def round_projection(mean, components, dtype):
+    """(mean, components, offset) in the working dtype; the offset corrects for the rounding of the mean.
 
-    ValueError where the dtype does not hold the components, as of data below 1e-38 in float32.
+    mean: (d,).  components: (k, d).  offset: (k,).  ValueError if the components overflow the dtype, as for data below
+    1e-38 in float32.
     """
     rounded = mean.astype(dtype)
     offset = (components @ (mean - rounded)).astype(dtype)
@@ -220,29 +236,29 @@ def projection(mean, components, dtype):
         narrowed = components.astype(dtype)
     if narrowed.dtype != components.dtype and not bool(array_device(narrowed).xp.isfinite(narrowed).all()):
         raise ValueError(
-            f"X varies by so little that the matrix which brings it to variance 1 overflows {np.dtype(dtype)}: "
+            f"X varies by so little that the matrix which scales it to variance 1 overflows {np.dtype(dtype)}: "
             "multiply X by a constant, or pass it as float64."
         )
     return rounded, narrowed, offset
 
 
-def project_chunk(chunk, ready):
-    """(chunk - mean) @ componentsᵀ for a `projection`.
+def project_chunk(chunk, projection):
+    """(chunk - mean) @ componentsᵀ, (n, k), for the result of `round_projection`.
 
-    The mean is subtracted first: mean @ componentsᵀ may be larger than the result by all the digits of the dtype.
+    The mean is subtracted first: mean @ componentsᵀ can exceed the result by all digits of the dtype.
     """
-    mean, components, offset = ready
+    mean, components, offset = projection
     projected = (chunk - mean) @ components.T
     projected -= offset
     return projected
 
 
-def _on_projection(chunk, ready, function, *params, **weights):
-    return function(project_chunk(chunk, ready), *params, **weights)
+def _project_and_apply(chunk, projection, function, *params, **weights):
+    return function(project_chunk(chunk, projection), *params, **weights)
 
 
-def of_norm_one(chunk):
-    """Every row divided by its Euclidean norm; rows of zeros stay."""
+def normalize_rows(chunk):
+    """Every row divided by its Euclidean norm; rows of zeros are unchanged."""
     xp = array_device(chunk).xp
     largest = xp.abs(chunk).max(axis=1, keepdims=True)  # first by the largest entry, so that no square overflows
     chunk = chunk / xp.where(largest > 0, largest, 1)
@@ -251,10 +267,10 @@ def of_norm_one(chunk):
 
 
 def check_weights(sample_weight, n_rows, some_row=True):
-    """The weights of n_rows rows, float64 (n_rows,), on the host.
+    """The sample weights as a float64 array (n_rows,) on the host.
 
-    sample_weight: array-like, on any device.  ValueError for what is not finite, >= 0, and somewhere above 0.
-    some_row: whether there must be a weight above 0 among them.
+    sample_weight: array-like, on any device.  ValueError unless they are finite and >= 0, and, with some_row, not all
+    zero.
     """
     given = to_host(sample_weight)
     if given.dtype.kind not in "biufO":

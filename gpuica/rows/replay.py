@@ -1,110 +1,63 @@
-"""Rows whose sums are answered by a checkpoint, as far as it goes."""
+"""Rows whose sums are stored in a checkpoint."""
 
 from numbers import Real
 from types import FunctionType
 
 from ..io.digest import digest
-from .base import Rows
+from .base import Rows, forwarded
 
 
 class ReplayedRows(Rows):
-    """Rows whose sums are answered by a checkpoint as far as it goes, and kept there from then on."""
+    """Rows that return the sums of a checkpoint, in their order, and compute and store the sums after these."""
+
+    n_rows, n_features, dtype = forwarded("n_rows"), forwarded("n_features"), forwarded("dtype")
+    weights, weight, has_counts, n_kish = (forwarded(name) for name in ("weights", "weight", "has_counts", "n_kish"))
+    xp, scratch, batch_window = forwarded("xp"), forwarded("scratch"), forwarded("batch_window")
+    random_access_is_costly, all_ranks = forwarded("random_access_is_costly"), forwarded("all_ranks")
+    map, for_each, reduce = forwarded("map"), forwarded("for_each"), forwarded("reduce")
+    take, subset, fixed_sample = forwarded("take"), forwarded("subset"), forwarded("fixed_sample")
+    batches, epochs, to_memory = forwarded("batches"), forwarded("epochs"), forwarded("to_memory")
 
     def __init__(self, rows, checkpoint, n_replayed=0, origin=""):
-        """n_replayed: passes that were answered by the checkpoint so far.  origin: a digest of how the rows were
-        made of those that the checkpoint is of."""
+        """n_replayed: the number of passes that the checkpoint replaced so far.
+
+        origin: a digest of how `rows` was derived from the rows that the checkpoint belongs to.
+        """
         self.rows, self.checkpoint, self.n_replayed, self.origin = rows, checkpoint, n_replayed, origin
-        self.n_rows, self.n_features, self.dtype = rows.n_rows, rows.n_features, rows.dtype
-        self.weights, self.scratch = rows.weights, rows.scratch
 
     @property
-    def xp(self):
-        return self.rows.xp
-
-    @property
-    def weight(self):
-        return self.rows.weight
-
-    @property
-    def has_counts(self):
-        return self.rows.has_counts
-
-    @property
-    def n_kish(self):
-        return self.rows.n_kish
-
-    @property
-    def n_passes(self):  # type: ignore[override]  # those of the past are passes too
+    def n_passes(self):  # type: ignore[override]  # replayed passes count as passes
         return self.rows.n_passes + self.n_replayed
 
-    @property
-    def batch_window(self):  # type: ignore[override]
-        return self.rows.batch_window
-
     def sum(self, contribution, *params):
-        asked = digest(self.origin, *map(_identified, (contribution, *params)))
-        totals, before = self.checkpoint.answer(
-            asked, lambda: self.rows.sum(contribution, *params), self.rows.all_ranks
+        key = digest(self.origin, *map(_identity, (contribution, *params)))
+        totals, replayed = self.checkpoint.recall_or_compute(
+            key, lambda: self.rows.sum(contribution, *params), self.rows.all_ranks
         )
-        self.n_replayed += before
+        self.n_replayed += replayed
         return tuple(self.xp.asarray(total) for total in totals)
 
-    def map(self, function, *params, out=None):
-        return self.rows.map(function, *params, out=out)
-
-    def for_each(self, consume, function, *params):
-        self.rows.for_each(consume, function, *params)
-
-    def reduce(self, kind, start, function, *params):
-        return self.rows.reduce(kind, start, function, *params)
-
-    def take(self, indices):
-        return self.rows.take(indices)
-
-    def subset(self, indices):
-        return self.rows.subset(indices)
-
-    def fixed_sample(self):
-        return self.rows.fixed_sample()
-
-    def all_ranks(self, fact):
-        return self.rows.all_ranks(fact)
-
-    @property
-    def random_access_is_costly(self):  # type: ignore[override]
-        return self.rows.random_access_is_costly
-
-    def cached_result(self, name, make, *asked):
-        asked = digest(self.origin, name, self.batch_window, *asked)
-        return [self.xp.asarray(part) for part in self.checkpoint.answer(asked, make, self.rows.all_ranks)[0]]
-
-    def to_memory(self):
-        return self.rows.to_memory()
-
-    def batches(self, size, rng=None):
-        yield from self.rows.batches(size, rng)
-
-    def epochs(self, size, rng=None, skip=0):
-        return self.rows.epochs(size, rng, skip)
+    def cached_result(self, name, make, *key):
+        key = digest(self.origin, name, self.batch_window, *key)
+        parts, _ = self.checkpoint.recall_or_compute(key, make, self.rows.all_ranks)
+        return [self.xp.asarray(part) for part in parts]
 
     def sample(self, n, rng):
         origin = digest(self.origin, "sample", n, rng)
         return ReplayedRows(self.rows.sample(n, rng), self.checkpoint, origin=origin)
 
-    def project_with(self, ready):
-        origin = digest(self.origin, "onto", *ready)
-        return ReplayedRows(self.rows.project_with(ready), self.checkpoint, self.n_replayed, origin)
+    def project_with(self, projection):
+        origin = digest(self.origin, "onto", *projection)  # "onto" identifies projections in stored checkpoints
+        return ReplayedRows(self.rows.project_with(projection), self.checkpoint, self.n_replayed, origin)
 
 
-def _identified(value):
-    """What tells one question from another: the identifier of a sum, which no renaming changes; arrays and numbers.
+def _identity(value):
+    """What distinguishes a sum from others: its identifier, which renaming does not change, and its parameters.
 
-    Of a contrast its kind is enough: it is a parameter of the fit, which the checkpoint compares.
+    The type suffices for a contrast: it is a parameter of the fit, which the checkpoint compares.
     """
     if hasattr(value, "identifier"):
         return value.identifier
-    return (
-        value
-        if hasattr(value, "shape") or isinstance(value, FunctionType | Real | str | list)
-        else type(value).__qualname__
-    )
+    if hasattr(value, "shape") or isinstance(value, FunctionType | Real | str | list):
+        return value
+    return type(value).__qualname__

@@ -293,7 +293,11 @@ def attack_killed_outputs(rng):
         (lambda path: sparse.transform(X, out=path), "codes-*.npz", "codes-00000.npz", read_codes, codes),
         (lambda path: model.transform(X, out=path / "s.npy"), "*.npy", "s.npy", lambda path: shards(path)[:], codes),
     )[rng.integers(3)]
-    with folder() as path, mock.patch.object(writers, "SHARD", 10_000), mock.patch.object(files, "SPOOLED", 10_000):
+    with (
+        folder() as path,
+        mock.patch.object(writers, "CODES_FILE_BYTES", 10_000),
+        mock.patch.object(files, "SPOOL_FILE_BYTES", 10_000),
+    ):
         killed(lambda: write(path), rng.uniform(0, 0.05))
         if (path / first).exists():
             np.testing.assert_array_equal(read(path), expected)

@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from gpuica import FastICA, shards
-from gpuica.io.headers import safetensors_header
+from gpuica.io.safetensors import safetensors_header
 from gpuica.rows import stream
 from tests.problems import mixture
 
@@ -259,8 +259,8 @@ def written(path, X):
 def small_blocks():
     """Chunks of 100 rows, blocks of a few chunks, and no warnings."""
     with (
-        patch("gpuica.rows.memory.default_chunk_rows", lambda *given: 100),
-        patch.object(stream, "BLOCK", 1 << 12),
+        patch("gpuica.rows.host.default_chunk_rows", lambda *given: 100),
+        patch.object(stream, "BLOCK_BYTES", 1 << 12),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", ConvergenceWarning)
