@@ -5,7 +5,7 @@ TORCH ?= torch
 
 .PHONY: demo test check check-kernels check-kernels-newest test-gpu sanitize-gpu bench-gpu gpu test-torch bench docs clean
 
-demo: .venv/ready                ## the main job on real data, with a table and a picture at the end
+demo: .venv/ready                ## ICA of image patches by gpuica and scikit-learn, with a table and a figure
 	$(BIN)/python -m benchmarks.demo
 
 test: .venv/ready                ## all tests that need no GPU, scikit-learn's and python-picard's own among them
@@ -32,7 +32,7 @@ test-gpu:                        ## tests that need a GPU, seven minutes at most
 sanitize-gpu:                    ## small launches of every CUDA kernel under compute-sanitizer, one minute at most
 	PYTHONPATH=. $(or $(GPU_PYTHON),$(BIN)/python) -m tests.sanitize $(if $(OUT),--report $(OUT))
 
-bench-gpu:                       ## figures of a GPU, seven minutes at most; to the folder OUT, else benchmarks/results
+bench-gpu:                       ## figures of a GPU, seven minutes at most; results to OUT or benchmarks/results
 	PYTHONPATH=. $(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu --seconds 420 $(if $(OUT),--out $(OUT))
 
 gpu: test-gpu bench-gpu
@@ -41,7 +41,7 @@ test-torch: .venv/ready          ## tests that need torch, which this installs: 
 	$(BIN)/pip install -q $(TORCH)
 	$(BIN)/python -m pytest -m torch
 
-bench: .venv/ready               ## the quick benchmarks, under three minutes; all of them: python -m benchmarks.run
+bench: .venv/ready               ## the quick comparison of ICA, under three minutes; python -m benchmarks lists all
 	$(BIN)/python -m benchmarks.run --quick
 
 docs: .venv/ready

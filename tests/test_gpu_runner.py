@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import gpu
-from benchmarks.gpu import Line, Results, lines_of_output
+from benchmarks.gpu import runner
+from benchmarks.gpu.runner import Line, Results, lines_of_output
 from gpuica.device import why_no_gpu
 
 from .conftest import leftover
@@ -109,25 +109,25 @@ def test_what_a_process_does_not_come_to_is_measured_in_another(monkeypatch, end
         names = command[command.index("--line") + 1 : command.index("--seconds")]
         asked.append(names)
         for name in names:
-            yield f"{gpu.BEGUN}{name}\n"
+            yield f"{runner.BEGUN}{name}\n"
             if name == "bad":
                 yield ending
                 return
-            yield gpu.RESULT + json.dumps({"figure": name, "value": 1.0}) + "\n"
+            yield runner.RESULT + json.dumps({"figure": name, "value": 1.0}) + "\n"
         yield 0
 
-    monkeypatch.setattr(gpu, "lines_of_output", outputs)
+    monkeypatch.setattr(runner, "lines_of_output", outputs)
     results = Results(None, {})
-    gpu.measure(results, lines("a", "bad", "b", "c"), ARGS, time.monotonic() + 600)
+    runner.measure(results, lines("a", "bad", "b", "c"), ARGS, time.monotonic() + 600)
     assert asked == [["a", "bad", "b", "c"], ["b", "c"]]
     assert [result["figure"] for result in results.all] == ["a", *(["bad"] if ending else []), "b", "c"]
 
 
 def test_lines_without_time_are_left_out(monkeypatch):
-    monkeypatch.setattr(gpu, "lines_of_output", lambda command, seconds: pytest.fail("there is no time"))
+    monkeypatch.setattr(runner, "lines_of_output", lambda command, seconds: pytest.fail("there is no time"))
     results = Results(None, {})
-    gpu.measure(results, lines("a", "b"), ARGS, time.monotonic() + gpu.STARTING)
-    assert ["left out" in result["note"] for result in results.all] == [True, True]
+    runner.measure(results, lines("a", "b"), ARGS, time.monotonic() + runner.STARTING)
+    assert ["skipped" in result["note"] for result in results.all] == [True, True]
 
 
 def test_a_line_that_fails_is_the_last_of_its_process(capfd):
@@ -137,7 +137,7 @@ def test_a_line_that_fails_is_the_last_of_its_process(capfd):
 
     known = {}
     bench = SimpleNamespace(learn=known.update, tidy=lambda: None)
-    gpu.run_lines([Line("bad", 1, fails), *lines("after")], bench, 60)
+    runner.run_lines([Line("bad", 1, fails), *lines("after")], bench, 60)
     printed = capfd.readouterr().out
     assert "RuntimeError: illegal address" in printed
     assert known["rate"] == 2.0
