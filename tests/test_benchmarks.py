@@ -32,8 +32,7 @@ def nothing_runs(monkeypatch):
     def forbidden(*args, **options):
         pytest.fail("a benchmark ran")
 
-    for benchmark in benchmarks():
-        assert callable(benchmark.run)
+    benchmarks()  # imports all modules before the functions are replaced
     for name in ("random.default_rng", "random.RandomState", "load", "save", "linalg.qr", "linalg.eigh"):
         monkeypatch.setattr(f"numpy.{name}", forbidden)
     for name in ("subprocess.Popen", "subprocess.run", "multiprocessing.process.BaseProcess.start"):
