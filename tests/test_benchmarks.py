@@ -101,6 +101,16 @@ def test_benchmarks_are_run_by_name(capsys):
     assert "skipped: it needs a moon" in capsys.readouterr().out
 
 
+def test_a_benchmark_without_its_data_does_not_stop_those_after_it(capsys):
+    ran = []
+    missing = Benchmark("missing", "stops", takes="no time", run=lambda args: sys.exit("no file"))
+    assert main([missing, example("after", ran)], ["all"]) == 0
+    assert ran == [("after", 100)]
+    assert "skipped: no file" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no file"):
+        main([missing], ["missing"])
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*.jsonl")), ids=lambda path: path.stem)
 def test_committed_results_have_tables(path):
     results = read(path)

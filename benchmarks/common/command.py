@@ -87,8 +87,13 @@ def main(benchmarks, argv, default=None):
         print(f"\n==== {name}: {registry[name].summary}", flush=True)
         if reason := registry[name].why_not():
             print(f"skipped: {reason}")
-        else:
+            continue
+        try:
             statuses.append(registry[name].main(options))
+        except SystemExit as stopped:  # with a sentence if something is missing, with a number if options are wrong
+            if not isinstance(stopped.code, str):
+                raise
+            print(f"skipped: {stopped.code}")
     return max(statuses, default=0)
 
 
