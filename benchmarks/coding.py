@@ -1,21 +1,11 @@
-"""Sparse codes and dictionaries: gpuica against scikit-learn and SPAMS, on image patches and activations.
+"""Sparse codes of gpuica, scikit-learn, SPAMS and dictlearn; codes against large dictionaries.
 
-    python -m benchmarks.coding                           every problem that can run here
-    python -m benchmarks.coding --problems lasso-256 omp-256 --rows 50000
-    python -m benchmarks.coding --fit                     mini-batch dictionary learning
-
-Codes: rows a second, with the objective recomputed in float64 from the codes: Σ ½‖x - c D‖² + alpha ‖c‖₁ (lasso) or
-‖x - c D‖² (pursuits), a row; the largest excess of a row over gpuica's float64 solution; non-zeros; memory beyond the
-input.  Contestants work on the same rows, scikit-learn on fewer where it is slow.  All threads, as --threads says.
-
-Fits: all start from the same atoms; after each pass the cost of all rows with exact codes is recomputed in float64.
+Commands: python -m benchmarks.coding; python -m benchmarks coding_memory.
 """
 
-import argparse
 import importlib.util
-import json
+import sys
 import warnings
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -24,45 +14,44 @@ from threadpoolctl import threadpool_limits
 
 import gpuica
 
-from .environment import environment
-from .measure import timed
-from .problems import ACTIVATIONS, patches
+from .common.command import Benchmark, append, main, print_machine, results_path
+from .common.environment import environment
+from .common.tables import Table
+from .common.timing import MB, repeat
+from .ica.problems import no_activations, no_photographs, patches, stored_activations
 
-LOCAL = Path(__file__).parent / "results" / "local"
-ALPHA, ATOMS_A_ROW = 0.15, 8
-SECONDS = 0.5  # of repeats, at least
-SLOW = {
+ALPHA, NONZERO = 0.15, 8  # the lasso's penalty; atoms per row of pursuits
+SECONDS, REPEATS = 0.5, 20  # calls are repeated until the first of these limits
+SLOW = {  # rows that suffice to time a slow contestant
     "dictlearn": 2_000,
     "sklearn-lasso_lars": 300,
     "sklearn-lasso_cd": 2_000,
     "sklearn-omp": 2_000,
-}  # rows that are enough
+}
 
 
 # ---- problems -------------------------------------------------------------------------------------------------------
 def unit_patches(n, side, seed=0):
-    """n grey patches of side x side, each of mean 0 and norm 1, (n, side²)."""
+    """n grey patches of side x side pixels, each of mean 0 and norm 1, (n, side²)."""
     X = patches(seed, n, side)[0]
     return X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-6)
 
 
 def unit_activations(n, seed=0):
-    """n rows of activations about their mean, each of norm 1."""
-    X = np.load(ACTIVATIONS, mmap_mode="r")
-    rows = np.sort(np.random.RandomState(seed).choice(len(X), n, replace=False))
-    X = X[rows].astype(np.float64)
+    """n centered rows of activations, each of norm 1, (n, 384)."""
+    X = stored_activations(seed, n)[0].astype(np.float64)
     X -= X.mean(axis=0)
     return X / np.linalg.norm(X, axis=1, keepdims=True)
 
 
 def split(X, k, seed=1):
-    """(rows, k atoms): other rows than those, as the atoms; unit norm."""
+    """(X without k random rows, those rows brought to unit norm as the atoms)."""
     order = np.random.RandomState(seed).permutation(len(X))
     D = X[order[:k]]
     return X[order[k:]], D / np.maximum(np.linalg.norm(D, axis=1, keepdims=True), 1e-6)
 
 
-# name -> (what makes n rows, atoms, coder, rows by default)
+# name: (function of n that makes n rows, number of atoms, coder, default number of rows)
 CODES = {
     "lasso-256": (partial(unit_patches, side=8), 256, "lasso", 50_000),
     "lasso-1024": (partial(unit_patches, side=8), 1_024, "lasso", 20_000),
@@ -75,9 +64,9 @@ CODES = {
 }
 
 
-# ---- contestants: (X, D, coder, threads) -> a call that gives codes -------------------------------------------------
+# ---- contestants: functions (X, D, coder, threads) that return a call that returns the codes -------------------------
 def ours(X, D, coder, threads):
-    settings = {"n_nonzero_coefs": ATOMS_A_ROW} if coder == "omp" else {"alpha": ALPHA}
+    settings = {"n_nonzero_coefs": NONZERO} if coder == "omp" else {"alpha": ALPHA}
     name = "omp" if coder == "omp" else "lasso_cd"
     return partial(gpuica.sparse_encode, X, D, algorithm=name, device="cpu", **settings)
 
@@ -87,7 +76,7 @@ def ours_csr(X, D, coder, threads):
 
 
 def ours_ormp(X, D, coder, threads):
-    return partial(gpuica.sparse_encode, X, D, algorithm="ormp", n_nonzero_coefs=ATOMS_A_ROW, device="cpu")
+    return partial(gpuica.sparse_encode, X, D, algorithm="ormp", n_nonzero_coefs=NONZERO, device="cpu")
 
 
 def ours_ormp_csr(X, D, coder, threads):
@@ -98,24 +87,24 @@ def dictlearn(X, D, coder, threads):
     from dictlearn import sparse_encode
 
     if coder == "omp":
-        return partial(sparse_encode, X, D, algorithm="batch_omp", n_nonzero_coefs=ATOMS_A_ROW)
+        return partial(sparse_encode, X, D, algorithm="batch_omp", n_nonzero_coefs=NONZERO)
     return partial(sparse_encode, X, D, algorithm="fista", alpha=ALPHA)
 
 
 def sklearn(X, D, coder, threads, algorithm):
     from sklearn.decomposition import sparse_encode
 
-    settings = {"n_nonzero_coefs": ATOMS_A_ROW} if algorithm == "omp" else {"alpha": ALPHA}
+    settings = {"n_nonzero_coefs": NONZERO} if algorithm == "omp" else {"alpha": ALPHA}
     return partial(sparse_encode, X, D, algorithm=algorithm, **settings)
 
 
 def spams(X, D, coder, threads):
-    """In the layout that it asks for, which is made before the clock runs.  Its OMP is what is called ORMP here."""
+    """SPAMS, with arrays converted to its layout before the timing.  Its OMP is the order-recursive one, ORMP."""
     import spams
 
     X, D = np.asfortranarray(X.T), np.asfortranarray(D.T)
     if coder == "omp":
-        return lambda: spams.omp(X, D, L=ATOMS_A_ROW, eps=1e-12, numThreads=threads).T
+        return lambda: spams.omp(X, D, L=NONZERO, eps=1e-12, numThreads=threads).T
     return lambda: spams.lasso(X, D, lambda1=ALPHA, mode=2, numThreads=threads).T
 
 
@@ -142,17 +131,17 @@ def can_run(name, coder):
 
 # ---- the referee ----------------------------------------------------------------------------------------------------
 def costs(X, D, C, coder):
-    """The objective of every row in float64, (n,)."""
+    """The objective of every row in float64, (n,): ½‖x - c D‖² + alpha ‖c‖₁ of the lasso, ‖x - c D‖² of pursuits."""
     C = C.astype(np.float64)
     R = np.asarray(X - C @ D)
     squares = (R * R).sum(axis=1)
     return squares if coder == "omp" else squares / 2 + ALPHA * np.asarray(abs(C).sum(axis=1)).ravel()
 
 
-def code(problem, names, dtypes, n_rows, threads):
-    """Results of a coding problem, one dict a contestant and dtype; the first is gpuica in float64."""
-    make, k, coder, usual = CODES[problem]
-    n_rows = n_rows or usual
+def measure(problem, names, dtypes, n_rows, threads):
+    """Results of a coding problem, one dict for each contestant and dtype; the first is gpuica in float64."""
+    make, k, coder, default = CODES[problem]
+    n_rows = n_rows or default
     X, D = split(make(n_rows + k), k)
     best, results = None, []
     for dtype in sorted(dtypes, reverse=True):
@@ -162,18 +151,13 @@ def code(problem, names, dtypes, n_rows, threads):
                 continue
             rows = min(len(X), SLOW.get(name, len(X)))
             call = CONTESTANTS[name](Xd[:rows], Dd, coder, threads)
-            CONTESTANTS[name](Xd[:300], Dd, coder, threads)()  # compiled, loaded
+            CONTESTANTS[name](Xd[:300], Dd, coder, threads)()  # imports and compilation
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                C, runs = None, []
-                while not runs or (sum(seconds for seconds, _ in runs) < SECONDS and len(runs) < 20):
-                    C = None  # so that its memory serves again: a virtual machine's first touch of more takes long
-                    C, *run = timed(call)
-                    runs.append(run)
-            seconds = float(np.median([seconds for seconds, _ in runs]))
+                timing = repeat(call, repeats=1, warm_up=False, total=SECONDS, most=REPEATS, memory=True)
+            C = timing.result
             cost = costs(X[:rows], D, C, coder)
             best = cost if best is None else best
-            peaks = [peak for _, peak in runs if peak is not None]
             results.append(
                 {
                     "problem": problem,
@@ -183,158 +167,158 @@ def code(problem, names, dtypes, n_rows, threads):
                     "features": X.shape[1],
                     "atoms": k,
                     "threads": threads,
-                    "microseconds": 1e6 * seconds / rows,
+                    "microseconds": 1e6 * timing.median / rows,
                     "cost": float(np.nanmean(cost)),
                     "excess": float(np.nanmax(cost - best[:rows])),
                     "wrong_rows": int((~(cost - best[:rows] < 1e-4)).sum()),
                     "nonzero": float((C != 0).sum() / rows),
-                    "peak_mb": max(peaks) / 1e6 if peaks else None,
+                    "peak_mb": timing.peak and timing.peak / MB,
                 }
                 | environment()
             )
-            say_code(results[-1], results)
+            del C, timing  # so that the next contestant can reuse the memory
+            TABLE.add(*cells(results[-1], results))
     return results
 
 
-def say_code(result, results):
-    same = [r for r in results if r["problem"] == result["problem"] and r["contestant"] == "gpuica"]
-    beside = " ".join(f"{result['microseconds'] / r['microseconds']:7.1f}x {r['dtype']}" for r in same)
-    peak = "-" if result["peak_mb"] is None else f"{result['peak_mb']:.0f}"
-    print(
-        f"{result['problem']:18} {result['contestant']:18} {result['dtype']:8} {result['microseconds']:9.2f} us a row  "
-        f"cost {result['cost']:.8f}  excess {result['excess']:8.1e}  wrong rows {result['wrong_rows']:5}  "
-        f"non-zeros {result['nonzero']:5.1f}  peak {peak} MB  time against gpuica: {beside}",
-        flush=True,
-    )
+TABLE = Table(
+    *("problem", "contestant", "dtype", "us a row:.2f", "over gpuica's:.1f", "cost:.6f", "excess:.1e", "wrong rows"),
+    *("non-zeros:.1f", "peak MB:.0f"),
+)
 
 
-# ---- dictionary learning --------------------------------------------------------------------------------------------
-def learn_ours(X, D, passes, threads, **settings):
-    model = gpuica.MiniBatchDictionaryLearning(
-        len(D),
-        alpha=ALPHA,
-        max_iter=passes,
-        fit_algorithm="cd",
-        dict_init=D,
-        tol=0,
-        max_no_improvement=None,
-        random_state=0,
-        device="cpu",
-        **settings,
-    )
-    return model.fit(X).components_
+def cells(r, results):
+    """The cells of a result's line; its time is divided by that of gpuica in the same dtype, if among `results`."""
+    same = [o for o in results if [o[key] for key in ("problem", "dtype")] == [r["problem"], r["dtype"]]]
+    ours = next((o["microseconds"] for o in same if o["contestant"] == "gpuica"), None)
+    wrong = (
+        "-" if r["problem"].startswith("omp") else f"{r['wrong_rows']:,}"
+    )  # pursuits have no optimum to compare with
+    wrong = f"{wrong} of {r['rows']:,}"
+    quality = [r["cost"], r["excess"], wrong, r["nonzero"], r["peak_mb"]]
+    return [r["problem"], r["contestant"], r["dtype"], r["microseconds"], ours and r["microseconds"] / ours, *quality]
 
 
-def learn_sklearn(X, D, passes, threads, method="cd"):
-    from sklearn.decomposition import MiniBatchDictionaryLearning
-
-    model = MiniBatchDictionaryLearning(
-        len(D),
-        alpha=ALPHA,
-        max_iter=passes,
-        fit_algorithm=method,
-        dict_init=D,
-        tol=0,
-        max_no_improvement=None,
-        random_state=0,
-    )
-    return model.fit(X).components_
+def markdown(results):
+    """A table of the last result of each (problem, contestant, dtype)."""
+    latest = {(r["problem"], r["contestant"], r["dtype"]): r for r in results}.values()
+    return TABLE.text(cells(r, latest) for r in latest)
 
 
-def learn_spams(X, D, passes, threads, batch=512):
-    import spams
-
-    X, D = np.asfortranarray(X.T), np.asfortranarray(D.T)
-    found = spams.trainDL(
-        X,
-        D=D,
-        K=D.shape[1],
-        lambda1=ALPHA,
-        mode=2,
-        iter=passes * -(-X.shape[1] // batch),
-        batchsize=batch,
-        numThreads=threads,
-        verbose=False,
-    )
-    return np.ascontiguousarray(found.T)
-
-
-LEARNERS = {
-    "spams": learn_spams,
-    "gpuica": learn_ours,
-    "gpuica-512": partial(learn_ours, batch_size=512),
-    "gpuica-512-20": partial(learn_ours, batch_size=512, memory=20 * 256),  # 20 rows an atom
-    "sklearn-cd": learn_sklearn,
-}
-
-
-def fit(names, dtypes, n_rows, threads, k=256, most=8):
-    """Cost after 1, 2, 4, ... passes, each from a fit of its own."""
-    X, D = split(unit_patches((n_rows or 20_480) + k, 8), k)
-    results = []
-    for name in names:
-        if name == "spams" and importlib.util.find_spec("spams") is None:
-            continue
-        for dtype in dtypes:
-            if name.startswith("sklearn") and dtype == "float32":
-                continue
-            Xd, Dd = X.astype(dtype), D.astype(dtype)
-            LEARNERS[name](Xd[:1000], Dd, 1, threads)
-            passes = 1
-            while passes <= (1 if name.startswith("sklearn") else most):
-                found, seconds, peak = min(
-                    (timed(partial(LEARNERS[name], Xd, Dd, passes, threads)) for _ in range(3)),
-                    key=lambda result: result[1],
-                )
-                atoms = found.astype(np.float64)
-                C = gpuica.sparse_encode(X, atoms, algorithm="lasso_cd", alpha=ALPHA, device="cpu")
-                cost = float(costs(X, atoms, C, "lasso").mean())
-                results.append(
-                    {
-                        "problem": f"fit-{k}",
-                        "contestant": name,
-                        "dtype": dtype,
-                        "rows": len(X),
-                        "atoms": k,
-                        "threads": threads,
-                        "passes": passes,
-                        "seconds": seconds,
-                        "cost": cost,
-                        "peak_mb": peak and peak / 1e6,
-                    }
-                    | environment()
-                )
-                print(f"fit-{k} {name:12} {dtype:8} {passes} passes {seconds:7.3f} s  cost {cost:.6f}", flush=True)
-                passes *= 2
-    return results
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--problems", nargs="+", choices=CODES, default=list(CODES), metavar="NAME")
-    parser.add_argument("--contestants", nargs="+", metavar="NAME")
+def options(parser):
+    for option, names in (("--problems", CODES), ("--contestants", CONTESTANTS)):
+        parser.add_argument(
+            option, nargs="+", choices=names, default=list(names), metavar="NAME", help=", ".join(names)
+        )
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "float64"), default=["float32", "float64"])
-    parser.add_argument("--rows", type=int)
-    parser.add_argument("--threads", type=int, default=environment()["machine"]["cores"])
-    parser.add_argument("--fit", action="store_true")
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    out = args.out or LOCAL / f"coding-{datetime.now(UTC):%Y-%m-%d}.jsonl"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with threadpool_limits(args.threads):
-        if args.fit:
-            results = fit(args.contestants or list(LEARNERS), args.dtypes, args.rows, args.threads)
-        else:
-            results = []
-            for problem in args.problems:
-                if "minilm" in problem and not ACTIVATIONS.exists():
-                    print(f"skipped {problem}: make the activations first: python -m benchmarks.activations")
-                    continue
-                results += code(problem, args.contestants or list(CONTESTANTS), args.dtypes, args.rows, args.threads)
-    with out.open("a") as file:
-        file.writelines(json.dumps(result) + "\n" for result in results)
-    print(f"\nResults: {out}")
+    parser.add_argument("--rows", type=int, help="number of rows in place of each problem's own")
+    parser.add_argument("--threads", type=int, help="all cores by default")
+    parser.add_argument("--out", type=Path, help="file to append results to; .../results/local/coding-<date>.jsonl")
 
+
+def run(args):
+    print_machine()
+    path, results = results_path(args, "coding-"), []
+    threads = args.threads or environment()["machine"]["cores"]
+    TABLE.start()
+    with threadpool_limits(threads):
+        for problem in args.problems:
+            if reason := no_activations() if "minilm" in problem else no_photographs():
+                print(f"skipped {problem}: {reason}")
+                continue
+            results += measure(problem, args.contestants, args.dtypes, args.rows, threads)
+    append(path, *results)
+    if path:
+        print(f"\nResults: {path}")
+
+
+# ---- codes against a large dictionary -------------------------------------------------------------------------------
+FEATURES, STEP = 384, 20_000
+
+
+def simulated_rows(n, D, nonzero, seed=0):
+    """Rows (n, d) float32 of `nonzero` Laplace coefficients each, and noise."""
+    rng, X = np.random.default_rng(seed), np.empty((n, D.shape[1]), np.float32)
+    for begin in range(0, n, STEP):
+        part = X[begin : begin + STEP]
+        part[:] = rng.normal(scale=0.02, size=part.shape)
+        for _ in range(nonzero):
+            chosen = D[rng.integers(len(D), size=len(part))]
+            chosen *= rng.laplace(size=(len(part), 1)).astype(np.float32)
+            part += chosen
+    return X
+
+
+def penalty(X, D, nonzero):
+    """The alpha at which codes of X have about `nonzero` non-zeros per row, by bisection."""
+    low, high = 0.0, float(abs(X @ D.T).max())
+    for _ in range(12):
+        alpha = (low + high) / 2
+        codes = gpuica.sparse_encode(X, D, algorithm="lasso_cd", alpha=alpha, device="cpu", sparse_output=True)
+        low, high = (alpha, high) if codes.nnz > nonzero * len(X) else (low, alpha)
+    return high
+
+
+def memory_options(parser):
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--atoms", type=int, default=6_144)
+    parser.add_argument("--nonzero", type=int, default=32, help="non-zero coefficients per row")
+
+
+def memory(args):
+    print_machine()
+    D = np.random.default_rng(1).normal(size=(args.atoms, FEATURES)).astype(np.float32)
+    D /= np.linalg.norm(D, axis=1, keepdims=True)
+    X = simulated_rows(args.rows, D, args.nonzero)
+    alpha = penalty(X[:500], D, args.nonzero)
+    settings = {"transform_algorithm": "lasso_cd", "transform_alpha": alpha, "sparse_output": True, "device": "cpu"}
+    coder = gpuica.SparseCoder(D, **settings)
+    timing = repeat(lambda: coder.transform(X), repeats=1, warm_up=False, memory=True)
+    codes = timing.result
+    size = codes.data.nbytes + codes.indices.nbytes + codes.indptr.nbytes
+    counts = ("rows:,", "features", "atoms:,", "alpha:.3f", "non-zeros a row:.1f")
+    table = Table(*counts, "s:.0f", "us a row:.0f", "peak MB beyond input:,.0f", "MB of codes:,.0f").start()
+    table.add(
+        *(args.rows, FEATURES, args.atoms, alpha, codes.nnz / args.rows),
+        *(timing.median, 1e6 * timing.median / args.rows, timing.peak and timing.peak / MB, size / MB),
+    )
+
+
+BENCHMARKS = (
+    Benchmark(
+        "coding",
+        "sparse codes, lasso and OMP, of image patches and activations: gpuica, scikit-learn, SPAMS, dictlearn",
+        details="""\
+Microseconds per row, the median of repeated calls; the objective, recomputed in float64 from the codes: ½‖x - c D‖² +
+alpha ‖c‖₁ (lasso) or ‖x - c D‖² (pursuits), mean over rows; the largest excess of a row over gpuica's float64 solution,
+and the number of rows with an excess of 1e-4 or more; non-zeros per row; peak memory beyond the input.  Contestants
+code the same rows; slow ones code fewer of them.
+
+    python -m benchmarks.coding --problems lasso-256 omp-256 --rows 50000""",
+        takes="twenty minutes on two cores",
+        needs="pillow; SPAMS, dictlearn and stored activations, or else skips them",
+        options=options,
+        run=run,
+        smoke={
+            "problems": ["lasso-256", "omp-256"],
+            "contestants": ["gpuica", "gpuica-csr", "gpuica-ormp", "sklearn-lasso_cd", "sklearn-omp"],
+            "rows": 400,
+        },
+        why_not=no_photographs,
+    ),
+    Benchmark(
+        "coding_memory",
+        "memory and time of sparse codes of a million rows against a large dictionary, as csr_array",
+        details="""\
+Rows (n, 384) float32 of Laplace coefficients on unit atoms, with noise.  alpha of the lasso is chosen on 500 rows such
+that codes have about as many non-zeros.  Dense codes of 1,000,000 x 6,144 would take 24.6 GB.""",
+        takes="five minutes on two cores",
+        needs="6 GB of memory",
+        options=memory_options,
+        run=memory,
+        smoke={"rows": 1_000, "atoms": 64, "nonzero": 4},
+    ),
+)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(BENCHMARKS, sys.argv[1:], default="coding"))

@@ -1,20 +1,10 @@
-"""How large can it go: what this machine reads, copies, multiplies and adds up a second, and what follows for fits.
+"""Throughput of this machine, and predicted times of fits to 10 billion rows.  Command: python -m benchmarks.scale."""
 
-    python -m benchmarks.scale [--data DIRECTORY] [--measure 250000,500000,1000000] [--rates read=2e9,product=5e13]
-
-A pass over n rows of d features on m devices takes the longer of reading (n d itemsize / m at the reading rate) and of
-its products (4 n d² / m operations; 6 n d² where whitened rows are computed on the way), and then adds up d² totals of
-m devices.  A fit that grows its samples takes about PASSES passes (docs/benchmarks.md).  The table predicts fits of 1M
-to 10B rows; the measured points beside it are fits of FastICA on files of this machine, in a process of their own.
-`--rates` puts other machines' rates in place of the measured ones.
-"""
-
-import argparse
-import json
-import subprocess
 import sys
 import tempfile
 import time
+import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,39 +12,36 @@ import numpy as np
 import gpuica
 from gpuica.io.writers import NpyWriter
 
-from .environment import environment
+from .common.command import Benchmark, main, print_machine
+from .common.process import in_new_process
+from .common.tables import Table
+from .common.timing import repeat
 from .streamed import seconds_of_products, seconds_to_read
 
-PASSES = 12  # full-pass equivalents of a fit on growing samples
-ITERATIONS = 5  # of the measured fits, which are to count passes and not to converge
+PASSES = 12  # of a fit on growing samples, in passes over all rows
+ITERATIONS = 5  # of the measured fits, which need not converge
 DEVICES = (1, 2, 8, 64)
 ROWS = (1_000_000, 10_000_000, 100_000_000, 1_000_000_000, 10_000_000_000)
 
 
-def rates(folder, k):
-    """This machine's rates: bytes read and copied, operations, totals added up, a second."""
-    n = 1 << 18
+def rates(folder, k, n):
+    """Bytes read, bytes copied, operations of products and numbers added, per second; measured on n rows."""
     path = folder / "rates.npy"
     write(path, n, k)
     size = n * k * 4
     a, b = np.ones(size // 8), np.empty(size // 8)
-    np.copyto(b, a)
-    began = time.perf_counter()
-    np.copyto(b, a)
-    copy = size / (time.perf_counter() - began)
-    began = time.perf_counter()
-    a += b
-    add = len(a) / (time.perf_counter() - began)
+    copying = repeat(partial(np.copyto, b, a), repeats=1)
+    adding = repeat(partial(np.add, a, b, out=a), repeats=1, warm_up=False)
     return {
         "read": size / seconds_to_read(path),
-        "copy": copy,
+        "copy": size / copying.median,
         "product": 4 * n * k * k / seconds_of_products(n, k),
-        "add": add,
+        "add": len(a) / adding.median,
     }
 
 
 def write(path, n, k):
-    """A file of n rows of k independent Laplace numbers, mixed."""
+    """Write a file of n rows of k mixed Laplace sources."""
     rng = np.random.default_rng(0)
     A = rng.normal(size=(k, k)).astype(np.float32)
     file = NpyWriter(path, k, np.float32, n)
@@ -66,7 +53,7 @@ def write(path, n, k):
 
 
 def seconds(n, k, rate, *, devices=1, passes=PASSES, itemsize=4, stored=False):
-    """Predicted seconds of a fit.  stored: whether whitened rows fit the memory."""
+    """Predicted seconds of a fit.  rate: as of `rates`.  stored: whether whitened rows fit into memory."""
     read = n * k * itemsize / rate["read"] / devices
     product = (4 if stored else 6) * n * k * k / rate["product"] / devices
     totals = (devices - 1) * k * k / rate["add"]
@@ -74,47 +61,67 @@ def seconds(n, k, rate, *, devices=1, passes=PASSES, itemsize=4, stored=False):
 
 
 def fit(path):
-    """A fit in this process; prints seconds and passes as JSON."""
-    import warnings
-
+    """(seconds, passes) of a fit on a file."""
     warnings.simplefilter("ignore")
     settings = {"tol": 0.0, "max_iter": ITERATIONS, "whiten_solver": "eigh", "random_state": 0, "memory_limit": "500MB"}
     began = time.perf_counter()
     model = gpuica.FastICA(**settings).fit(path)
-    print(json.dumps([time.perf_counter() - began, model.n_passes_]))
+    return time.perf_counter() - began, model.n_passes_
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", type=Path, help="where files are written and removed again; a temporary directory")
-    parser.add_argument("--measure", default="250000,500000,1000000", help="rows of the measured points, 512 features")
-    parser.add_argument("--rates", default="", help="read=BYTES,product=OPERATIONS,add=NUMBERS a second")
-    parser.add_argument("--fit", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.fit:
-        fit(args.fit)
-        return
-    where = environment()
-    print(f"{where['machine']['cpu']}, {where['machine']['cores']} cores; commit {where['commit']}, {where['date']}")
+def options(parser):
+    parser.add_argument("--data", type=Path, help="folder for temporary files; that of the system")
+    parser.add_argument("--measure", default="250000,500000,1000000", help="numbers of rows of the measured fits")
+    parser.add_argument("--features", type=int, default=512, help="of the measured fits")
+    parser.add_argument("--rows", type=int, default=1 << 18, help="on which rates are measured")
+    parser.add_argument(
+        "--rates", default="", help="read=BYTES,product=OPERATIONS,add=NUMBERS per second, in place of own"
+    )
+
+
+def run(args):
+    print_machine()
+    k = args.features
     with tempfile.TemporaryDirectory(dir=args.data) as folder:
-        rate = rates(Path(folder), 512)
-        print("a second: " + ", ".join(f"{name} {value:.2e}" for name, value in rate.items()))
+        rate = rates(Path(folder), k, args.rows)
+        print("per second: " + ", ".join(f"{name} {value:.2e}" for name, value in rate.items()) + "\n")
+        table = Table("measured rows:,", "features", "passes:.0f", "s:.1f", "predicted s:.1f").start()
         for n in map(int, filter(None, args.measure.split(","))):
             path = Path(folder) / f"{n}.npy"
-            write(path, n, 512)
-            command = [sys.executable, "-m", "benchmarks.scale", "--fit", str(path)]
-            took, passes = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+            write(path, n, k)
+            took, passes = in_new_process(fit, str(path))
             path.unlink()
-            predicted = seconds(n, 512, rate, passes=passes)
-            print(f"measured: {n} x 512, {passes} passes: {took:.1f} s; predicted {predicted:.1f} s", flush=True)
+            table.add(n, k, passes, took, seconds(n, k, rate, passes=passes))
     rate |= {name: float(value) for name, _, value in (part.partition("=") for part in args.rates.split(",") if part)}
-    print(f"\npredicted seconds of a fit ({PASSES} passes), rows in files, on this many devices of these rates:")
+    print(
+        f"\nPredicted seconds of a fit ({PASSES} passes), rows in files, by the number of devices with these rates:\n"
+    )
+    table = Table("features", "rows", *(f"{m}:.3g" for m in DEVICES), "GB in float32:,.0f").start()
     for k in (512, 4096):
-        print(f"{k} features".ljust(16) + "".join(f"{m:>12}" for m in DEVICES))
         for n in ROWS:
-            times = "".join(f"{seconds(n, k, rate, devices=m):12.3g}" for m in DEVICES)
-            print(f"{n / 1e6:,.0f}M rows".ljust(16) + times + f"   {4 * n * k / 1e9:,.0f} GB in float32")
+            times = [seconds(n, k, rate, devices=m) for m in DEVICES]
+            table.add(k, f"{n / 1e6:,.0f}M", *times, 4 * n * k / 1e9)
 
+
+BENCHMARKS = (
+    Benchmark(
+        "scale",
+        "throughput of this machine in reading, copying, multiplying and adding, and predicted times of fits",
+        details="""\
+A pass over n rows of d features on m devices takes the longer of reading (n d itemsize / m at the reading rate) and of
+its products (4 n d² / m operations; 6 n d² if whitened rows are recomputed in each pass), plus the addition of d²
+totals of m devices.  A fit on growing samples takes about 12 passes (docs/benchmarks.md).  The predictions are for 1M
+to 10B rows; measured fits of FastICA on files of this machine are compared with theirs.  `--rates` replaces measured
+rates by those of other machines.
+
+    python -m benchmarks.scale [--data DIRECTORY] [--measure 250000,500000,1000000] [--rates read=2e9,product=5e13]""",
+        takes="three minutes on two cores",
+        needs="3 GB of disk",
+        options=options,
+        run=run,
+        smoke={"measure": "2000", "features": 8, "rows": 4_096},
+    ),
+)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(BENCHMARKS, sys.argv[1:], default="scale"))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.gpu import lines_of_output
+from benchmarks.gpu.runner import lines_of_output
 from gpuica import kernels
 from gpuica.coders import OMP, ORMP, Lasso, MatchingPursuit
 from gpuica.contrasts import CONTRASTS, as_contrast

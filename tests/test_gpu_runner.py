@@ -1,4 +1,4 @@
-"""What `benchmarks.gpu` and the plugin of the GPU tests keep when a process is stopped or dies."""
+"""`benchmarks.gpu` and the plugin of the GPU tests keep their results if a process is stopped or crashes."""
 
 import json
 import os
@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import gpu
-from benchmarks.gpu import Line, Results, lines_of_output
+from benchmarks.gpu import runner
+from benchmarks.gpu.runner import Line, Results, lines_of_output
 from gpuica.device import why_no_gpu
 
 from .conftest import leftover
@@ -20,7 +20,7 @@ from .conftest import leftover
 ROOT = Path(__file__).parents[1]
 
 
-def test_a_command_is_stopped_with_all_that_it_started(tmp_path):
+def test_a_command_is_killed_with_all_processes_that_it_started(tmp_path):
     script = (
         "import subprocess, sys, time; print('begun', flush=True);"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], stdout=sys.stdout);"
@@ -36,17 +36,17 @@ def test_a_command_is_stopped_with_all_that_it_started(tmp_path):
         except ProcessLookupError:
             return
         if "Z" in Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[0]:
-            return  # dead, and nobody has asked how
+            return  # a zombie: it has ended, and its parent has not waited for it
         time.sleep(0.05)
-    pytest.fail("the grandchild is alive")
+    pytest.fail("the grandchild is still running")
 
 
-def test_output_comes_line_by_line():
+def test_output_is_yielded_line_by_line():
     lines = lines_of_output([sys.executable, "-c", "import sys; print(1); print(2, file=sys.stderr); sys.exit(3)"], 60)
     assert sorted(map(str, lines)) == ["1\n", "2\n", "3"]
 
 
-def test_a_result_is_in_the_file_at_once(tmp_path, capsys):
+def test_a_result_is_written_at_once(tmp_path, capsys):
     path = tmp_path / "results" / "gpu.jsonl"
     results = Results(path, {"commit": "abc"})
     results.add({"figure": "copy", "value": 2.0, "unit": "GB/s", "ceiling": "copy", "rate": 2e9})
@@ -55,9 +55,9 @@ def test_a_result_is_in_the_file_at_once(tmp_path, capsys):
     assert results.ceilings() == {"copy": 2e9}
 
 
-@pytest.mark.skipif(not why_no_gpu(), reason="there is a GPU")
+@pytest.mark.skipif(not why_no_gpu(), reason="this machine has a GPU")
 @pytest.mark.parametrize("options", [[], ["--tests"]])
-def test_without_a_gpu_there_is_one_sentence(options, tmp_path):
+def test_without_a_gpu_it_prints_one_sentence(options, tmp_path):
     command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(tmp_path), *options]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 1
@@ -68,7 +68,7 @@ def test_without_a_gpu_there_is_one_sentence(options, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [[], ["-n", "1"]])
-def test_failures_are_written_before_a_process_dies(tmp_path, workers):
+def test_failures_are_written_before_a_process_crashes(tmp_path, workers):
     tests = "import os\ndef test_wrong():\n    assert 1 + 1 == 3\ndef test_fatal():\n    os._exit(1)\n"
     (tmp_path / "test_two.py").write_text(tests)
     failures = tmp_path / "failures.txt"
@@ -78,10 +78,10 @@ def test_failures_are_written_before_a_process_dies(tmp_path, workers):
     text = failures.read_text()
     assert "test_two.py::test_wrong (call)" in text
     assert "assert (1 + 1) == 3" in text
-    assert ("test_fatal" in text) == bool(workers)  # alone, nobody is left to write it
+    assert ("test_fatal" in text) == bool(workers)  # without workers no process is left to write it
 
 
-def test_the_timer_of_pytest_timeout_is_nobody_s_leftover():
+def test_the_timer_of_pytest_timeout_is_not_reported_as_left_over():
     before, waiting = set(threading.enumerate()), [threading.Timer(60, print), threading.Timer(60, print)]
     waiting[0].name = "pytest_timeout tests/test_one.py::test_one"
     for timer in waiting:
@@ -94,6 +94,13 @@ def test_the_timer_of_pytest_timeout_is_nobody_s_leftover():
             timer.join()
 
 
+def test_only_the_selected_figures_are_measured_on_the_fake_device():
+    command = [sys.executable, "-m", "benchmarks.gpu", "--smoke", "--only", "atoms", "decor"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    figures = run.stdout.partition("written to None\n")[2].splitlines()
+    assert [figure.split()[0] for figure in figures] == ["decorrelation,", "atom"]
+
+
 def lines(*names):
     return [Line(name, 1, lambda bench, left: []) for name in names]
 
@@ -101,43 +108,43 @@ def lines(*names):
 ARGS = SimpleNamespace(scale=1.0, fake=False)
 
 
-@pytest.mark.parametrize("ending", [0, -9])  # by an exception, after which the process ends by itself, or stopped
-def test_what_a_process_does_not_come_to_is_measured_in_another(monkeypatch, ending):
-    asked = []
+@pytest.mark.parametrize("ending", [0, -9])  # after an exception, or killed
+def test_lines_that_a_process_does_not_reach_are_measured_in_another(monkeypatch, ending):
+    requested = []
 
     def outputs(command, seconds):
         names = command[command.index("--line") + 1 : command.index("--seconds")]
-        asked.append(names)
+        requested.append(names)
         for name in names:
-            yield f"{gpu.BEGUN}{name}\n"
+            yield f"{runner.BEGUN}{name}\n"
             if name == "bad":
                 yield ending
                 return
-            yield gpu.RESULT + json.dumps({"figure": name, "value": 1.0}) + "\n"
+            yield runner.RESULT + json.dumps({"figure": name, "value": 1.0}) + "\n"
         yield 0
 
-    monkeypatch.setattr(gpu, "lines_of_output", outputs)
+    monkeypatch.setattr(runner, "lines_of_output", outputs)
     results = Results(None, {})
-    gpu.measure(results, lines("a", "bad", "b", "c"), ARGS, time.monotonic() + 600)
-    assert asked == [["a", "bad", "b", "c"], ["b", "c"]]
+    runner.measure(results, lines("a", "bad", "b", "c"), ARGS, time.monotonic() + 600)
+    assert requested == [["a", "bad", "b", "c"], ["b", "c"]]
     assert [result["figure"] for result in results.all] == ["a", *(["bad"] if ending else []), "b", "c"]
 
 
-def test_lines_without_time_are_left_out(monkeypatch):
-    monkeypatch.setattr(gpu, "lines_of_output", lambda command, seconds: pytest.fail("there is no time"))
+def test_lines_without_time_are_skipped(monkeypatch):
+    monkeypatch.setattr(runner, "lines_of_output", lambda command, seconds: pytest.fail("no time is left"))
     results = Results(None, {})
-    gpu.measure(results, lines("a", "b"), ARGS, time.monotonic() + gpu.STARTING)
-    assert ["left out" in result["note"] for result in results.all] == [True, True]
+    runner.measure(results, lines("a", "b"), ARGS, time.monotonic() + runner.STARTING)
+    assert ["skipped" in result["note"] for result in results.all] == [True, True]
 
 
-def test_a_line_that_fails_is_the_last_of_its_process(capfd):
+def test_a_failed_line_is_the_last_of_its_process(capfd):
     def fails(bench, left):
         yield {"figure": "before", "ceiling": "copy", "rate": 2.0}
         raise RuntimeError("illegal address")
 
     known = {}
     bench = SimpleNamespace(learn=known.update, tidy=lambda: None)
-    gpu.run_lines([Line("bad", 1, fails), *lines("after")], bench, 60)
+    runner.run_lines([Line("bad", 1, fails), *lines("after")], bench, 60)
     printed = capfd.readouterr().out
     assert "RuntimeError: illegal address" in printed
     assert known["rate"] == 2.0

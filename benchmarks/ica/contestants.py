@@ -1,7 +1,7 @@
-"""Who is compared.  Each contestant fits the same X from the same starting point, with the settings that suit it best.
+"""The implementations compared.  Each fits the same X from the same starting point, with its best settings.
 
-BLAS has its default threads.  X comes in C order: Fortran order was tried for all NumPy contestants and changes nothing
-beyond the noise.
+BLAS uses its default number of threads.  X is in C order; Fortran order made no measurable difference to any NumPy
+contestant.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ FLOAT32, FLOAT64 = "float32", "float64"
 
 
 class Fit(NamedTuple):
-    """An answer: components (k, d) and mean (d,) in float64; n_passes is None where nobody counts them."""
+    """A fitted model: components (k, d) and mean (d,) in float64; n_passes is None if it is not counted."""
 
     components: np.ndarray
     mean: np.ndarray
@@ -31,7 +31,7 @@ class Fit(NamedTuple):
 class Contestant:
     """fit: (X, problem, seed, tol, max_iter) -> Fit, with X (n, d) in one of `dtypes`.
 
-    why_not: a sentence when it cannot run here, or "".  device_peak: () -> bytes that it held on the GPU, or None.
+    why_not: a sentence if it cannot run on this machine, or "".  device_peak: () -> peak bytes on the GPU, or None.
     """
 
     name: str
@@ -52,8 +52,8 @@ def scikit_learn(X, problem, seed, tol, max_iter, *, whiten_solver):
     estimator = FastICA(
         problem.n_components, whiten_solver=whiten_solver, random_state=seed, tol=tol, max_iter=max_iter
     )
-    converged = _without_complaint("did not converge", estimator.fit, X)[1]
-    return _answer(estimator.components_, estimator.mean_, estimator.n_iter_, None, converged)
+    converged = without_warning("did not converge", estimator.fit, X)[1]
+    return as_fit(estimator.components_, estimator.mean_, estimator.n_iter_, None, converged)
 
 
 def gpuica(X, problem, seed, tol, max_iter, *, device):
@@ -61,24 +61,24 @@ def gpuica(X, problem, seed, tol, max_iter, *, device):
     from gpuica import FastICA
 
     estimator = FastICA(problem.n_components, random_state=seed, tol=tol, max_iter=max_iter, device=device)
-    _without_complaint("did not converge", estimator.fit, X)
-    return _answer(estimator.components_, estimator.mean_, estimator.n_iter_, estimator.n_passes_, estimator.converged_)
+    without_warning("did not converge", estimator.fit, X)
+    return as_fit(estimator.components_, estimator.mean_, estimator.n_iter_, estimator.n_passes_, estimator.converged_)
 
 
 def gpuica_picard(X, problem, seed, tol, max_iter, *, device):
-    """gpuica's Picard-O, on growing samples where X is large; it stops by the relative gradient, as python-picard."""
+    """gpuica's Picard-O, on growing samples if X is large; it stops by the relative gradient, as python-picard."""
     from gpuica import Picard
 
     estimator = Picard(problem.n_components, random_state=seed, tol=problem.gradient, max_iter=max_iter, device=device)
-    _without_complaint("did not converge", estimator.fit, X)
-    return _answer(estimator.components_, estimator.mean_, estimator.n_iter_, estimator.n_passes_, estimator.converged_)
+    without_warning("did not converge", estimator.fit, X)
+    return as_fit(estimator.components_, estimator.mean_, estimator.n_iter_, estimator.n_passes_, estimator.converged_)
 
 
 def picard(X, problem, seed, tol, max_iter, *, ortho):
-    """python-picard; it stops by the relative gradient, where FastICA's tol leads to on this problem."""
+    """python-picard; it stops by the relative gradient, at what FastICA reaches with its tol on this problem."""
     from picard import picard
 
-    (K, W, _, mean, n_iter), converged = _without_complaint(
+    (K, W, _, mean, n_iter), converged = without_warning(
         "did not converge",
         partial(
             picard,
@@ -93,11 +93,11 @@ def picard(X, problem, seed, tol, max_iter, *, ortho):
         ),
         X.T,
     )
-    return _answer(W @ K, mean, n_iter, None, converged)
+    return as_fit(W @ K, mean, n_iter, None, converged)
 
 
 def fastica_torch(X, problem, seed, tol, max_iter, *, device):
-    """fastica-torch, by its faster whitening."""
+    """fastica-torch, with its faster whitening."""
     import torch
     from fastica_torch import FastICA
 
@@ -111,18 +111,18 @@ def fastica_torch(X, problem, seed, tol, max_iter, *, device):
     with torch.inference_mode():
         estimator.fit(torch.from_numpy(X).to(device))
     components, mean = (part.cpu().numpy() for part in (estimator.components_, estimator.mean_))
-    return _answer(components, mean, estimator.n_iter_, None, estimator.n_iter_ < max_iter)
+    return as_fit(components, mean, estimator.n_iter_, None, estimator.n_iter_ < max_iter)
 
 
 def icalens(X, problem, seed, tol, max_iter, *, device, resident=False):
-    """icalens' own FastICA on raw rows.  It has no stopping rule, so scikit-learn's is put in from outside.
+    """The FastICA of icalens on raw rows.  It has no stopping rule, so scikit-learn's is applied in a callback.
 
-    resident: move all rows to the device first; otherwise it moves them batch by batch in every iteration.
+    resident: copy all rows to the device first; otherwise it copies them batch by batch in every iteration.
     """
     import torch
     from icalens._fastica import _symmetric_decorrelation, fit_fastica
 
-    class AtRestError(Exception):
+    class ConvergedError(Exception):
         pass
 
     start = _symmetric_decorrelation(torch.from_numpy(_start(problem, seed, X.dtype)).to(device))
@@ -132,9 +132,9 @@ def icalens(X, problem, seed, tol, max_iter, *, device, resident=False):
         converged = bool(((W * last[-1][1]).sum(dim=1).abs() - 1).abs().max() < tol)
         last[:] = [(n_iter, W, K, center, converged)]
         if converged:
-            raise AtRestError
+            raise ConvergedError
 
-    with suppress(AtRestError):
+    with suppress(ConvergedError):
         fit_fastica(
             torch.from_numpy(X).to(device if resident else "cpu"),
             n_components=problem.n_components,
@@ -146,37 +146,39 @@ def icalens(X, problem, seed, tol, max_iter, *, device, resident=False):
             checkpoint_callback=stop,
         )
     n_iter, W, K, center, converged = last[0]
-    return _answer((W @ K).cpu().numpy(), center.cpu().numpy(), n_iter, None, converged)
+    return as_fit((W @ K).cpu().numpy(), center.cpu().numpy(), n_iter, None, converged)
 
 
 def _start(problem, seed, dtype):
-    """The starting point (k, k) that scikit-learn and gpuica draw from this seed."""
+    """The initial matrix (k, k) that scikit-learn and gpuica draw from this seed."""
     return np.random.RandomState(seed).normal(size=(problem.n_components,) * 2).astype(dtype)
 
 
-def _answer(components, mean, n_iter, n_passes, converged):
+def as_fit(components, mean, n_iter, n_passes, converged):
+    """A `Fit` of an estimator's attributes."""
     return Fit(np.asarray(components, np.float64), np.asarray(mean, np.float64), int(n_iter), n_passes, bool(converged))
 
 
-def _without_complaint(complaint, call, X):
-    """call(X), and whether it ended without a warning of these words; its other warnings are dropped too."""
+def without_warning(words, call, X):
+    """call(X), and whether no warning contained these words; all warnings are suppressed."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         result = call(X)
-    return result, not any(complaint in str(warning.message) for warning in caught)
+    return result, not any(words in str(warning.message) for warning in caught)
 
 
-def _needs(module, package):
-    return lambda: "" if importlib.util.find_spec(module) else f"not installed: pip install {package}"
+def needs(module, package):
+    """A function: a sentence if a module cannot be imported, or ""."""
+    return lambda: "" if importlib.util.find_spec(module) else f"{package} is not installed: pip install {package}"
 
 
-def _needs_torch_gpu(module, package):
+def needs_torch_gpu(module, package):
     def why_not():
-        if reason := _needs(module, package)():
+        if reason := needs(module, package)():
             return reason
         import torch
 
-        return "" if torch.cuda.is_available() else "torch finds no GPU"
+        return "" if torch.cuda.is_available() else "PyTorch finds no GPU"
 
     return why_not
 
@@ -188,7 +190,7 @@ def _no_gpu():
 
 
 def _cupy_peak():
-    """What CuPy's pool has taken from the device: it gives nothing back by itself, so this is its peak."""
+    """Bytes that CuPy's pool holds, its peak: the pool returns no memory by itself."""
     import cupy
 
     return cupy.get_default_memory_pool().total_bytes()
@@ -211,22 +213,22 @@ CONTESTANTS = {
         Contestant("gpuica-picard", partial(gpuica_picard, device="cpu")),
         Contestant("sklearn-eigh", partial(scikit_learn, whiten_solver="eigh")),
         Contestant("sklearn-svd", partial(scikit_learn, whiten_solver="svd")),
-        Contestant("picard-o", partial(picard, ortho=True), (FLOAT64,), _needs("picard", "python-picard")),
-        Contestant("picard", partial(picard, ortho=False), (FLOAT64,), _needs("picard", "python-picard")),
+        Contestant("picard-o", partial(picard, ortho=True), (FLOAT64,), needs("picard", "python-picard")),
+        Contestant("picard", partial(picard, ortho=False), (FLOAT64,), needs("picard", "python-picard")),
         Contestant(
-            "fastica-torch", partial(fastica_torch, device="cpu"), why_not=_needs("fastica_torch", "fastica-torch")
+            "fastica-torch", partial(fastica_torch, device="cpu"), why_not=needs("fastica_torch", "fastica-torch")
         ),
         Contestant(
             "fastica-torch-cuda",
             partial(fastica_torch, device="cuda"),
-            why_not=_needs_torch_gpu("fastica_torch", "fastica-torch"),
+            why_not=needs_torch_gpu("fastica_torch", "fastica-torch"),
             device_peak=_torch_peak,
         ),
-        Contestant("icalens", partial(icalens, device="cpu"), why_not=_needs("icalens", "icalens")),
+        Contestant("icalens", partial(icalens, device="cpu"), why_not=needs("icalens", "icalens")),
         Contestant(
             "icalens-cuda",
             partial(icalens, device="cuda"),
-            why_not=_needs_torch_gpu("icalens", "icalens"),
+            why_not=needs_torch_gpu("icalens", "icalens"),
             device_peak=_torch_peak,
         ),
     )

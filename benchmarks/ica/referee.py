@@ -1,22 +1,21 @@
-"""The quality of an answer, recomputed in float64 from components, mean and X alone.
+"""The quality of a fit, recomputed in float64 from components, mean and X alone.
 
-It uses nothing of the contestants, and never what they say of themselves: who stops early, or loses digits, shows it
-here.  All functions are pure.
+It shares no code with the contestants and ignores the quality that they report, so that early stopping and loss of
+precision become visible.  All functions are pure.
 """
 
 import numpy as np
 
 GAUSSIAN = 0.374567207491457  # E log cosh(u) of a standard normal u
-DEPENDENT = 1e-12  # sources whose correlations have a smaller eigenvalue are linearly dependent
+DEPENDENT = 1e-12  # sources are linearly dependent if their correlation matrix has a smaller eigenvalue
 CHUNK = 1 << 22  # numbers in a chunk
 
 
 def judge(X, components, mean, A=None):
-    """Every measure of one answer, a dict of floats: amari, gradient, unrest, farthest, whiteness, loss.
+    """Every quality measure of one fit, a dict of floats: amari, gradient, unrest, farthest, whiteness, loss.
 
     X: (n, d).  components: (k, d).  mean: (d,).  A: (d, k), the mixing matrix, or None; amari is then None.
-    gradient, unrest, farthest and loss are None where the sources are linearly dependent, that is, where the answer is
-    no answer.
+    gradient, unrest, farthest and loss are None if the sources are linearly dependent, that is, if the fit failed.
     """
     components, mean = np.asarray(components, np.float64), np.asarray(mean, np.float64)
     scale, offset, whiteness = white(X, components, mean)
@@ -36,10 +35,10 @@ def judge(X, components, mean, A=None):
 
 
 def amari(components, A):
-    """Amari distance of components (k, d) from the mixing matrix A (d, k): 0 right, 1 at worst.
+    """Amari distance of components (k, d) from the mixing matrix A (d, k), from 0 (perfect) to 1.
 
     P = components A:  (Σ_i (Σ_j |P_ij| / max_j |P_ij| - 1) + Σ_j (Σ_i |P_ij| / max_i |P_ij| - 1)) / (2k(k - 1)).
-    Blind to order, sign and scale.  Amari, Cichocki and Yang, NIPS 1996.
+    Invariant to order, sign and scale.  Amari, Cichocki and Yang, NIPS 1996.
     """
     P = np.abs(np.asarray(components, np.float64) @ A)
     k = len(P)
@@ -48,10 +47,10 @@ def amari(components, A):
 
 
 def white(X, components, mean):
-    """The map from y = components (x - mean) to the nearest white u, and how far y was from it.
+    """The symmetric whitening of y = components (x - mean), and how correlated y was.
 
-    Returns scale (k, k) and offset (k,), u = scale y - offset with mean 0 and covariance I, the symmetric choice; and
-    whiteness, the largest |correlation| of two entries of y.  Linearly dependent y have no such u: scale is None.
+    Returns scale (k, k) and offset (k,), such that u = scale y - offset has mean 0 and covariance I; and whiteness, the
+    largest |correlation| of two entries of y.  scale is None if the entries of y are linearly dependent.
     """
     n, k = len(X), len(components)
     total, scatter = np.zeros(k), np.zeros((k, k))
@@ -75,10 +74,10 @@ def gradient_and_loss(X, W, offset):
 
     X: (n, d), W: (k, d), offset: (k,).  With g = tanh, s_i = sign(E g'(u_i) - E g(u_i) u_i) and
     M_ij = s_i E g(u_i) u_j, the gradient is max |M - Mᵀ| / 2, which is 0 at every fixed point of FastICA and Picard-O.
-    unrest: the same in standard errors sqrt(Var / n), in root mean square over the entries of a component, the largest
-    of all components; Var is that of one row's (s_i g(u_i) u_j - s_j g(u_j) u_i) / 2.  farthest: the entry of the most
-    standard errors.  tol="auto" wants them below 0.5 and sqrt(2 log k²).  loss = -Σ_i |E log cosh(u_i) - Gaussian's|,
-    lower is better.
+    unrest: the entries in units of their standard error sqrt(Var / n), root mean square over each component's entries,
+    the largest of all components; Var is the variance of one row's (s_i g(u_i) u_j - s_j g(u_j) u_i) / 2.  farthest:
+    the largest entry in standard errors.  tol="auto" requires them below 0.5 and sqrt(2 log k²).
+    loss = -Σ_i |E log cosh(u_i) - that of a Gaussian|, lower is better.
     """
     k, n = len(W), len(X)
     cross, square, logcosh = np.zeros((k, k)), np.zeros(k), np.zeros(k)
@@ -103,7 +102,7 @@ def gradient_and_loss(X, W, offset):
 
 
 def _sources(X, W, offset):
-    """W x - offset, chunk by chunk, (n_chunk, k) in float64."""
+    """W x - offset in chunks, (n_chunk, k) float64."""
     rows = max(CHUNK // X.shape[1], 1)
     for start in range(0, len(X), rows):
         yield X[start : start + rows].astype(np.float64) @ W.T - offset

@@ -1,16 +1,8 @@
-"""What a GPU does with gpuica: its two ceilings, then kernels, passes and fits as shares of them, then rivals.
+"""Figures of a GPU, and the tests that need one.  Command: python -m benchmarks.gpu.
 
-    python -m benchmarks.gpu [--seconds 420] [--scale 1] [--only word ...] [--out FOLDER]
-    python -m benchmarks.gpu --tests [--seconds 420] [--out FOLDER]
-
-The most important figures come first; those for which there is no time are left out, with a line that says so.  A
-figure that fails or takes too long ends its process, and the others go on in a new one.  A result is appended to
-FOLDER/gpu-NAME-DATE.jsonl (benchmarks/results by default) as soon as it is known, after a first line with device,
-driver, versions, commit and date.  A table comes last.
-
---tests: the tests that need a GPU, and no figures; the report goes to FOLDER/gpu-tests-DATE.txt line by line, each
-failure at once to FOLDER/gpu-tests-DATE-failures.txt.  --scale: all numbers of rows times this, to try the script out.
---fake: on the stand-in for CuPy of the tests, on a machine without a GPU; the numbers mean nothing.
+A figure is measured by a `Line`, a function of (bench, seconds left) that yields results, dicts.  The process that was
+started, the runner, measures nothing itself: a child process measures the lines and prints each result, so that a line
+that fails or hangs ends only the child, and the runner starts another for the lines after it.
 """
 
 import argparse
@@ -33,18 +25,19 @@ from typing import NamedTuple
 
 from gpuica.device import why_no_gpu
 
-from .environment import environment
+from ..common.command import RESULTS, ROOT, Benchmark, append
+from ..common.environment import environment
+from ..common.tables import Table
 
-ROOT = Path(__file__).parents[1]
-RESULT, BEGUN = "RESULT ", "BEGUN "  # begin lines of a child's output: a result, the name of a line
+RESULT, BEGUN = "RESULT ", "BEGUN "  # prefixes in a child's output: of a result, of the name of a line that starts
 LONGEST_TEST = 120  # seconds
-STARTING = 12  # seconds that a process may take to load its libraries
+STARTING = 12  # seconds that a process may take to import its libraries
 
 
 def lines_of_output(command, seconds):
-    """The lines of a command's output as they come, its errors among them; at last its exit status.
+    """Yield the lines of a command's standard output and error as they are printed, finally its exit status.
 
-    The command and all that it started are killed after so many seconds, a status of -9.
+    The command and all processes that it started are killed after this many seconds; the status is then -9.
     """
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
@@ -62,13 +55,13 @@ def lines_of_output(command, seconds):
 
 
 def _kill(process):
-    """Kill a process and its group, if it has not ended."""
+    """Kill a process and its group, unless it has ended."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
 def run_tests(out, seconds):
-    """Run the tests that need a GPU; pytest's exit status, or that of the signal that ended it."""
+    """Run the tests that need a GPU; the exit status of pytest, negative if a signal ended it."""
     report = out / f"gpu-tests-{_now()}.txt"
     failures = report.with_name(f"{report.stem}-failures.txt")
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-rf", "--durations=25", "-p", "no:cacheprovider"]
@@ -91,68 +84,61 @@ def run_tests(out, seconds):
 
 
 class Results:
-    """Result lines, written to a file and printed as they come."""
+    """Results, each printed and appended to a file at once."""
 
     def __init__(self, path, first):
         self.path, self.all = path, []
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._write(first)
+        append(path, first)
 
     def add(self, result):
         self.all.append(result)
         print(as_text(result), flush=True)
-        if self.path:
-            self._write(result)
-
-    def _write(self, value):
-        with self.path.open("a") as file:
-            file.write(json.dumps(value) + "\n")
+        append(self.path, result)
 
     def ceilings(self):
-        """name -> rate, of the results that are ceilings."""
+        """{name: rate} of the results that are ceilings."""
         return {result["ceiling"]: result["rate"] for result in self.all if "ceiling" in result}
 
 
 class Line(NamedTuple):
     """A figure, or a few that belong together.
 
-    measure: a function of (bench, seconds left) that gives results, dicts, in a list or one by one.
+    measure: a function of (bench, seconds left) that returns or yields results, dicts.
     """
 
     name: str
-    seconds: float  # that it may need
+    seconds: float  # that it needs at most
     measure: Callable
 
 
 def figures():
     """All lines, the most important first."""
-    from . import gpu_coding, gpu_lines, gpu_rivals
+    from . import coding_figures, ica_figures, rival_figures
 
     return [
-        Line("compiled", 2, gpu_lines.compiled),
-        Line("ceilings", 4, gpu_lines.ceilings),
-        Line("passes", 8, gpu_lines.passes),
-        Line("eeg", 4, gpu_lines.eeg),
-        Line("whitening", 6, gpu_lines.whitening),
-        Line("sweeps", 3, gpu_lines.sweeps),
-        Line("decorrelation", 2, gpu_lines.decorrelation),
-        Line("whole fit", 18, gpu_rivals.transactional_fit),
-        Line("omp", 18, gpu_coding.omp),
-        Line("lasso", 22, gpu_coding.lasso),
-        Line("picard", 28, gpu_rivals.picard_fit),
-        Line("streamed", 10, gpu_lines.streamed),
-        Line("same card", 15, gpu_rivals.same_card),  # from here on torch is loaded, and CuPy keeps no memory
-        Line("mini-batches", 15, gpu_coding.mini_batches),
-        Line("atoms", 4, gpu_coding.atoms),
-        Line("resident fits", 6, gpu_lines.resident_fits),
+        Line("compiled", 2, ica_figures.compiled),
+        Line("ceilings", 4, ica_figures.ceilings),
+        Line("passes", 8, ica_figures.passes),
+        Line("eeg", 4, ica_figures.eeg),
+        Line("whitening", 6, ica_figures.whitening),
+        Line("sweeps", 3, ica_figures.sweeps),
+        Line("decorrelation", 2, ica_figures.decorrelation),
+        Line("whole fit", 18, rival_figures.transactional_fit),
+        Line("omp", 18, coding_figures.omp),
+        Line("lasso", 22, coding_figures.lasso),
+        Line("picard", 28, rival_figures.picard_fit),
+        Line("streamed", 10, ica_figures.streamed),
+        Line("same card", 15, rival_figures.same_card),  # imports torch, after which CuPy keeps no memory
+        Line("mini-batches", 15, coding_figures.mini_batches),
+        Line("atoms", 4, coding_figures.atoms),
+        Line("resident fits", 6, ica_figures.resident_fits),
     ]
 
 
 def measure(results, lines, args, deadline):
     """Measure every line for which there is time.
 
-    A line that fails or is stopped ends its process, because an error of CUDA's stays; those after it get another.
+    A line that fails or is stopped ends its process, because CUDA errors persist; those after it get another one.
     """
     waiting = list(lines)
     while waiting:
@@ -164,7 +150,7 @@ def measure(results, lines, args, deadline):
 
 
 def _measured(results, lines, args, left):
-    """Measure lines in a process of their own; those that it did not come to."""
+    """Measure lines in a child process; returns those that it did not reach."""
     command = [sys.executable, "-m", "benchmarks.gpu", "--line", *(line.name for line in lines), "--seconds", str(left)]
     command += ["--scale", str(args.scale), "--ceilings", json.dumps(results.ceilings())]
     begun: list[str] = []
@@ -185,11 +171,11 @@ def _measured(results, lines, args, left):
 
 
 def _left_out(line, left):
-    return {"figure": line.name, "note": f"left out: needs {line.seconds} s, {max(left, 0):.0f} s are left"}
+    return {"figure": line.name, "note": f"skipped: needs {line.seconds} s, {max(left, 0):.0f} s are left"}
 
 
 def run_lines(lines, bench, seconds):
-    """Lines, in this process: their results to standard output, up to the first that fails."""
+    """Measure lines in this process and print their results, up to the first line that fails."""
     deadline = time.monotonic() + seconds
     for line in lines:
         print(BEGUN + line.name, flush=True)
@@ -197,7 +183,7 @@ def run_lines(lines, bench, seconds):
         if line.seconds > left:
             print(RESULT + json.dumps(_left_out(line, left)), flush=True)
             continue
-        # ends the process wherever it hangs, and says where
+        # ends the process wherever it hangs, with a traceback
         faulthandler.dump_traceback_later(min(left, 2 * line.seconds + STARTING), exit=True)
         began = time.monotonic()
         try:
@@ -216,32 +202,39 @@ def run_lines(lines, bench, seconds):
 
 
 def as_text(result):
+    """One line of text for one result."""
+    figure, value, remarks = cells(result)
+    return f"{figure[:76]:76} {value:>18}  {remarks}"
+
+
+def cells(result):
+    """The figure, its value with unit, and what it compares with, three str."""
     value = result.get("value")
     shown = "" if value is None else f"{value:.4g} {result.get('unit', '')}"
     share = f"{100 * result['share']:.0f} % of {result['of']}" if "share" in result else ""
     ratio = f"{result['ratio']:.1f}x {result['against']}" if "ratio" in result else ""
-    return f"{result['figure'][:76]:76} {shown:>18}  {'; '.join(filter(None, [share, ratio, result.get('note', '')]))}"
+    return result["figure"], shown, "; ".join(filter(None, [share, ratio, result.get("note", "")]))
+
+
+TABLE = Table("figure", "value", "compared with")
 
 
 def _now():
     return f"{datetime.now(UTC):%Y-%m-%d-%H%M%S}"
 
 
-def arguments():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=420)
-    parser.add_argument("--scale", type=float, default=1.0)
-    parser.add_argument("--only", nargs="*", default=[], help="figures whose names hold one of these words")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--tests", action="store_true")
-    parser.add_argument("--fake", action="store_true")
+def options(parser):
+    parser.add_argument("--seconds", type=float, default=420, help="that all of it may take; 420")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor of all numbers of rows, to test the script")
+    parser.add_argument("--only", nargs="*", default=[], help="figures whose names contain one of these words")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for results; benchmarks/results")
+    parser.add_argument("--tests", action="store_true", help="run the tests that need a GPU instead")
+    parser.add_argument("--fake", action="store_true", help="on the fake CuPy of the tests; the numbers mean nothing")
     parser.add_argument("--line", nargs="*", help=argparse.SUPPRESS)  # measure these in this process
     parser.add_argument("--ceilings", type=json.loads, default={}, help=argparse.SUPPRESS)
-    return parser.parse_args()
 
 
-def main():
-    args = arguments()
+def run(args):
     if not args.fake and (reason := why_no_gpu()):
         print(f"benchmarks.gpu needs a GPU: {reason}")
         return 1
@@ -254,14 +247,14 @@ def main():
             from tests import fake_cupy
 
             stack.enter_context(fake_cupy.installed())
-        from .gpu_bench import Bench
+        from .bench import Bench
 
         bench, lines = Bench(args.scale, args.ceilings), figures()
         if args.line:
             run_lines([line for line in lines if line.name in args.line], bench, args.seconds)
             return 0
-        if args.subset:
-            lines = [line for line in lines if any(word in line.name for word in args.subset)]
+        if args.only:
+            lines = [line for line in lines if any(word in line.name for word in args.only)]
         where = {**environment(), "device": bench.device(), "scale": args.scale}
         name = re.sub(r"\W+", "-", where["device"]["name"]).strip("-").lower()
         print(f"{where['device']['name']}; commit {where['commit']}, {where['date']}", flush=True)
@@ -273,5 +266,39 @@ def main():
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def as_table(results):
+    """A Markdown table of the results in one or more files; the first line of a file describes device and versions."""
+    parts = []
+    for result in results:
+        if "figure" not in result:
+            device = f"{result['device']['name']}, driver {result['device'].get('driver')}"
+            parts.append((f"{device}; commit {result['commit']}, {result['date']}", []))
+        else:
+            parts[-1][1].append(cells(result))
+    return "\n\n".join(f"{where}\n\n{TABLE.text(rows)}" for where, rows in parts)
+
+
+BENCHMARKS = (
+    Benchmark(
+        "gpu",
+        "a GPU's ceilings; kernels, passes and fits as fractions of them; rivals on the host and on the GPU",
+        details="""\
+The most important figures come first; those for which there is no time left are skipped, and a line says so.  A figure
+that fails or takes too long ends its process, and the others continue in a new one.  Results are appended to
+FOLDER/gpu-NAME-DATE.jsonl (benchmarks/results by default) at once, after a first line with device, driver, versions,
+commit and date.
+
+--tests runs the tests that need a GPU, and no figures; their report goes to FOLDER/gpu-tests-DATE.txt line by line,
+each failure at once to FOLDER/gpu-tests-DATE-failures.txt.  --smoke runs the figures on the fake CuPy of the tests,
+which needs no GPU.
+
+    python -m benchmarks.gpu [--seconds 420] [--scale 1] [--only WORD ...] [--out FOLDER]
+    python -m benchmarks.gpu --tests [--seconds 420] [--out FOLDER]""",
+        takes="seven minutes, or --seconds",
+        needs="an NVIDIA GPU, CuPy and numba-cuda; python-picard, SPAMS, fastica-torch and icalens as rivals",
+        options=options,
+        run=run,
+        smoke={"fake": True, "scale": 1e-4, "seconds": 120.0},
+        why_not=why_no_gpu,
+    ),
+)

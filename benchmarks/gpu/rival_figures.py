@@ -1,8 +1,8 @@
-"""The figures of `benchmarks.gpu` beside other ICAs: scikit-learn and python-picard on all cores, fastica-torch and
-icalens on the same card, where they can be imported; functions of (bench, seconds left) that give results.
+"""Figures of gpuica's ICA compared with scikit-learn and python-picard on all cores, fastica-torch and icalens on the
+same GPU, if they are installed: functions of (bench, seconds left), see `Line`.
 
-Rivals on the host work in a process of their own (`benchmarks.gpu_rival_process`) for some seconds.  What their whole
-fit would take follows from what they do once and from their iterations: the clock is read at each.
+Rivals on the host run in a process of their own (rival_process.py) for some seconds.  The time of their whole fit is
+extrapolated from the time before the first iteration and the time of one iteration.
 """
 
 import importlib.util
@@ -19,20 +19,21 @@ import numpy as np
 
 from gpuica import FastICA, Picard
 
-from . import contestants
-from .gpu_bench import gradient
-
-ROOT = Path(__file__).parents[1]
+from ..common.command import ROOT
+from ..ica import contestants
+from .bench import gradient
 
 
 def rival(name, arrays, settings, seconds):
-    """What a rival's process says after about so many seconds of work, a dict, or None where it fails or takes much
-    longer.  arrays: name -> array."""
+    """The results of a rival's process, a dict with its arrays, or None if it fails or takes much too long.
+
+    arrays: {name: array}.  settings: of the rival's function.  seconds: that the rival may work, about.
+    """
     with tempfile.TemporaryDirectory() as folder:
         for array in arrays:
             np.save(Path(folder) / f"{array}.npy", arrays[array])
         settings = json.dumps({**settings, "seconds": seconds})
-        command = [sys.executable, "-m", "benchmarks.gpu_rival_process", name, folder, settings]
+        command = [sys.executable, "-m", "benchmarks.gpu.rival_process", name, folder, settings]
         try:
             run = subprocess.run(
                 command, cwd=ROOT, timeout=30 + 3 * seconds, capture_output=True, text=True, check=True
@@ -46,8 +47,8 @@ def rival(name, arrays, settings, seconds):
         return answer | {path.stem: np.load(path) for path in Path(folder).glob("*.npy") if path.stem not in arrays}
 
 
-def _beside(name, part, n_rows, n_iter, ours, seconds):
-    """The entries of a result that compare with a rival's whole fit of n_rows rows.  part: those that it works on."""
+def _compared(name, part, n_rows, n_iter, ours, seconds):
+    """The entries of a result that compare it with a rival's whole fit of n_rows rows; `part` of them are timed."""
     module = {"scikit-learn": "sklearn", "python-picard": "picard"}[name]
     if importlib.util.find_spec(module) is None:
         return {"note": f"{name} is not installed"}
@@ -66,59 +67,59 @@ def _beside(name, part, n_rows, n_iter, ours, seconds):
 
 
 def transactional_fit(bench, left):
-    """FastICA of 500,000 x 512 rows in host memory, transfers included, beside scikit-learn on all cores.
+    """FastICA of 500,000 x 512 rows in host memory, including transfers, compared with scikit-learn on all cores.
 
-    Both follow the same path from the same start, so that scikit-learn's iterations are as many as ours.
+    Both compute the same iterates from the same starting point, so that scikit-learn needs as many iterations.
     """
     n, k = bench.n(500_000), bench.k(512)
-    there = bench.rows(n, k) @ bench.normal((k, k))
-    X = there.get()
+    resident_rows = bench.rows(n, k) @ bench.normal((k, k))
+    X = resident_rows.get()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         FastICA(random_state=0, device="cuda").fit(X[: n // 10])
         seconds, found = bench.wall(lambda: FastICA(random_state=0, device="cuda").fit(X), repeats=2)
-    reached = gradient(bench.xp, there, found.components_, found.mean_)
+    reached = gradient(bench.xp, resident_rows, found.components_, found.mean_)
     note = f"gradient {reached:.1e}, {found.n_iter_} iterations, converged: {found.converged_}"
     result = {"figure": f"FastICA, {n:,} x {k}, from the host", "value": seconds, "unit": "s", "note": note}
-    yield result  # the rival may be stopped
+    yield result  # now, because the rival may be killed
     yield (
         result
         | {"figure": f"{result['figure']}, beside scikit-learn"}
-        | _beside("scikit-learn", X, n, found.n_iter_, seconds, 8)
+        | _compared("scikit-learn", X, n, found.n_iter_, seconds, 8)
     )
 
 
 def picard_fit(bench, left):
-    """Picard of 2,000,000 x 768 rows as of a language model, from host memory and on the device, beside python-picard.
+    """Picard of 2,000,000 x 768 rows like activations, from host memory and on the device; python-picard.
 
-    python-picard is taken to need as many iterations on all rows as ours reads them: fewer than it would.
+    python-picard is assumed to need as many iterations as gpuica makes passes: fewer than it would.
     """
     n, k = bench.n(2_000_000), bench.k(768)
-    there = bench.activations(n, k)
-    X = there.get()
+    resident_rows = bench.activations(n, k)
+    X = resident_rows.get()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         Picard(random_state=0, device="cuda").fit(X[: n // 20])
-        resident, _ = bench.wall(lambda: Picard(random_state=0).fit(there))
+        resident, _ = bench.wall(lambda: Picard(random_state=0).fit(resident_rows))
         seconds, found = bench.wall(lambda: Picard(random_state=0, device="cuda").fit(X))
-    reached = gradient(bench.xp, there, found.components_, found.mean_)
+    reached = gradient(bench.xp, resident_rows, found.components_, found.mean_)
     note = f"gradient {reached:.1e}, {found.n_iter_} iterations, {found.n_passes_:.1f} passes, "
     note += f"converged: {found.converged_}; {resident:.2f} s where the rows are on the device"
     result = {"figure": f"Picard, {n:,} x {k}, dependent sources, from the host"}
     result |= {"value": seconds, "unit": "s", "note": note}
-    yield result  # the rival may be stopped
+    yield result  # now, because the rival may be killed
     n_iter = int(np.ceil(max(found.n_iter_, found.n_passes_)))
-    there = None
+    resident_rows = None
     part = X[: max(n // 20, 2 * k)]
     yield (
         result
         | {"figure": f"{result['figure']}, beside python-picard"}
-        | _beside("python-picard", part, n, n_iter, seconds, 10)
+        | _compared("python-picard", part, n, n_iter, seconds, 10)
     )
 
 
 def same_card(bench, left):
-    """A fixed number of iterations over 1,000,000 x 512 rows in host memory by fastica-torch and icalens."""
+    """A fixed number of iterations over 1,000,000 x 512 rows in host memory: fastica-torch and icalens."""
     n, k, n_iter = bench.n(1_000_000), bench.k(512), 20
     X = bench.rows(n, k).get()
     problem = SimpleNamespace(n_components=k)
@@ -131,7 +132,7 @@ def same_card(bench, left):
     yield result | {"value": ours}
     for name, module, fit in (
         ("fastica-torch", "fastica_torch", contestants.fastica_torch),
-        ("icalens", "icalens", partial(contestants.icalens, resident=True)),  # not batch by batch every time
+        ("icalens", "icalens", partial(contestants.icalens, resident=True)),  # copies all rows to the device once
     ):
         if importlib.util.find_spec(module) is None:
             yield {"figure": f"{name}, {n:,} x {k}", "note": "not installed"}

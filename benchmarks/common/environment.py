@@ -1,4 +1,4 @@
-"""Where a number was measured: machine, versions, commit, date.  A time without them is not worth keeping."""
+"""The environment of a measurement: machine, versions, commit and date.  Every stored result includes it."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ MORE_PACKAGES = ("cupy-cuda12x", "cupy-cuda13x", "numba-cuda", "fastica-torch", 
 
 
 def environment():
-    """machine, versions, commit and date (UTC), as a result records them."""
+    """A dict of machine, versions, commit and date (UTC), as stored with every result."""
     return {
         "machine": {"cpu": _cpu(), "cores": _cores(), "gpu": _gpu()},
         "versions": {"python": platform.python_version(), **_versions(), "blas": _blas()},
@@ -51,8 +51,8 @@ def _versions():
 
 
 def _blas():
-    """NumPy's BLAS, whose kernels it runs, and its threads."""
-    import numpy  # noqa: F401  (loads the BLAS that is asked about)
+    """Version, kernel architecture and number of threads of each BLAS that is loaded."""
+    import numpy  # noqa: F401  (loads the BLAS that threadpoolctl reports)
     from threadpoolctl import threadpool_info
 
     libraries = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
@@ -63,13 +63,13 @@ def _blas():
 
 
 def _commit():
-    """The commit's short name, with a + when the working tree differs from it; None outside a checkout."""
+    """The abbreviated commit, with a + if tracked files differ from it; None outside a checkout."""
     name = _output("git", "rev-parse", "--short", "HEAD")
     return name + ("+" if _output("git", "status", "--porcelain", "--untracked-files=no") else "") or None
 
 
 def _output(*command):
-    """What a command prints, or "" where it cannot run."""
+    """Standard output of a command, or "" if it cannot run or fails."""
     if shutil.which(command[0]) is None:
         return ""
     ran = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False)

@@ -1,17 +1,17 @@
-"""A rival's work on the host, on all cores, for some seconds: a process of its own for `benchmarks.gpu_rivals`.
+"""A rival's work on the host, on all cores, for some seconds: a process of its own for rival_figures.py.
 
-    python -m benchmarks.gpu_rival_process NAME FOLDER SETTINGS
+    python -m benchmarks.gpu.rival_process NAME FOLDER SETTINGS
 
-FOLDER has the arrays as .npy files; SETTINGS is a JSON object with "seconds".  The last line of the output is a JSON
-object; arrays go to FOLDER.  It imports nothing of gpuica.
+FOLDER contains the arrays as .npy files; SETTINGS is a JSON object with "seconds".  The last line of the output is a
+JSON object; arrays are written to FOLDER.  It imports nothing of gpuica.
 """
 
+import argparse
 import contextlib
 import importlib.util
 import json
 import os
 import statistics
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -20,29 +20,29 @@ import numpy as np
 
 
 class EnoughError(Exception):
-    """Raised inside the rival when its time is over."""
+    """Raised inside the rival when its time is up."""
 
 
 class Clock:
-    """Read at the beginning of each iteration."""
+    """The times at which iterations begin."""
 
     def __init__(self, seconds):
         self.began, self.times, self.limit = time.perf_counter(), [], seconds
 
     def tick(self):
-        """At least three iterations are timed."""
+        """Record the beginning of an iteration; stop the rival after its time, but not before three iterations."""
         self.times.append(time.perf_counter())
         if self.times[-1] - self.began > self.limit and len(self.times) > 3:
             raise EnoughError
 
     def answer(self):
-        """Seconds before the iterations, and of one."""
+        """Seconds before the first iteration, median seconds of one, and their number."""
         steps = np.diff(self.times)
         return {"before": self.times[0] - self.began, "step": statistics.median(steps), "steps": len(steps)}
 
 
 def scikit_learn(folder, seconds):
-    """FastICA by its quicker whitening."""
+    """FastICA with its faster whitening."""
     from sklearn.decomposition import FastICA, _fastica
 
     X = np.load(folder / "X.npy")
@@ -61,7 +61,7 @@ def scikit_learn(folder, seconds):
 
 
 def python_picard(folder, seconds):
-    """Picard-O, extended, as ours."""
+    """Picard-O, extended, as in gpuica."""
     from picard import densities, picard
 
     X = np.load(folder / "X.npy").T
@@ -81,7 +81,7 @@ def python_picard(folder, seconds):
 
 
 def spams(folder, seconds, kind, setting):
-    """Lasso or OMP of as many rows as fit into the time; the objective of the first rows in float64 goes to a file."""
+    """Lasso or OMP of as many rows as fit into the time; writes the float64 objective of the first rows to a file."""
     import spams
     from scipy import sparse
 
@@ -115,10 +115,14 @@ RIVALS = {"scikit-learn": scikit_learn, "python-picard": python_picard, "spams":
 
 
 def main():
-    name, folder, settings = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=RIVALS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("settings", type=json.loads)
+    args = parser.parse_args()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        answer = RIVALS[name](Path(folder), **json.loads(settings))
+        answer = RIVALS[args.name](args.folder, **args.settings)
     print(json.dumps(answer | {"cores": len(os.sched_getaffinity(0))}))
 
 

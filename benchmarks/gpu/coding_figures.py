@@ -1,8 +1,8 @@
-"""The figures of `benchmarks.gpu` of sparse coding and dictionary learning, beside SPAMS on all cores where it can be
-imported; functions of (bench, seconds left) that give results.
+"""Figures of sparse coding and dictionary learning, compared with SPAMS on all cores if it is installed: functions of
+(bench, seconds left), see `Line`.
 
-Rows are made of a true dictionary, some atoms a row and noise, so that codes have a realistic number of atoms.  Codes
-are judged in float64, on the first rows: by their objective beside SPAMS's, and for the lasso by the duality gap.
+Rows are simulated from a dictionary with some atoms per row and noise, so that codes have a realistic number of atoms.
+Codes are judged in float64, on the first rows: by their objective, and for the lasso by the duality gap.
 """
 
 import importlib.util
@@ -16,10 +16,10 @@ from gpuica import MiniBatchDictionaryLearning, shards, sparse_encode
 from gpuica.io.safetensors import write_tensors
 from gpuica.solvers.atoms import block_descent
 
-from .gpu_rivals import rival
+from .rival_figures import rival
 
-ALPHA = 0.2  # for noise of 0.05: about as many atoms a row as the rows are made of
-JUDGED = 2000  # rows
+ALPHA = 0.2  # with noise of 0.05, codes have about as many atoms per row as were simulated
+JUDGED = 2000  # rows whose codes are judged
 
 
 def objective(X, D, C, alpha=0.0):
@@ -42,20 +42,20 @@ def lasso(bench, left):
     k, d = (4096, 512) if bench.scale == 1 else (64, 16)
     D = bench.dictionary(k, d)
     X = bench.coded(bench.n(400_000), D, 20 if bench.scale == 1 else 4)
-    yield from _beside_spams(bench, X, D, "lasso", {"lasso_cd": {"alpha": ALPHA}}, ALPHA)
+    yield from _compared_with_spams(bench, X, D, "lasso", {"lasso_cd": {"alpha": ALPHA}}, ALPHA)
 
 
 def omp(bench, left):
-    """32 atoms a row of 1,024 of 256 features.  SPAMS's OMP is the order-recursive one."""
+    """OMP and ORMP: 32 atoms per row of 1,024 of 256 features.  SPAMS's OMP is the order-recursive one, ORMP."""
     k, d, s = (1024, 256, 32) if bench.scale == 1 else (64, 16, 4)
     D = bench.dictionary(k, d)
     X = bench.coded(bench.n(400_000), D, s)
     settings = {"n_nonzero_coefs": s}
-    yield from _beside_spams(bench, X, D, "omp", {"omp": settings, "ormp": settings}, s)
+    yield from _compared_with_spams(bench, X, D, "omp", {"omp": settings, "ormp": settings}, s)
 
 
-def _beside_spams(bench, X, D, kind, ours, setting):
-    """Rows a second of each of our coders {algorithm: settings} and of SPAMS.  setting: alpha, or atoms a row."""
+def _compared_with_spams(bench, X, D, kind, ours, setting):
+    """Rows per second of gpuica's coders {algorithm: settings} and of SPAMS.  setting: alpha, or atoms per row."""
     alpha = setting if kind == "lasso" else 0.0
     rows, atoms = X[:JUDGED].get(), D.get()
     results = []
@@ -69,7 +69,7 @@ def _beside_spams(bench, X, D, kind, ours, setting):
             note += f", largest relative duality gap {duality_gap(rows, atoms, C, alpha).max():.0e}"
         figure = {"figure": f"{name}, {len(D):,} atoms of {D.shape[1]}, {n:,} rows", "value": rate, "unit": "rows/s"}
         results.append(({**figure, "note": note}, cost))
-        yield results[-1][0]  # the rival may be stopped
+        yield results[-1][0]  # now, because the rival may be killed
     if importlib.util.find_spec("spams") is None:
         yield {"figure": f"SPAMS, {kind}", "note": "not installed"}
         return
@@ -87,7 +87,7 @@ def _beside_spams(bench, X, D, kind, ours, setting):
 
 
 def _rate(bench, X, D, settings, longest=1.0):
-    """(rows a second, rows, codes) of as many rows of X as take some seconds, after a call that compiles."""
+    """(rows per second, rows, codes) of as many rows of X as take about `longest` seconds, after a warm-up."""
 
     def encode(rows):
         return bench.wall(lambda: sparse_encode(X[:rows], D, **settings))
@@ -101,7 +101,7 @@ def _rate(bench, X, D, settings, longest=1.0):
 
 
 def atoms(bench, left):
-    """Blocked descent of 16,384 atoms of 2,304 features from their sums."""
+    """Block coordinate descent of 16,384 atoms of 2,304 features, given A and B."""
     k, d = (16_384, 2_304) if bench.scale == 1 else (64, 16)
     D = bench.dictionary(k, d)
     A = D @ D.T
@@ -114,7 +114,7 @@ def atoms(bench, left):
 
 
 def mini_batches(bench, left):
-    """An epoch of MiniBatchDictionaryLearning on bfloat16 rows in host memory, from a part of one."""
+    """An epoch of MiniBatchDictionaryLearning on bfloat16 rows in host memory, extrapolated from part of one."""
     k, d, batch = (16_384, 768, 4096) if bench.scale == 1 else (64, 16, 64)
     few, many, epoch = 4, 20, 1_000_000
     D = bench.dictionary(k, d)
@@ -137,18 +137,18 @@ def mini_batches(bench, left):
     used = float((codes != 0).sum(axis=1).mean())
     slope = (seconds[1] - seconds[0]) / (many - few)
     whole = seconds[0] + slope * (epoch / batch - few)
-    home = "in memory" if hasattr(X, "dim") else "in files"
+    storage = "in memory" if hasattr(X, "dim") else "in files"
     yield {
         "figure": f"mini-batch epoch, {epoch:,} x {d}, {k:,} atoms, bfloat16 from the host",
         "value": whole,
         "unit": "s",
-        "note": f"from {few} and {many} batches of {batch:,} rows {home}, {1e3 * slope:.0f} ms each; "
+        "note": f"from {few} and {many} batches of {batch:,} rows {storage}, {1e3 * slope:.0f} ms each; "
         f"{used:.1f} atoms a row at first",
     }
 
 
 def _bfloat16_rows(bits, folder, rows_a_file):
-    """Rows as a torch tensor, or without torch as files in the folder, of bits of bfloat16 (n, d)."""
+    """The rows with bfloat16 bits (n, d) as a torch tensor; without torch, writes them to files and returns None."""
     if importlib.util.find_spec("torch"):
         import torch
 

@@ -1,4 +1,4 @@
-"""A clock for device work, random data made on the device, and the ceilings that shares are shares of."""
+"""A clock for device work, random data generated on the device, and the ceilings that results are compared with."""
 
 import gc
 import statistics
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Bench:
-    """scale: all numbers of rows times this.  ceilings: name -> rate, that of the results with an entry "ceiling"."""
+    """scale: factor of all numbers of rows.  ceilings: {name: rate}, of the results with an entry "ceiling"."""
 
     def __init__(self, scale=1.0, ceilings=()):
         import cupy
@@ -33,11 +33,11 @@ class Bench:
         }
 
     def n(self, rows):
-        """So many rows, scaled."""
+        """A number of rows, scaled."""
         return max(64, int(rows * self.scale))
 
     def k(self, size):
-        """A number of columns or atoms; small ones where the rows are scaled."""
+        """A number of columns or atoms, at most 12 if rows are scaled."""
         return size if self.scale == 1 else min(size, 12)
 
     def wait(self):
@@ -45,7 +45,7 @@ class Bench:
             self.xp.cuda.Device().synchronize()
 
     def seconds(self, call, repeats=20, longest=3.0):
-        """The median of the device's seconds for a call, by events, after a warm-up; at most `longest` in all."""
+        """Median seconds of a call on the device, by events, after a warm-up; repeats take about `longest` at most."""
         call()
         self.wait()
         times: list[float] = []
@@ -64,15 +64,15 @@ class Bench:
         return statistics.median(times)
 
     def wall(self, call, repeats=1):
-        """(the least of the host's seconds until the device is done, the last answer)."""
+        """(least seconds on the host until the device has finished, last result)."""
         times = []
         for _ in range(repeats):
             self.wait()
             began = time.perf_counter()
-            answer = call()
+            result = call()
             self.wait()
             times.append(time.perf_counter() - began)
-        return min(times), answer
+        return min(times), result
 
     def normal(self, shape):
         """Standard normal numbers on the device, float32."""
@@ -94,20 +94,20 @@ class Bench:
         return self.xp.asarray(self.rng.laplace(scale=0.5**0.5, size=shape).astype(np.float32))
 
     def integers(self, high, shape):
-        """Whole numbers below `high` on the device, int32."""
+        """Integers below `high` on the device, int32."""
         if self.real:
             return self.xp.random.randint(0, high, shape, dtype=np.int32)
         return self.xp.asarray(self.rng.integers(high, size=shape, dtype=np.int32))
 
     def _filled(self, n, d, part):
-        """Rows (n, d) float32 on the device, of parts part(rows)."""
-        there, step = self.xp.empty((n, d), dtype=np.float32), max(1, (1 << 26) // d)
+        """Rows (n, d) float32 on the device, generated in parts by part(rows)."""
+        rows, step = self.xp.empty((n, d), dtype=np.float32), max(1, (1 << 26) // d)
         for start in range(0, n, step):
-            there[start : start + step] = part(min(step, n - start))
-        return there
+            rows[start : start + step] = part(min(step, n - start))
+        return rows
 
     def rows(self, n, k):
-        """Random rows (n, k) on the device: Laplace and uniform sources of variance 1 in turn, not mixed."""
+        """Random rows (n, k) on the device: alternately Laplace and uniform sources of variance 1, unmixed."""
 
         def part(rows):
             S = self.laplace((rows, k))
@@ -117,8 +117,8 @@ class Bench:
         return self._filled(n, k, part)
 
     def activations(self, n, k, group=16):
-        """Rows (n, k) on the device as of a language model: sparse, heavy-tailed sources that depend on each other,
-        through the size of each row and of groups of sources; mixed, about a mean."""
+        """Rows (n, k) on the device that resemble activations: sparse, heavy-tailed sources, dependent through the
+        scale of each row and of groups of sources; mixed, with a mean."""
         group = min(group, k)
         A, mean = self.normal((k, k)) / k**0.5, self.normal((k,))
 
@@ -131,12 +131,12 @@ class Bench:
         return self._filled(n, k, part)
 
     def dictionary(self, k, d):
-        """Random atoms (k, d) of norm 1 on the device."""
+        """Random atoms (k, d) of unit norm on the device."""
         D = self.normal((k, d))
         return D / self.xp.sqrt((D * D).sum(axis=1, keepdims=True))
 
     def coded(self, n, D, used, noise=0.05):
-        """Rows (n, d) on the device: `used` atoms of D (k, d) each, of ±0.5 to ±1.5, and normal noise."""
+        """Rows (n, d) on the device: `used` atoms of D (k, d) with coefficients ±0.5 to ±1.5, and normal noise."""
 
         def part(rows):
             X = noise * self.normal((rows, D.shape[1]))
@@ -153,29 +153,29 @@ class Bench:
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16).get()
 
     def link(self, size=1 << 29):
-        """Bytes a second from page-locked host memory."""
+        """Bytes per second from page-locked host memory."""
         size = int(size * self.scale) // 4 * 4
         source = np.frombuffer(self.xp.cuda.alloc_pinned_memory(size), dtype=np.float32, count=size // 4)
         target = self.xp.zeros(size // 4, dtype=np.float32)
         return size / self.wall(lambda: target.set(source), repeats=4)[0]
 
     def learn(self, result):
-        """Remember a result that is a ceiling."""
+        """Store the rate of a result that is a ceiling."""
         if "ceiling" in result:
             self.ceilings[result["ceiling"]] = result["rate"]
 
     def share(self, rate, ceiling):
-        """The entries of a result that compare a rate with a ceiling."""
+        """The entries of a result that relate a rate to a ceiling, if that was measured."""
         return {"share": rate / self.ceilings[ceiling], "of": ceiling} if ceiling in self.ceilings else {}
 
     def tidy(self):
-        """Give back what nobody uses."""
+        """Free unused memory."""
         gc.collect()
         self.xp.get_default_memory_pool().free_all_blocks()
 
 
 def gradient(xp, X, components, mean):
-    """The largest entry of the relative gradient at the whitened sources of components (k, d), in float64: see
+    """The largest entry of the relative gradient at the whitened sources of components (k, d), in float64, as in
     `referee.gradient_and_loss`.  X: (n, d) on the device."""
     C, m = xp.asarray(components).astype(np.float64), xp.asarray(mean).astype(np.float64)
     k, n, rows = len(C), len(X), max(1, (1 << 25) // X.shape[1])

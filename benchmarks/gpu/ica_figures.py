@@ -1,6 +1,4 @@
-"""The figures of `benchmarks.gpu` that need gpuica alone, beside the ceilings of the card: functions of (bench, seconds
-left) that give results, dicts, in a list or one by one.
-"""
+"""Figures of gpuica's ICA, relative to the ceilings of the GPU: functions of (bench, seconds left), see `Line`."""
 
 import tempfile
 import warnings
@@ -18,18 +16,18 @@ from gpuica.rows import open_rows
 from gpuica.solvers.orthonormal import orthonormal, polar
 from gpuica.solvers.whitening import WHITENERS
 
-from .gpu_bench import gradient
+from .bench import gradient
 
 EPS = float(np.finfo(np.float32).eps)
 
 
 def compiled(bench, left):
-    """Whether the kernels compile here."""
+    """Whether the CUDA kernels compile on this machine."""
     return [{"figure": "CUDA kernels", "note": why_no_kernels() or "compiled"}]
 
 
 def ceilings(bench, left):
-    """Bandwidth of a copy on the device and of the link; rates of products of 8192 x 8192 matrices."""
+    """Bandwidth of a copy on the device and from the host; rates of products of 8192 x 8192 matrices."""
     xp, rate = bench.xp, _copy_rate(bench)
     yield {"figure": "copy", "value": rate / 1e9, "unit": "GB/s", "ceiling": "copy", "rate": rate}
     rate = bench.link()
@@ -65,21 +63,21 @@ def ceilings(bench, left):
 
 
 def _copy_rate(bench):
-    """Bytes read and written in a second."""
+    """Bytes read and written per second."""
     source = bench.xp.ones(bench.n(1 << 29), dtype=np.float32)
     target = bench.xp.zeros(len(source), dtype=np.float32)
     return 2 * source.nbytes / bench.seconds(lambda: target.__setitem__(..., source))
 
 
 def sweeps(bench, left):
-    """The fused sweep against the bandwidth, its error against the plain code's, both against float64."""
+    """The bandwidth of the fused sweep, and its error and that of the array code with respect to float64."""
     for k in (4, 64, 512) if bench.scale == 1 else (4, 64):
         Y = bench.rows(bench.n(1 << 28) // k, k)
-        there = kernels.on_cuda(Y)
+        compiled = kernels.on_cuda(Y)
         for name, sweep in (("score", kernels.score), ("score and loss", kernels.score_and_loss)):
             rate = 2 * Y.nbytes / bench.seconds(lambda: sweep(Y, LogCosh()), 10, 0.5)  # noqa: B023
             yield {
-                "figure": f"{name}, {len(Y):,} x {k}" + ("" if there else ", by arrays"),
+                "figure": f"{name}, {len(Y):,} x {k}" + ("" if compiled else ", by arrays"),
                 "value": rate / 1e9,
                 "unit": "GB/s",
                 **bench.share(rate, "copy"),
@@ -95,7 +93,7 @@ def sweeps(bench, left):
 
 
 def decorrelation(bench, left):
-    """(M Mᵀ)^-1/2 M by products and by a decomposition."""
+    """(M Mᵀ)^-1/2 M by products and by an eigendecomposition."""
     for k in (64, 512, 2048) if bench.scale == 1 else (16,):
         W = orthonormal(bench.xp.asarray(bench.rng.normal(size=(k, k))), bench.xp)
         M = bench.xp.asarray(np.geomspace(0.01, 1, k))[:, None] * W
@@ -112,10 +110,10 @@ def decorrelation(bench, left):
 
 
 def passes(bench, left):
-    """A FastICA pass over resident float32 rows beside the product rate, at several precisions and sizes of chunks."""
+    """A FastICA pass over rows on the device, relative to the product rate, with several precisions and chunk sizes."""
     for n, k in ((4_000_000, 512), (1_000_000, 768), (10_000_000, 64)):
         n, k = bench.n(n), bench.k(k)
-        Z = rows = oracle = None  # the last ones go before the next are made
+        Z = rows = oracle = None  # frees the previous ones before the next are allocated
         bench.tidy()
         Z = bench.rows(n, k)
         W = orthonormal(bench.xp.asarray(bench.rng.normal(size=(k, k))), bench.xp)
@@ -134,7 +132,7 @@ def passes(bench, left):
 
 
 def per_iteration(bench, fit, few, many, repeats=1):
-    """Seconds of an iteration: the difference of two fits that do not stop by themselves."""
+    """Seconds of an iteration, from the difference of two fits that do not stop early."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fit(2)
@@ -143,7 +141,7 @@ def per_iteration(bench, fit, few, many, repeats=1):
 
 
 def eeg(bench, left):
-    """One iteration at the size of an EEG, all of it, on the host's clock."""
+    """One iteration at the size of an EEG recording, by the wall clock of the host."""
     X = bench.rows(bench.n(200_000), bench.k(64))
     for name, learner in (("FastICA", FastICA), ("Picard", Picard)):
 
@@ -155,14 +153,14 @@ def eeg(bench, left):
 
 
 def whitening(bench, left):
-    """Principal directions of wide rows on the device: the pass over the rows, and the decompositions after it."""
+    """Whitening of wide rows on the device: the pass over the rows, and the decompositions after it."""
     n, d = bench.n(100_000), 4096 if bench.scale == 1 else 16
     X = bench.rows(n, d) @ bench.normal((d, d))
     for name, whitener in WHITENERS.items():
         oracle, small = (
             MomentOracle(open_rows(rows, dtype=X.dtype, device=array_device(X))) for rows in (X, X[:2000, :256])
         )
-        whitener(small, eps=EPS)  # makes the handles of the libraries
+        whitener(small, eps=EPS)  # creates the handles of the libraries
         oracle.moments()
         pass_seconds, moments = bench.wall(oracle.moments, repeats=2)
         oracle.moments = lambda: moments  # noqa: B023
@@ -176,10 +174,10 @@ def whitening(bench, left):
 
 
 def streamed(bench, left):
-    """Passes of a fit over bfloat16 rows in files that are in the page cache, beside the rate of the link.
+    """Passes of a fit over bfloat16 rows in files in the page cache, relative to the bandwidth from the host.
 
-    The same files again and again stand for more.  The memory that the fit may use bounds what it keeps on the device,
-    a quarter, which is not counted.
+    The same files are read repeatedly, in place of larger ones.  A quarter of the fit's memory limit holds rows on the
+    device, which are not counted.
     """
     n, k, n_files, times = bench.n(1_000_000), bench.k(512), 4, 8
     X = bench.rows(n, k) @ bench.normal((k, k))
@@ -208,7 +206,7 @@ def streamed(bench, left):
 
 
 def resident_fits(bench, left):
-    """Whole fits of rows on the device, and the gradient they end with."""
+    """Whole fits of rows on the device, and the gradients that they reach."""
     X = bench.rows(bench.n(500_000), bench.k(512)) @ bench.normal((bench.k(512),) * 2)
     for name, learner in (
         ("FastICA", FastICA(random_state=0)),

@@ -1,0 +1,1 @@
+"""Figures of a GPU, and the tests that need one: `python -m benchmarks.gpu`.  See runner.py."""

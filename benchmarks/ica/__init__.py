@@ -1,0 +1,1 @@
+"""The comparison of ICA implementations: problems x contestants, judged by a referee that shares no code with them."""
