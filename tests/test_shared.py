@@ -273,5 +273,5 @@ def test_ranks_go_on_from_the_last_pass_that_all_of_them_have(random_state, tmp_
     again = on_ranks(3, fit)
     for model in again:
         np.testing.assert_array_equal(model.components_, whole[0])
-    with pytest.raises(ValueError, match="not for shared rows"):
+    with pytest.raises(ValueError, match="does not support shared rows"):
         DictionaryLearning(3, checkpoint=tmp_path / "d").fit(shared(X0, loopback(1)[0]))
