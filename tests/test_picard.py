@@ -11,7 +11,7 @@ from gpuica.contrasts import Density, as_contrast
 from gpuica.oracle import ContrastOracle
 from gpuica.rows.memory import MemoryRows
 from gpuica.solvers import picard as picard_solver
-from gpuica.solvers.fastica import rotation_error, rotation_gradient
+from gpuica.solvers.manifolds import rotation_error, rotation_gradient
 
 from . import naive
 from .problems import amari, mixture, white

@@ -16,7 +16,9 @@ from gpuica.oracle import ContrastOracle, MomentOracle
 from gpuica.rows import memory, open_rows, threaded
 from gpuica.rows.memory import MemoryRows
 from gpuica.solvers import growth
-from gpuica.solvers.fastica import orthonormal, parallel, rotation_error, rotation_gradient
+from gpuica.solvers.fastica import parallel
+from gpuica.solvers.manifolds import rotation_error, rotation_gradient
+from gpuica.solvers.orthonormal import orthonormal
 from gpuica.solvers.picard import picard
 from gpuica.solvers.whitening import WHITENERS
 from gpuica.stability import stability

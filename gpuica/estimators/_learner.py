@@ -83,7 +83,7 @@ class Learner(SparseCoding):
     def _policies(self, rng, xp):
         """The update and what becomes of unused atoms, for a solver."""
         update = partial(UPDATES[self.update], positive=self.positive_dict, xp=xp)
-        return {"update": update, "renew": DEAD_ATOMS[self.dead_atoms](rng, self.positive_dict)}
+        return {"update": update, "dead_atoms": DEAD_ATOMS[self.dead_atoms](rng, self.positive_dict)}
 
     def _initial(self, given, oracle, shape, rng, decompose):
         """The first atoms (K, d), in the dtype of the rows, on the host.  decompose: X -> S Vᵀ, for small X."""

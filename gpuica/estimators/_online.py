@@ -11,8 +11,8 @@ from ..device import to_host
 from ..oracle import ContrastOracle, MomentOracle
 from ..rows import open_rows
 from ..solvers import Solution
-from ..solvers.fastica import orthonormal
 from ..solvers.online import RunningMoments, online_step
+from ..solvers.orthonormal import orthonormal
 from ._parameters import checks_parameters
 from ._separation import Separation
 from ._shell import check_input, locate_nonfinite
@@ -95,7 +95,7 @@ class Online(Separation):
     def _step(self, rows, mean, covariance, weight, device):
         """Take the batch `rows`, of this weight and these moments, into the past and the fitted attributes."""
         past, eps = self._past.to(device.put), float(np.finfo(rows.dtype).eps)
-        seen, W = past.seen.with_batch(weight, mean, covariance, rows.xp).renew(past.W, eps=eps, xp=rows.xp)
+        seen, W = past.seen.with_batch(weight, mean, covariance, rows.xp).refresh_whitening(past.W, eps=eps, xp=rows.xp)
         n_effective = past.n_effective + rows.n_effective
         oracle = ContrastOracle(rows.projected(seen.mean, seen.whitening), self._contrast())
         covariance = seen.whitening @ covariance @ seen.whitening.T

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..solvers.stopping import FAR
+from ..solvers.stopping import MAX_Z
 
 
 def of_fastica(estimator, solution):
@@ -12,7 +12,7 @@ def of_fastica(estimator, solution):
         remedy = "raise max_iter" if estimator.algorithm == "picard" else "use a smaller tol, or algorithm='picard'"
         return (
             f"FastICA did not converge: no component moved by tol={estimator.tol} in the last of {solution.n_iter} "
-            f"iterations, but the gradient of {moving} of {k} is more than {FAR:.0f} standard errors from 0, up to "
+            f"iterations, but the gradient of {moving} of {k} is more than {MAX_Z:.0f} standard errors from 0, up to "
             f"{float(solution.z.max()):.0f} (see gradient_z_). Where sources depend on each other, steps are short "
             f"far from a solution too: {remedy}."
         )

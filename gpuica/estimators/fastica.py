@@ -8,15 +8,12 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, va
 
 from ..contrasts import NAMES, as_contrast
 from ..device.products import ROUNDED
-from ..solvers.fastica import SOLVERS
+from ..solvers import SOLVERS
 from ..solvers.growth import run, run_all
-from ..solvers.picard import picard
-from ..solvers.stochastic import annealed
+from ..solvers.stochastic import stochastic_picard
 from ._online import Online
 from ._progress import by_batches
 from ._remedies import of_fastica
-
-ALGORITHMS = {**SOLVERS, "picard": picard}
 
 
 class FastICA(Online, SklearnFastICA):
@@ -150,7 +147,7 @@ class FastICA(Online, SklearnFastICA):
     _parameter_constraints: dict = {
         **SklearnFastICA._parameter_constraints,
         "fun": [StrOptions(NAMES), callable, HasMethods("at"), HasMethods(["log_lik", "score_and_der"])],
-        "algorithm": [StrOptions(set(ALGORITHMS))],
+        "algorithm": [StrOptions(set(SOLVERS))],
         "tol": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "device": [str],
         "verbose": ["verbose"],
@@ -237,8 +234,8 @@ class FastICA(Online, SklearnFastICA):
                 raise ValueError(f"{what} needs a contrast whose G is known: a name, or an object with `loss`.")
 
     def _solve(self, oracle, starts, rng, report, keep="best"):
-        return {"best": run, "all": run_all}[keep](
-            ALGORITHMS[self.algorithm],
+        return (run_all if keep == "all" else run)(
+            SOLVERS[self.algorithm],
             oracle,
             starts,
             growth=self._growth,
@@ -246,8 +243,8 @@ class FastICA(Online, SklearnFastICA):
             max_iter=self.max_iter,
             tol=self.tol,
             report=report,
-            **({"by": "delta", "anneal": by_batches(annealed)} if self.algorithm == "picard" else {}),
-            **({"stage_tol": self.tol} if self.algorithm == "deflation" else {"share": self.stop_percentile / 100}),
+            **({"by": "delta", "stochastic": by_batches(stochastic_picard)} if self.algorithm == "picard" else {}),
+            **({"stage_tol": self.tol} if self.algorithm == "deflation" else {"fraction": self.stop_percentile / 100}),
         )
 
     def _what_is_left(self, solution):

@@ -9,11 +9,11 @@ from sklearn.utils.validation import check_array
 
 from ..contrasts import NAMES, Exp, as_contrast, check_contrast
 from ..device.arrays import host
-from ..solvers.fastica import SOLVERS, orthonormal
+from ..solvers import SOLVERS
 from ..solvers.growth import run, run_all
 from ..solvers.multistart import solve_all
-from ..solvers.picard import picard as minimise
-from ..solvers.stochastic import annealed
+from ..solvers.orthonormal import orthonormal
+from ..solvers.stochastic import stochastic_picard
 from ._online import Online
 from ._progress import by_batches
 from ._remedies import of_picard
@@ -191,22 +191,20 @@ class Picard(Online):
         if self.w_init is None:
             starts = [orthonormal(start, oracle.xp) for start in starts]
         if self.fastica_it:
-            first = partial(
-                SOLVERS["parallel"], max_iter=self.fastica_it, tol=0.0, report=report and report.of_fastica()
-            )
-            starts = [solution.W for solution in solve_all(first, oracle, starts)]
+            first = {"max_iter": self.fastica_it, "tol": 0.0, "report": report and report.of_fastica()}
+            starts = [solution.W for solution in solve_all(SOLVERS["parallel"], oracle, starts, **first)]
         extended = self.ortho if self.extended is None else self.extended
-        return {"best": run, "all": run_all}[keep](
-            minimise,
+        return (run_all if keep == "all" else run)(
+            SOLVERS["picard"],
             oracle,
             starts,
             growth=self._growth,
-            anneal=by_batches(partial(annealed, extended=extended)) if self.ortho else None,
+            stochastic=by_batches(partial(stochastic_picard, extended=extended)) if self.ortho else None,
             rng=rng,
             max_iter=self.max_iter,
             tol=self.tol,
             report=report,
-            share=self.stop_percentile / 100,
+            fraction=self.stop_percentile / 100,
             ortho=self.ortho,
             extended=extended,
             memory=self.m,

@@ -18,7 +18,7 @@ from ..io.files import shards
 from ..oracle import ContrastOracle, MomentOracle
 from ..rows import open_rows
 from ..rows.base import check_weights, of_norm_one
-from ..solvers.fastica import rotation_gradient
+from ..solvers.manifolds import rotation_gradient
 
 GAUSSIAN_LOGCOSH = 0.37456720749145711  # E log cosh of a standard normal variable
 CHUNK = 1 << 22  # numbers of a chunk of codes or cosines
