@@ -19,7 +19,7 @@ ALLOWED = {
         *("_version", "interrupts", "code_oracle"),
     },
     "stability": {"device"},
-    "metrics": {"io", "rows", "oracle", "solvers", "contrasts", "device"},
+    "metrics": {"metrics", "io", "rows", "oracle", "solvers", "contrasts", "device"},
     "code_oracle": {"oracle", "sums", "solvers"},
     "oracle": {"sums", "device", "solvers"},
     "sums": {"kernels", "device"},
