@@ -1,4 +1,4 @@
-"""Many starting points in step: the answers of each alone, for the passes of one."""
+"""Several starts in lockstep: the solutions of each alone, for the passes of one."""
 
 import gc
 
@@ -22,7 +22,7 @@ def oracle(Z):
 
 
 @pytest.mark.parametrize("solver", [parallel, picard, deflation])
-def test_each_takes_the_path_it_takes_alone(solver, rng):
+def test_each_start_takes_the_same_path_as_alone(solver, rng):
     Z = white(1500, 5)
     starts = [rng.normal(size=(5, 5)) for _ in range(7)]
 
@@ -36,7 +36,7 @@ def test_each_takes_the_path_it_takes_alone(solver, rng):
     assert together.n_passes <= 1.5 * slowest + 3 < apart.n_passes
 
 
-def test_a_stack_is_worked_on_in_blocks_without_changing_the_answer(rng, monkeypatch):
+def test_blocks_of_a_stack_do_not_change_the_result(rng, monkeypatch):
     from gpuica import sums
 
     Z, Ws = white(800, 6), [rng.normal(size=(6, 6)) for _ in range(5)]
@@ -99,7 +99,7 @@ def test_an_error_in_a_pass_is_raised(monkeypatch):
         solve_all(parallel, oracle(white(200, 3)), [np.eye(3), np.eye(3)], max_iter=2, tol=1e-4)
 
 
-def test_solvers_in_step_share_the_covariance_of_a_sample(rng):
+def test_starts_share_the_covariance_of_a_sample(rng):
     sample = oracle(white(4000, 4)).sample(2000, np.random.RandomState(0))
     starts = [np.linalg.qr(rng.normal(size=(4, 4)))[0] for _ in range(6)]
     found = solve_all(picard, sample, starts, max_iter=100, tol="auto")
@@ -107,7 +107,7 @@ def test_solvers_in_step_share_the_covariance_of_a_sample(rng):
 
 
 def test_the_best_is_kept():
-    """With few rows starts end in different answers; n_init must not be worse than any single one of them."""
+    """With few rows starts end at different solutions; n_init must not be worse than any single one of them."""
     rng = np.random.default_rng(0)
     X = rng.laplace(size=(400, 12)) @ rng.normal(size=(12, 12))
     run = FastICA(random_state=0, n_init=6, algorithm="picard", tol=1e-6).fit(X)
@@ -158,7 +158,7 @@ def test_starts_compete_on_samples_and_one_reads_all_rows(estimator, monkeypatch
     assert [n for n, _ in in_step] == sorted(n for n, _ in in_step)
 
 
-def test_restarts_that_cannot_be():
+def test_invalid_restarts():
     X, _ = mixture(100, 3)
     with pytest.raises(ValueError, match="'n_init' parameter"):
         FastICA(n_init=0).fit(X)

@@ -95,14 +95,14 @@ def test_a_step_divides_the_slope_of_the_loss_by_its_second_derivative(rng, monk
 def test_running_averages(rng):
     """The plain mean at first, later one that forgets."""
     Z, state = white(3000, 3), State(np.eye(3), np, extended=True)
-    answers = [oracle_of(part).likelihood(np.eye(3)) for part in np.split(Z, 10)]
-    for at in answers:
+    likelihoods = [oracle_of(part).likelihood(np.eye(3)) for part in np.split(Z, 10)]
+    for at in likelihoods:
         state.update(at, None)
-    np.testing.assert_allclose(state.slope, np.mean([at.slope for at in answers], axis=0))
-    np.testing.assert_allclose(state.middle, np.mean([np.diag(at.cross) for at in answers], axis=0))
+    np.testing.assert_allclose(state.slope, np.mean([at.slope for at in likelihoods], axis=0))
+    np.testing.assert_allclose(state.middle, np.mean([np.diag(at.cross) for at in likelihoods], axis=0))
     for _ in range(200):
-        state.update(answers[0], None)
-    np.testing.assert_allclose(state.slope, answers[0].slope, rtol=1e-4)
+        state.update(likelihoods[0], None)
+    np.testing.assert_allclose(state.slope, likelihoods[0].slope, rtol=1e-4)
 
 
 # ---- all steps -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""When a fit has converged: gradients in standard errors, measured on the rows; what tol="auto" and warnings go by."""
+"""Convergence in standard errors of the gradient, measured on the rows: tol="auto", and the warnings."""
 
 import warnings
 
@@ -23,7 +23,7 @@ FAR = 10  # standard errors beyond which a fit has not converged, whatever its r
 
 
 def whitened(X):
-    """White rows, rotated as little as can be."""
+    """White rows, by the symmetric whitening matrix."""
     X = X - X.mean(0)
     eigenvalues, vectors = np.linalg.eigh(X.T @ X / len(X))
     return X @ (vectors / np.sqrt(eigenvalues)) @ vectors.T
@@ -88,13 +88,13 @@ def test_squares_are_means_over_the_rows(as_rows, kind, rng):
 def test_squares_of_some_of_a_stack(rng):
     oracle = ContrastOracle(MemoryRows(dependent(500, 3, rng)), as_contrast("logcosh"))
     Ws, kinds = [rng.normal(size=(m, 3)) for m in (3, 1, 3, 3)], [None, None, "matrix", "rotation"]
-    for ask in ("fixed_point", "likelihood"):
+    pairs = ((oracle.fixed_point, oracle.fixed_point_batch), (oracle.likelihood, oracle.likelihood_batch))
+    for alone, batch in pairs:
         before = oracle.n_passes
-        answers = getattr(oracle, f"{ask}_batch")(Ws, kinds)
+        results = batch(Ws, kinds)
         assert oracle.n_passes == before + 1
-        for W, kind, answer in zip(Ws, kinds, answers, strict=True):
-            right = getattr(oracle, ask)(W, kind)
-            for part, same in zip(answer, right, strict=True):
+        for W, kind, result in zip(Ws, kinds, results, strict=True):
+            for part, same in zip(result, alone(W, kind), strict=True):
                 np.testing.assert_allclose(part, same, rtol=1e-12)
 
 
@@ -208,7 +208,7 @@ def test_what_has_converged_satisfies_the_rule(estimator, weighted, rng):
     np.testing.assert_allclose(ica.gradient_z_, z.max(1), rtol=1e-5, atol=1e-5)
 
 
-def test_a_part_of_the_components_at_rest_is_enough_for_stop_percentile(rng):
+def test_stop_percentile_needs_a_fraction_of_the_components(rng):
     X = np.hstack([rng.laplace(size=(4000, 8)), rng.normal(size=(4000, 2))])
     ica = Picard(stop_percentile=80, random_state=0).fit(X)
     assert ica.converged_
@@ -268,7 +268,7 @@ def test_without_measuring_errors_are_those_of_independent_sources():
 
 @pytest.mark.parametrize("algorithm", ["parallel", "deflation", "picard"])
 def test_no_pass_is_made_for_it(algorithm, monkeypatch):
-    monkeypatch.setattr(ContrastOracle, "covariance", None)  # its first answer is a pass
+    monkeypatch.setattr(ContrastOracle, "covariance", None)  # it would take a pass
     Z = whitened(mixture(3000, 4)[0])
     assert FastICA(algorithm=algorithm, whiten=False, random_state=0).fit(Z).converged_
 
@@ -351,7 +351,7 @@ def test_what_is_elliptical_to_within_noise_is_not_warned_of(algorithm, rng):
 @pytest.mark.parametrize("algorithm", ["parallel", "deflation", "picard"])
 @pytest.mark.parametrize("growth", [None, 2.0])
 def test_separated_sources_are_not_warned_of(algorithm, growth):
-    """At the default tol the last gradient of many rows may be ten standard errors, that of the answer is not."""
+    """At the default tol the last gradient of many rows can be ten standard errors, that of the solution is not."""
     if algorithm == "deflation" and growth:
         pytest.skip("deflation does not grow")
     for seed in range(2):
