@@ -44,11 +44,11 @@ test-torch: .venv/ready          ## tests that need torch, which this installs: 
 bench: .venv/ready               ## the quick benchmarks, under three minutes; all of them: python -m benchmarks.run
 	$(BIN)/python -m benchmarks.run --quick
 
-docs: .venv/ready
-	$(BIN)/mkdocs build --strict
+docs: .venv/ready                ## the documentation, into docs/_build; warnings are errors, no network access
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build
 
 clean:
-	rm -rf .venv .venv-newest build dist *.egg-info demo.png site
+	rm -rf .venv .venv-newest build dist *.egg-info demo.png docs/_build docs/generated docs/auto_examples
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import sums
-from .oracle import NotFiniteError
+from .exceptions import NotFiniteError
 
 if TYPE_CHECKING:  # the contract that mypy checks the oracle against, see the end of the file
     from .solvers import protocol

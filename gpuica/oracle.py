@@ -8,6 +8,7 @@ import numpy as np
 from . import sums
 from .device import transfers
 from .device.products import UNITS, products
+from .exceptions import NotFiniteError
 
 if TYPE_CHECKING:  # the contracts that mypy checks the oracles against, see the end of the file
     from .solvers import protocol
@@ -15,10 +16,6 @@ if TYPE_CHECKING:  # the contracts that mypy checks the oracles against, see the
 # Operations of a pass below which a device is given the next iteration before the outcome of the last one is read.  A
 # wait leaves it idle for some 0.1 ms; an unneeded iteration costs a pass, once in some 20: 2 ms, at 50 TFLOP/s.
 SHORT_PASS = 1e11
-
-
-class NotFiniteError(ValueError):
-    """The rows contain NaN or infinity, or numbers whose squares overflow float64."""
 
 
 class MomentOracle:

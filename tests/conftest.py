@@ -15,7 +15,7 @@ import pytest
 from gpuica import device
 from gpuica.comm import loopback
 from gpuica.device import CPU, numba_cuda, why_no_gpu, why_no_kernels
-from gpuica.estimators._shell import as_source
+from gpuica.input import as_source
 from gpuica.io.files import shards
 from gpuica.rows import open_rows, stream
 from gpuica.rows.shared import Shared

@@ -12,7 +12,7 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard
-from gpuica.estimators import _resume
+from gpuica.estimators import _checkpoint
 from gpuica.io.checkpoint import set_draws
 from gpuica.io.files import read_tensors, write_tensors
 from gpuica.rows.memory import MemoryRows
@@ -145,7 +145,7 @@ def test_learning_goes_on_to_the_same_bits(kind, arguments, at, every, form, X, 
     if form == "files":
         np.save(tmp_path / "x.npy", X)
         X = tmp_path / "x.npy"
-    monkeypatch.setattr(_resume, "EVERY", every)
+    monkeypatch.setattr(_checkpoint, "SNAPSHOT_INTERVAL", every)
     # twelve atoms in four dimensions, and a large alpha: some go unused and are drawn anew
     arguments = {"n_components": 12, "alpha": 10.0, "fit_algorithm": "cd", "random_state": 1, **arguments}
     whole = kind(**arguments)

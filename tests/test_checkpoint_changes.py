@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gpuica import DictionaryLearning, Exp, FastICA, LogCosh, MiniBatchDictionaryLearning, Picard, fit_on_devices
-from gpuica.io.checkpoint import Checkpoint, CheckpointError, _checksum, set_draws, together
+from gpuica.io.checkpoint import Checkpoint, CheckpointError, _checksum, on_all_ranks, set_draws
 from gpuica.rows.memory import MemoryRows
 
 from .conftest import Again
@@ -145,7 +145,9 @@ def test_a_lower_max_iter(kind, arguments, X, tmp_path):
     fitted(kind, {**arguments, "checkpoint": tmp_path}, X)
     fewer = {**arguments, "max_iter": 2, "checkpoint": tmp_path}
     if "n_components" in arguments:
-        with pytest.raises(CheckpointError, match=r"has \d+ iterations .* asks for \d+: raise max_iter, or give"):
+        with pytest.raises(
+            CheckpointError, match=r"is at iteration \d+ .*the \d+ of this fit: increase max_iter, or use"
+        ):
             fitted(kind, fewer, X)
     else:
         same(fitted(kind, fewer, X), fitted(kind, {**arguments, "max_iter": 2}, X))
@@ -245,7 +247,7 @@ def test_a_function_with_hidden_state_is_refused(X, tmp_path):
         with lock:
             return of_a_global(x)
 
-    with pytest.raises(CheckpointError, match=r"cannot tell fun=.*hidden.* from another value when the fit goes on"):
+    with pytest.raises(CheckpointError, match=r"cannot identify fun=.*hidden.* when the fit resumes"):
         fitted(FastICA, {**ICA, "fun": hidden, "checkpoint": tmp_path}, X)
 
 
@@ -424,7 +426,7 @@ def test_the_error_of_a_rank_comes_before_that_of_the_others():
         raise CheckpointError("damaged")
 
     with pytest.raises(CheckpointError, match="damaged"):
-        together(others_have_left, fails)
+        on_all_ranks(others_have_left, fails)
     assert said == [False]
 
 

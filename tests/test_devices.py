@@ -1,4 +1,4 @@
-"""One fit on several devices: here several threads on the CPU, the same way; on GPUs where there are two."""
+"""fit_on_devices with several CPU threads as devices, and with GPUs if there are two."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def X():
 
 @pytest.mark.parametrize("devices", [["cpu"], ["cpu"] * 2, ["cpu"] * 3])
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
-def test_parts_on_several_devices_give_the_answer_of_one(model, devices, X):
+def test_several_devices_equal_one(model, devices, X):
     if model.random_state is None:
         np.random.seed(0)
     found = fit_on_devices(model, X, devices)
@@ -48,7 +48,7 @@ def test_files_and_weights(X, tmp_path, rng):
         np.testing.assert_allclose(model.components_, expected, rtol=1e-7, atol=1e-9)
 
 
-def test_what_one_device_refuses_ends_all(X):
+def test_an_error_on_one_device_ends_the_fit(X):
     X[20_000, 2] = np.nan
     with pytest.raises(ValueError, match="NaN"):
         fit_on_devices(FastICA(), X, ["cpu"] * 3)
@@ -56,10 +56,10 @@ def test_what_one_device_refuses_ends_all(X):
         fit_on_devices(FastICA(), X[:1000], ["cpu", "gpu"])
 
 
-def test_all_devices_where_there_are_none(X):
+def test_all_devices_without_a_gpu(X):
     if device_count():
         pytest.skip("there are GPUs here")
-    with pytest.raises(RuntimeError, match="devices='all' finds no GPU"):
+    with pytest.raises(RuntimeError, match="devices='all' found no GPU"):
         fit_on_devices(FastICA(), X)
 
 

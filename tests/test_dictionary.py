@@ -1,4 +1,4 @@
-"""SparseCoder, DictionaryLearning and MiniBatchDictionaryLearning as users meet them."""
+"""Public behaviour of SparseCoder, DictionaryLearning, MiniBatchDictionaryLearning and their functions."""
 
 import pickle
 import warnings
@@ -41,7 +41,7 @@ def coded_signal(rng, n=600, k=20, d=12, nonzero=2, noise=0.0):
     return C @ D + noise * rng.normal(size=(n, d)), D, C
 
 
-# fit_transform gives the fit's lasso, transform OMP: so do scikit-learn's defaults, whose tests choose other parameters
+# by default fit_transform computes the lasso and transform OMP, as in scikit-learn, whose tests set other parameters
 OMP_IS_NOT_THE_LASSO = dict.fromkeys(
     ["check_transformer_general", "check_transformer_data_not_an_array"], "codes of fit_transform are those of the fit"
 )
@@ -71,7 +71,7 @@ def test_scikit_learn_contract(estimator, check):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @parametrize_with_checks([SparseCoder(np.eye(3))])
 def test_scikit_learn_contract_of_the_coder(estimator, check):
-    """With the dictionaries that scikit-learn's checks give its own coder, whose rows fit those of each check."""
+    """With the dictionaries of scikit-learn's own checks, which have the number of features of each check."""
     instances = pytest.importorskip("sklearn.utils._test_common.instance_generator")
     coder = sklearn.decomposition.SparseCoder
     if coder not in instances.INIT_PARAMS:
@@ -114,7 +114,7 @@ def test_partial_fit_is_the_batches_of_fit(rng):
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
-def test_finds_a_known_dictionary(learner, rng):
+def test_recovers_a_known_dictionary(learner, rng):
     X, D, _ = coded_signal(rng, n=4000, d=16)
     settings = (
         {"batch_size": 200, "tol": 0, "max_no_improvement": None}
@@ -129,7 +129,7 @@ def test_finds_a_known_dictionary(learner, rng):
     assert mcc(rng.normal(size=D.shape), D) < 0.8
 
 
-def test_memory_is_a_window_over_the_batches(rng):
+def test_memory_is_an_exponential_window(rng):
     X, start = rng.normal(size=(80, 6)), rng.normal(size=(4, 6))
     model = MiniBatchDictionaryLearning(4, memory=20, dict_init=start, alpha=0.1, random_state=0)
     expected = np.zeros((4, 4))
@@ -141,7 +141,7 @@ def test_memory_is_a_window_over_the_batches(rng):
         np.testing.assert_allclose(model._A, expected, rtol=1e-9)
 
 
-def test_batch_costs_are_the_objective_and_fall(rng):
+def test_errors_are_the_objective_and_decrease(rng):
     X = rng.normal(size=(150, 8))
     code, D, errors = dict_learning(X, 10, alpha=0.3, max_iter=30, tol=1e-3, random_state=0)
     assert all(np.diff(errors) <= 1e-9 * errors[0])
@@ -205,7 +205,7 @@ def test_positive_codes(name, atoms, rng):
     assert C.min() == 0 < C.max()
 
 
-def test_omp_ends_at_the_error_that_alpha_names(atoms, rng):
+def test_omp_stops_at_a_squared_residual_of_alpha(atoms, rng):
     X = rng.normal(size=(200, 12))
     C = sparse_encode(X, atoms, algorithm="omp", alpha=0.5)
     residual = ((X - C @ atoms) ** 2).sum(axis=1)
@@ -215,7 +215,7 @@ def test_omp_ends_at_the_error_that_alpha_names(atoms, rng):
     np.testing.assert_allclose(C[one_less], fewer[one_less])
 
 
-def test_codes_of_csr_back_to_rows(rng):
+def test_inverse_transform_of_csr_codes(rng):
     X, D, C = coded_signal(rng)
     np.testing.assert_allclose(SparseCoder(D).fit(X).inverse_transform(csr_array(C)), X)
 
@@ -234,7 +234,7 @@ def test_score_is_minus_the_mean_cost(rng):
 def test_dead_atoms(learner, policy, rng):
     X, D, _ = coded_signal(rng, n=400)
     start = D.copy()
-    start[3] = 0  # no code uses it
+    start[3] = 0  # unused by every code
     model = learner(20, alpha=0.1, max_iter=3, init=start, dead_atoms=policy, random_state=0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -246,7 +246,7 @@ def test_dead_atoms(learner, policy, rng):
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
-def test_starts(learner, rng):
+def test_initial_atoms(learner, rng):
     X = rng.normal(size=(60, 8))
     given = rng.normal(size=(5, 8))
     kept = learner(5, init=given, max_iter=0).fit(X).components_
@@ -259,11 +259,11 @@ def test_starts(learner, rng):
     np.testing.assert_allclose(abs(largest), abs(S[:3, None] * V[:3]), rtol=1e-6, atol=1e-8)
 
 
-def test_start_from_sums_is_the_decomposition(rng, monkeypatch):
-    from gpuica.estimators import _learner
+def test_initial_atoms_from_moments_are_those_of_the_svd(rng, monkeypatch):
+    from gpuica.estimators import _learning
 
     X = rng.normal(size=(200, 6))
-    monkeypatch.setattr(_learner, "SMALL", 0)
+    monkeypatch.setattr(_learning, "MAX_SVD_SIZE", 0)
     D = DictionaryLearning(9, max_iter=0).fit(X).components_
     _, S, V = np.linalg.svd(X, full_matrices=False)
     np.testing.assert_allclose(abs(D[:6]), abs(S[:, None] * V), atol=1e-9)
@@ -276,11 +276,13 @@ def test_unfinished_codes_warn_and_name_the_remedy(atoms, rng):
         SparseCoder(atoms, transform_algorithm="lasso_cd", transform_alpha=0.01, transform_max_iter=1).transform(X)
 
 
-def test_a_cut_short_fit_says_so(rng):
+def test_a_fit_that_does_not_converge_warns(rng):
     X = rng.normal(size=(100, 8))
     with pytest.warns(ConvergenceWarning, match="did not converge.*max_iter"):
         model = DictionaryLearning(10, alpha=0.1, max_iter=2).fit(X)
     assert not model.converged_
+    with pytest.warns(ConvergenceWarning, match="one iteration has no decrease of the cost to test"):
+        DictionaryLearning(10, alpha=0.1, max_iter=1).fit(X)
 
 
 def test_learning_does_not_write_to_its_input(rng):
@@ -292,7 +294,7 @@ def test_learning_does_not_write_to_its_input(rng):
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
-def test_same_bits_twice_and_after_pickling(learner, rng):
+def test_fits_are_reproducible_and_survive_pickling(learner, rng):
     X = rng.normal(size=(3000, 8)).astype(np.float32)
     settings = {"tol": 1e-2} if learner is DictionaryLearning else {"max_iter": 3}
     first, second = (learner(12, alpha=0.2, random_state=0, **settings).fit(X) for _ in range(2))
@@ -302,7 +304,7 @@ def test_same_bits_twice_and_after_pickling(learner, rng):
     assert clone(first).get_params()["alpha"] == 0.2
 
 
-def test_large_batches_by_name(rng):
+def test_automatic_batch_size(rng):
     X = rng.normal(size=(600, 8))
     model = MiniBatchDictionaryLearning(300, alpha=0.2, batch_size="auto", max_iter=1, random_state=0).fit(X)
     assert model.n_steps_ == 2  # 300 rows and 300 more
@@ -319,7 +321,7 @@ def test_callbacks(rng):
     assert seen == [0, 5]
 
 
-def test_progress_is_told(rng, capsys):
+def test_progress_lines(rng, capsys):
     X = rng.normal(size=(60, 8))
     DictionaryLearning(5, max_iter=50, tol=1e-2, verbose=True).fit(X)
     assert "current cost" in capsys.readouterr().out
@@ -327,15 +329,15 @@ def test_progress_is_told(rng, capsys):
     assert "Minibatch step 1/6, epoch 1: mean batch cost" in capsys.readouterr().out
 
 
-# ---- what is refused ------------------------------------------------------------------------------------------------
-def test_more_atoms_a_row_than_there_are(atoms, rng):
+# ---- invalid input --------------------------------------------------------------------------------------------------
+def test_more_nonzeros_than_atoms(atoms, rng):
     X = rng.normal(size=(10, 12))
     for name in ("omp", "lars", "nnomp", "matching_pursuit", "topk"):
         with pytest.raises(ValueError, match="n_nonzero_coefs=21 is more than the 20 atoms"):
             sparse_encode(X, atoms, algorithm=name, n_nonzero_coefs=21)
 
 
-def test_positive_codes_where_there_are_none(atoms, rng):
+def test_positive_codes_of_a_coder_without_them(atoms, rng):
     with pytest.raises(ValueError, match=r"Positive constraint not supported for 'omp'.*nnomp"):
         SparseCoder(atoms, positive_code=True).fit(rng.normal(size=(10, 12)))
 
@@ -356,7 +358,7 @@ def test_not_finite(bad, atoms, rng):
         DictionaryLearning(20, init=D).fit(np.ones((30, 12)))
 
 
-def test_shapes_that_do_not_fit(atoms, rng):
+def test_mismatched_shapes(atoms, rng):
     with pytest.raises(ValueError, match="different numbers of features"):
         sparse_encode(rng.normal(size=(5, 11)), atoms)
     with pytest.raises(ValueError, match=r"dict_init has shape \(20, 12\)"):
@@ -370,14 +372,14 @@ def test_shapes_that_do_not_fit(atoms, rng):
         model.inverse_transform(np.ones((3, 5)))
 
 
-def test_sparse_rows_are_refused_with_the_remedy(atoms):
+def test_sparse_X_raises_with_the_remedy(atoms):
     for fit in (SparseCoder(atoms).transform, DictionaryLearning(3).fit, MiniBatchDictionaryLearning(3).partial_fit):
         with pytest.raises(TypeError, match="dense"):
             fit(csr_array(np.eye(12)))
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
-def test_poor_data_end(learner, rng):
+def test_degenerate_data(learner, rng):
     settings = {"alpha": 0.1, "max_iter": 5, "random_state": 0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -394,7 +396,7 @@ def test_poor_data_end(learner, rng):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1e-12, 1e12])
-def test_penalties_at_the_ends(alpha, rng):
+def test_extreme_penalties(alpha, rng):
     X = rng.normal(size=(50, 6))
     D = rng.normal(size=(9, 6))
     C = sparse_encode(X, D, algorithm="lasso_cd", alpha=alpha)
@@ -417,7 +419,7 @@ def test_read_only_memory_mapped_and_integer_rows(tmp_path, atoms, rng):
     )
 
 
-def test_functions_give_what_the_estimators_give(rng):
+def test_functions_equal_estimators(rng):
     X = rng.normal(size=(80, 8))
     code, D = dict_learning_online(X, 5, alpha=0.3, max_iter=3, batch_size=20, random_state=0)
     model = MiniBatchDictionaryLearning(5, alpha=0.3, max_iter=3, batch_size=20, random_state=0).fit(X)

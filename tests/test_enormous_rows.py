@@ -174,7 +174,7 @@ def warned(caplog, X, estimator=FastICA, sample_weight=None, **params):
         estimator(random_state=0, n_components=2 if X.shape[1] > 1 else 1, tol=1.0, **params).fit(
             X, sample_weight=sample_weight
         )
-    return "a few rows of enormous norm carry most of the variance" in caplog.text
+    return "a few rows of very large norm carry most of the variance" in caplog.text
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

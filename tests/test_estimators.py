@@ -180,3 +180,13 @@ def test_results_do_not_depend_on_the_run():
     X, _ = mixture(60_000, 24, dtype=np.float32)
     one, two = (FastICA(random_state=0).fit(X) for _ in range(2))
     np.testing.assert_array_equal(one.components_, two.components_)
+
+
+def test_renamed_attributes_warn(rng):
+    X = rng.laplace(size=(200, 3))
+    ica = FastICA(random_state=0).fit(X)
+    with pytest.warns(FutureWarning, match="movement_ is deprecated: use delta_"):
+        np.testing.assert_array_equal(ica.movement_, ica.delta_)
+    with pytest.warns(FutureWarning, match="at_rest_ is deprecated: use converged_components_"):
+        np.testing.assert_array_equal(ica.at_rest_, ica.converged_components_)
+    assert not hasattr(FastICA(), "movement_")

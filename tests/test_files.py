@@ -10,7 +10,7 @@ import pytest
 
 import gpuica
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, limited, shards, spool
-from gpuica.estimators._shell import as_source, check_input
+from gpuica.input import as_source, check_input
 from gpuica.io import iterables
 from gpuica.io.files import write_tensors
 from gpuica.io.raw import SLAB, RawColumns
@@ -724,7 +724,7 @@ def test_weights_that_are_a_text(X, tmp_path):
 
 def test_results_that_do_not_fit_are_said_in_words(X):
     ica = FastICA(random_state=0).fit(X).set_params(memory_limit=1000)
-    with pytest.raises(MemoryError, match=r"takes 48\.0 kB, more than half of the memory that may be used, 1\.0 kB"):
+    with pytest.raises(MemoryError, match=r"takes 48\.0 kB, which exceeds half of the memory budget, 1\.0 kB"):
         ica.transform(Again([X]))
 
 

@@ -204,7 +204,7 @@ def test_moments_of_batches_far_from_0(rng):
 @pytest.mark.parametrize("scale", [3e-39, 1e-42, 1e-44])
 def test_numbers_whose_reciprocals_overflow_float32(scale, estimator):
     X, A = mixture(3000, 4)
-    with pytest.raises(ValueError, match=r"varies by too little for float32 numbers .*rescale X"):
+    with pytest.raises(ValueError, match=r"variance of X is too small to whiten X in float32.*rescale X"):
         estimator(random_state=0).fit((X * scale).astype(np.float32))
     wide = (X * scale).astype(np.float32).astype(np.float64)  # the remedies
     assert amari(estimator(random_state=0).fit(wide).components_ * scale @ A) < 0.05

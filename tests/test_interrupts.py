@@ -297,7 +297,7 @@ def test_deflation_keeps_the_finished_components(whiten, interrupt_at, monkeypat
         assert back.shape == X.shape
         np.testing.assert_allclose(stopped.transform(back), S, atol=1e-8)  # sources of their own mixture
         if m < 4:
-            assert f"only the {m} finished of 4 components are kept" in str(said[0].message)
+            assert f"only the first {m} of 4 components are kept" in str(said[0].message)
     assert found == {1, 2, 3, 4}
 
 

@@ -1,4 +1,4 @@
-"""What a fit says: warnings at the caller's line with a remedy that its settings leave, and lines of progress."""
+"""Warnings, which point at the caller's line and suggest a remedy that the parameters allow, and progress lines."""
 
 import inspect
 import re
@@ -88,7 +88,7 @@ def test_a_warning_of_a_module_points_at_the_module(tmp_path):
     assert ran.stderr.startswith(f"{script}:3: ConvergenceWarning: Picard did not converge.")
 
 
-def test_a_warning_is_shown_once_for_a_line():
+def test_a_warning_is_shown_once_per_line():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         for _ in range(3):
@@ -96,16 +96,16 @@ def test_a_warning_is_shown_once_for_a_line():
     assert len(caught) == 1
 
 
-def test_warnings_of_a_worker_thread_are_the_callers():
+def test_warnings_of_worker_threads_are_issued_by_the_caller():
     with pytest.warns(ConvergenceWarning, match="did not converge") as caught:
         model = fit_on_devices(FastICA(**SHORT), X, ["cpu", "cpu", "cpu"])
     assert len(caught) == 1
     assert not model.converged_
-    with pytest.raises(ConvergenceWarning):  # an error, as these tests have it, is raised by the call itself
+    with pytest.raises(ConvergenceWarning):  # warnings are errors here, raised by the call itself
         fit_on_devices(FastICA(**SHORT), X, ["cpu", "cpu"])
 
 
-def test_warnings_are_collected_for_one_thread():
+def test_warnings_are_collected_per_thread():
     with messages.collected() as outer:
         messages.warn("one")
         with messages.collected() as inner:
@@ -117,26 +117,26 @@ def test_warnings_are_collected_for_one_thread():
         messages.warn("four")
 
 
-# ---- what it advises -------------------------------------------------------------------------------------------------
-def advice(estimator):
+# ---- remedies --------------------------------------------------------------------------------------------------------
+def warning_of(estimator):
     with pytest.warns(ConvergenceWarning) as caught:
         estimator.fit(np.random.default_rng(0).normal(size=(300, 5)))
     return str(caught[-1].message)
 
 
-def test_picard_does_not_advise_what_is_set_already():
-    said = advice(Picard(max_iter=1, random_state=0))
-    assert "Increase max_iter" in said
-    assert "tol=" not in said
-    assert "use tol='auto'" in advice(Picard(max_iter=1, random_state=0, tol=1e-9))
+def test_picard_does_not_suggest_parameters_that_are_set():
+    message = warning_of(Picard(max_iter=1, random_state=0))
+    assert "Increase max_iter" in message
+    assert "tol=" not in message
+    assert "use tol='auto'" in warning_of(Picard(max_iter=1, random_state=0, tol=1e-9))
 
 
 @pytest.mark.parametrize(
     ("dtype", "remedy"), [(np.float32, "precision='float64', or a larger tol"), (float, "use a lar")]
 )
-def test_picard_does_not_advise_more_iterations_where_rounding_ended_it(dtype, remedy):
+def test_picard_does_not_suggest_more_iterations_after_rounding_ended_it(dtype, remedy):
     X = mixture(300, 4)[0].astype(dtype)
-    with pytest.warns(ConvergenceWarning, match=f"rounding: .*{remedy}") as caught:
+    with pytest.warns(ConvergenceWarning, match=f"rounding error: .*{remedy}") as caught:
         ica = Picard(random_state=0, tol=1e-30, max_iter=5000).fit(X)
     assert ica.n_iter_ < 5000
     assert "max_iter" not in str(caught[-1].message)
@@ -144,15 +144,15 @@ def test_picard_does_not_advise_more_iterations_where_rounding_ended_it(dtype, r
 
 @pytest.mark.parametrize("tol", [1e-12, "auto"])
 @pytest.mark.parametrize("algorithm", ["parallel", "picard"])
-def test_fastica_does_not_advise_what_is_set_already(algorithm, tol):
-    said = advice(FastICA(algorithm=algorithm, tol=tol, max_iter=1, random_state=0))
-    assert ("try algorithm='picard'" in said) == (algorithm != "picard")
-    assert ("increasing tolerance" in said) == (tol != "auto")
+def test_fastica_does_not_suggest_parameters_that_are_set(algorithm, tol):
+    message = warning_of(FastICA(algorithm=algorithm, tol=tol, max_iter=1, random_state=0))
+    assert ("try algorithm='picard'" in message) == (algorithm != "picard")
+    assert ("increasing tolerance" in message) == (tol != "auto")
 
 
 # ---- progress --------------------------------------------------------------------------------------------------------
 LINE = re.compile(
-    r"\[(FastICA|Picard)\] .*: \d+ of \d+ components at rest, largest (movement|gradient) \S+ \(tol \S+\), "
+    r"\[(FastICA|Picard)\] .*: \d+ of \d+ components converged, largest (delta|gradient) \S+ \(tol \S+\), "
 )
 
 
@@ -161,7 +161,7 @@ def printed(capsys, fit):
     return capsys.readouterr().out.splitlines()
 
 
-def test_a_line_says_which_start_and_which_rows_it_is_about(capsys):
+def test_lines_name_the_start_and_the_rows(capsys):
     X = mixture(50_000, 4, dtype=np.float32)[0]
     lines = printed(capsys, lambda: Picard(random_state=0, n_init=3, verbose=2).fit(X))
     assert all(LINE.match(line) for line in lines)
@@ -169,7 +169,7 @@ def test_a_line_says_which_start_and_which_rows_it_is_about(capsys):
     assert starts == {"1 of 3", "2 of 3", "3 of 3"}
     last = {line.partition("start ")[2][:6] for line in lines if "all 50000 rows, " in line}
     assert len(last) == 1
-    assert last < starts  # under the number that it began with
+    assert last < starts  # which keeps its number
     alone = printed(capsys, lambda: Picard(random_state=0, verbose=2).fit(X))
     assert not any("start " in line for line in alone)
     assert [line.partition("] ")[2].partition(",")[0] for line in (alone[0], alone[-1])] == [
@@ -181,17 +181,17 @@ def test_a_line_says_which_start_and_which_rows_it_is_about(capsys):
 def test_deflation_counts_all_components(capsys):
     lines = printed(capsys, lambda: FastICA(algorithm="deflation", random_state=0, verbose=1).fit(X))
     for i in range(1, 6):
-        assert any(f"component {i} of 5, " in line and f": {i} of 5 components at rest" in line for line in lines)
+        assert any(f"component {i} of 5, " in line and f": {i} of 5 components converged" in line for line in lines)
 
 
 def test_iterations_of_fastica_before_picard_are_named(capsys):
     lines = printed(capsys, lambda: Picard(fastica_it=2, random_state=0, verbose=2).fit(X))
     assert ["FastICA first" in line for line in lines[:3]] == [True, True, False]
-    assert "largest movement" in lines[0]
+    assert "largest delta" in lines[0]
     assert "largest gradient" in lines[2]
 
 
-def test_a_resumed_fit_says_so(capsys, tmp_path):
+def test_a_resumed_fit_prints_a_line(capsys, tmp_path):
     fits = {
         "sums of the fit": lambda: FastICA(random_state=0, verbose=1, checkpoint=tmp_path / "ica").fit(X),
         "iterations or batches": lambda: MiniBatchDictionaryLearning(
@@ -213,7 +213,7 @@ def test_numbers_have_four_digits(capsys):
     ]
     for fit in fits:
         for line in printed(capsys, fit):
-            for number in re.findall(r"(?:cost:?|movement) (\S+)", line):
+            for number in re.findall(r"(?:cost:?|delta) (\S+)", line):
                 assert len(re.sub(r"e.*|[.,-]|^0+\.?0*", "", number)) <= 4, line
 
 
@@ -233,7 +233,7 @@ def test_mini_batches_print_a_line_every_two_seconds(capsys, monkeypatch):
     assert len(lines) == 40
 
 
-def test_sparse_encode_says_what_it_does(capsys):
+def test_verbose_sparse_encode(capsys):
     lines = printed(capsys, lambda: sparse_encode(X, D, verbose=1))
     assert lines[0] == "[sparse_encode] coding by 'lasso_lars'"
     assert lines[1].startswith("[sparse_encode] codes of shape (400, 9), ")

@@ -52,7 +52,7 @@ def test_whitening_is_that_of_all_rows(A, rng):
     parts = [rng.laplace(size=(n, 8)) @ A.T + i for i, n in enumerate((300, 1, 7, 50, 300))]  # the mean wanders
     ica, X = followed(FastICA(random_state=0, tol=1), parts), np.concatenate(parts)
     np.testing.assert_allclose(ica.mean_, X.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(np.cov(X.T, bias=True), ica._past.seen.covariance, rtol=1e-10)
+    np.testing.assert_allclose(np.cov(X.T, bias=True), ica._online_state.moments.covariance, rtol=1e-10)
     K = ica.whitening_
     np.testing.assert_allclose(K @ np.cov(X.T, bias=True) @ K.T * len(X), np.eye(8), atol=1e-9)
     np.testing.assert_allclose(ica.transform(X).std(0), 1, rtol=1e-9)
@@ -124,7 +124,7 @@ def test_fit_resets_partial_fit(A):
     parts = list(batches(3, 500, A))
     ica = followed(FastICA(random_state=0), parts)
     ica.fit(parts[0])
-    assert not hasattr(ica, "_past")
+    assert not hasattr(ica, "_online_state")
     again = followed(FastICA(random_state=0), parts)
     np.testing.assert_array_equal(followed(ica, parts).components_, again.components_)
 
@@ -148,7 +148,7 @@ def test_a_bad_batch_loses_nothing(A):
     [
         (FastICA(whiten=False), "whiten=False"),
         (FastICA(center="median"), "center='median'"),
-        (FastICA(fun=lambda x: (x**3, (3 * x**2).mean(-1))), "a contrast whose G is known"),
+        (FastICA(fun=lambda x: (x**3, (3 * x**2).mean(-1))), "a contrast with a known G"),
     ],
 )
 def test_unsupported_parameters(model, sentence, A):

@@ -95,7 +95,7 @@ def test_what_does_not_go_together():
     X, _ = mixture(100, 3)
     with pytest.raises(ValueError, match="stop_percentile= need"):
         FastICA(algorithm="deflation", stop_percentile=90).fit(X)
-    with pytest.raises(ValueError, match="sort='objective' needs a contrast whose G"):
+    with pytest.raises(ValueError, match="sort='objective' needs a contrast with a known G"):
         FastICA(sort="objective", fun=lambda x: (x**3, (3 * x**2).mean(-1))).fit(X)
     for params in ({"stop_percentile": 0}, {"sort": "size"}, {"normalize_rows": "yes"}):
         with pytest.raises(ValueError, match="parameter"):

@@ -1,4 +1,4 @@
-"""Where results are written to: nothing half-written under a final name, and no number that the result has not."""
+"""Results written to files and arrays: no incomplete file under a final name, no value that is cut or overflows."""
 
 import os
 
@@ -25,7 +25,7 @@ def coder(**parameters):
 
 @pytest.fixture
 def small_files(monkeypatch):
-    """Every part fills a file."""
+    """Each part is written to a file of its own."""
     monkeypatch.setattr(writer_module, "SHARD", 1)
     monkeypatch.setattr("gpuica.io.files.SPOOLED", 1)
 
@@ -44,13 +44,13 @@ def parts(n=5, end=None, watch=lambda: None):
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt(), RuntimeError("no more")], ids=["interrupt", "error"])
-def test_spooling_that_is_interrupted_leaves_nothing(end, tmp_path, small_files):
+def test_interrupted_spooling_leaves_no_files(end, tmp_path, small_files):
     with pytest.raises(type(end)):
         spool(parts(end=end), tmp_path)
     assert names(tmp_path) == []
 
 
-def test_spooled_files_get_their_names_together(tmp_path, small_files):
+def test_spooled_files_are_renamed_together(tmp_path, small_files):
     found = []
     source = spool(parts(watch=lambda: found.append(names(tmp_path))), tmp_path)
     assert [len(some) for some in found] == [0, 1, 2, 3, 4]
@@ -74,14 +74,14 @@ def interrupted_at(monkeypatch, module, name, n):
     return calls
 
 
-def test_codes_that_are_interrupted_leave_nothing(tmp_path, small_files, monkeypatch):
+def test_interrupted_codes_leave_no_files(tmp_path, small_files, monkeypatch):
     interrupted_at(monkeypatch, writer_module, "save_npz", 2)
     with pytest.raises(KeyboardInterrupt):
         coder(sparse_output=True).transform(X, out=tmp_path)
     assert names(tmp_path) == []
 
 
-def test_codes_get_their_names_together(tmp_path, small_files, monkeypatch):
+def test_files_of_codes_are_renamed_together(tmp_path, small_files, monkeypatch):
     original, found = writer_module.save_npz, []
 
     def watched(*arguments, **keywords):
@@ -99,7 +99,7 @@ def test_codes_get_their_names_together(tmp_path, small_files, monkeypatch):
 
 
 @pytest.mark.parametrize("write", [lambda folder: spool(parts(), folder), lambda folder: coded(folder)])
-def test_the_first_file_gets_its_name_last(write, tmp_path, small_files, monkeypatch):
+def test_the_first_file_is_renamed_last(write, tmp_path, small_files, monkeypatch):
     """A process that is killed between two renamings leaves a set without its first file."""
     calls = interrupted_at(monkeypatch, os, "replace", -1)
     write(tmp_path)
@@ -112,14 +112,14 @@ def coded(folder):
 
 
 @pytest.mark.parametrize("write", [lambda folder: spool(parts(), folder), coded])
-def test_an_interrupt_while_files_get_their_names(write, tmp_path, small_files, monkeypatch):
+def test_an_interrupt_while_files_are_renamed(write, tmp_path, small_files, monkeypatch):
     interrupted_at(monkeypatch, os, "replace", 2)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path)
     assert names(tmp_path) == []
 
 
-def test_what_a_killed_process_left_is_replaced(tmp_path, small_files):
+def test_files_of_a_killed_process_are_replaced(tmp_path, small_files):
     for i in range(9):
         (tmp_path / f"rows-{i:05d}.npy.partial").write_bytes(b"half")
         (tmp_path / f"codes-{i:05d}.npz.partial").write_bytes(b"half")
@@ -174,7 +174,7 @@ def test_paths_that_cannot_be_written(writer, ica, tmp_path):
     assert names(tmp_path) == ["file", "folder.npy"]
 
 
-def test_a_place_that_refuses(ica, tmp_path, monkeypatch):
+def test_permission_errors(ica, tmp_path, monkeypatch):
     def refuses(*arguments, **keywords):
         raise PermissionError(13, "Permission denied", "s.npy.partial")
 
@@ -193,7 +193,7 @@ def test_a_place_that_refuses(ica, tmp_path, monkeypatch):
         coded(tmp_path / "codes")
 
 
-def test_a_disk_that_is_full_of_codes(tmp_path, small_files, monkeypatch):
+def test_a_full_disk(tmp_path, small_files, monkeypatch):
     def full(file, *arguments, **keywords):
         file.write(b"some")
         raise OSError(28, "No space left on device")
@@ -206,7 +206,7 @@ def test_a_disk_that_is_full_of_codes(tmp_path, small_files, monkeypatch):
     assert names(tmp_path) == []
 
 
-def test_a_directory_of_codes_that_cannot_be(tmp_path):
+def test_invalid_directories(tmp_path):
     (tmp_path / "file").write_text("something")
     for path in (tmp_path / "file", tmp_path / "file" / "codes"):
         with pytest.raises(NotADirectoryError, match="cannot be a directory: it, or a part of its path, is a file"):
@@ -232,7 +232,7 @@ def arrays(kind, dtype, folder):
 
 @pytest.mark.parametrize("dtype", ["i4", "u1", "?"])
 @pytest.mark.parametrize("kind", ["numpy", "zarr", "h5py"])
-def test_integers_would_cut_the_result(kind, dtype, ica, tmp_path):
+def test_integer_arrays_raise(kind, dtype, ica, tmp_path):
     out = arrays(kind, dtype, tmp_path)
     with pytest.raises(TypeError, match=r"out holds \w+, and the result is float32, which it would cut: pass an array"):
         ica.transform(X, out=out)
@@ -240,14 +240,14 @@ def test_integers_would_cut_the_result(kind, dtype, ica, tmp_path):
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_integers_would_cut_any_result(writer, ica):
+def test_integer_arrays_raise_in_every_method(writer, ica):
     with pytest.raises(TypeError, match="which it would cut"):
         writers(ica)[writer](np.zeros((3000, 4), int))
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c16", "O"])
 @pytest.mark.parametrize("kind", ["numpy", "zarr", "h5py"])
-def test_what_holds_the_result(kind, dtype, ica, tmp_path):
+def test_arrays_that_can_hold_the_result(kind, dtype, ica, tmp_path):
     if dtype == "O" and kind != "numpy":
         return
     out = arrays(kind, dtype, tmp_path)
@@ -258,7 +258,7 @@ def test_what_holds_the_result(kind, dtype, ica, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["numpy", "zarr", "h5py"])
-def test_what_overflows_is_refused(kind, ica, tmp_path):
+def test_values_that_overflow_raise(kind, ica, tmp_path):
     far = X.copy()
     far[1500] *= 1e6
     with pytest.raises(

@@ -1,5 +1,5 @@
-"""Parameters of a wrong type, range or shape are refused by one sentence: at a fit, after `set_params`, by methods that
-need no fit, and by the functions."""
+"""Parameters of a wrong type, range or shape raise ValueError: in `fit`, after `set_params`, in methods that need no
+fit, and in functions."""
 
 import numpy as np
 import pytest
@@ -69,7 +69,7 @@ def test_parameters_set_after_a_fit_are_checked(estimator, wrong):
     estimator.set_params(**before).transform(X)
 
 
-def test_checks_are_skipped_where_scikit_learn_skips_them():
+def test_scikit_learns_setting_skips_validation():
     coder = SparseCoder(D, n_jobs="all")
     with config_context(skip_parameter_validation=True):
         assert coder.transform(X).shape == (200, 6)
@@ -77,14 +77,14 @@ def test_checks_are_skipped_where_scikit_learn_skips_them():
         coder.transform(X)
 
 
-def test_partial_fit_checks_every_time():
+def test_partial_fit_validates_on_every_call():
     for estimator in (FastICA(random_state=0), MiniBatchDictionaryLearning(3)):
         estimator.partial_fit(X)
         with pytest.raises(InvalidParameterError, match="'random_state' parameter"):
             estimator.set_params(random_state="zero").partial_fit(X)
 
 
-def test_what_a_fit_subtracted_is_what_transform_subtracts():
+def test_transform_subtracts_the_mean_of_the_fit():
     ica = FastICA(random_state=0).fit(X)
     expected = ica.transform(X)
     np.testing.assert_array_equal(ica.set_params(whiten=False).transform(X), expected)
@@ -97,7 +97,7 @@ def test_what_a_fit_subtracted_is_what_transform_subtracts():
 
 # ---- functions -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("wrong", "sentence"),
+    ("wrong", "message"),
     [
         ({"algorithm": "lasso-cd"}, "The 'algorithm' parameter of sparse_encode"),
         ({"n_nonzero_coefs": 0}, "The 'n_nonzero_coefs' parameter of sparse_encode"),
@@ -111,13 +111,13 @@ def test_what_a_fit_subtracted_is_what_transform_subtracts():
         ({"dictionary": D * np.nan}, "Input dictionary contains NaN"),
     ],
 )
-def test_sparse_encode(wrong, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_sparse_encode(wrong, message):
+    with pytest.raises(ValueError, match=message):
         sparse_encode(X, **{"dictionary": D, **wrong})
 
 
 @pytest.mark.parametrize(
-    ("function", "wrong", "sentence"),
+    ("function", "wrong", "message"),
     [
         (fastica, {"tol": -1}, "'tol' parameter"),
         (fastica, {"compute_sources": "yes"}, "'compute_sources' parameter of fastica"),
@@ -135,20 +135,20 @@ def test_sparse_encode(wrong, sentence):
         (dict_learning_online, {"method_max_iter": -1}, "'method_max_iter' parameter of dict_learning_online"),
     ],
 )
-def test_functions(function, wrong, sentence):
+def test_functions(function, wrong, message):
     rows = {"X": X.T} if function is picard else {"X": X}
     count = {"n_components": 3} if function in (dict_learning, dict_learning_online) else {}
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(ValueError, match=message):
         function(**rows, **count, **wrong)
 
 
 @pytest.mark.parametrize("rows", [np.ones(5), np.ones((2, 3, 4)), 3.0, [[1, 2], [3]], "rows"], ids=str)
-def test_picard_wants_a_matrix(rows):
+def test_picard_requires_a_matrix(rows):
     with pytest.raises(ValueError, match=r"."):
         picard(rows)
 
 
-def test_picard_takes_lists():
+def test_picard_accepts_lists():
     K, W, Y = picard(X.T.tolist(), random_state=0)
     expected = picard(X.T, random_state=0)
     for found, right in zip((K, W, Y), expected, strict=True):
@@ -163,7 +163,7 @@ SOLVERS = {
     "rotations": Picard,
     "matrices": lambda **params: Picard(ortho=False, **params),
 }
-NO_START = {
+INVALID_STARTS = {
     "ones": (np.ones((4, 4)), "w_init is singular"),
     "zeros": (np.zeros((4, 4)), "w_init is singular"),
     "nearly singular": (np.eye(4) + np.diag([0, 0, 0, -1 + 1e-17]), "w_init is singular"),
@@ -180,15 +180,15 @@ NO_START = {
 
 @pytest.mark.parametrize("whiten", ["unit-variance", False])
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("start", NO_START)
-def test_starting_points_that_cannot_be(start, solver, whiten):
-    w_init, sentence = NO_START[start]
-    with pytest.raises(ValueError, match=sentence):
+@pytest.mark.parametrize("start", INVALID_STARTS)
+def test_invalid_starting_points(start, solver, whiten):
+    w_init, message = INVALID_STARTS[start]
+    with pytest.raises(ValueError, match=message):
         SOLVERS[solver](w_init=w_init, whiten=whiten).fit(X)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_an_invertible_start_of_any_scale_is_taken(solver):
+def test_an_invertible_start_of_any_scale_is_accepted(solver):
     ica = SOLVERS[solver](w_init=np.eye(4)[::-1] * 1e-6, max_iter=500).fit(X)
     assert np.isfinite(ica.components_).all()
     assert np.linalg.matrix_rank(ica.components_) == 4
@@ -196,7 +196,7 @@ def test_an_invertible_start_of_any_scale_is_taken(solver):
 
 # ---- initial atoms and codes -----------------------------------------------------------------------------------------
 C = np.zeros((200, 3))
-NO_ATOMS = {
+INVALID_ATOMS = {
     "shape": (np.ones((3, 5)), "has shape"),
     "few": (np.ones((2, 4)), "has shape"),
     "one dimension": (np.ones(4), "has shape"),
@@ -207,9 +207,9 @@ NO_ATOMS = {
 }
 
 
-@pytest.mark.parametrize("atoms", NO_ATOMS)
-def test_atoms_that_cannot_be(atoms):
-    D, sentence = NO_ATOMS[atoms]
+@pytest.mark.parametrize("atoms", INVALID_ATOMS)
+def test_invalid_initial_atoms(atoms):
+    D, message = INVALID_ATOMS[atoms]
     fits = {
         "dict_init": [
             lambda: DictionaryLearning(3, dict_init=D, code_init=C).fit(X),
@@ -222,12 +222,12 @@ def test_atoms_that_cannot_be(atoms):
     }
     for name, calls in fits.items():
         for call in calls:
-            with pytest.raises(ValueError, match=f"{name} {sentence}"):
+            with pytest.raises(ValueError, match=f"{name} {message}"):
                 call()
 
 
 @pytest.mark.parametrize(
-    ("codes", "sentence"),
+    ("codes", "message"),
     [
         (C[:9], "code_init has shape"),
         (C[0], "code_init has shape"),
@@ -235,22 +235,22 @@ def test_atoms_that_cannot_be(atoms):
         (C * 1j, "real numbers"),
     ],
 )
-def test_codes_that_cannot_be(codes, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_invalid_initial_codes(codes, message):
+    with pytest.raises(ValueError, match=message):
         DictionaryLearning(3, dict_init=D, code_init=codes).fit(X)
 
 
-def test_atoms_that_the_dtype_cannot_hold():
-    with pytest.raises(ValueError, match="init holds numbers too large for float32"):
+def test_initial_atoms_beyond_the_range_of_the_dtype():
+    with pytest.raises(ValueError, match="init contains values too large for float32"):
         DictionaryLearning(6, init=D * 1e300).fit(X.astype(np.float32))
 
 
-# ---- values that a dtype cannot work with ----------------------------------------------------------------------------
+# ---- values beyond the range of a dtype ------------------------------------------------------------------------------
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero) encountered")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(("dtype", "scale"), [(np.float32, 1e36), (float, 1e200)])
 @pytest.mark.parametrize("kind", [DictionaryLearning, MiniBatchDictionaryLearning])
-def test_no_dictionary_of_nan(kind, dtype, scale):
+def test_overflow_raises_and_keeps_the_statistics(kind, dtype, scale):
     rows = (X * scale).astype(dtype)
     for options in ({}, {"init": "data", "fit_algorithm": "topk"}, {"init": D[:3]}):
         with pytest.raises(ValueError, match=r"too large to be squared|so large that products of"):
@@ -259,18 +259,18 @@ def test_no_dictionary_of_nan(kind, dtype, scale):
     A = model._A.copy()
     with pytest.raises(ValueError, match="too large"):
         model.partial_fit(rows * rows.dtype.type(10))
-    np.testing.assert_array_equal(model._A, A)  # what was learned is not spoilt
+    np.testing.assert_array_equal(model._A, A)
 
 
 @pytest.mark.parametrize("kind", [FastICA, Picard])
-def test_what_varies_by_too_little_for_its_dtype(kind):
+def test_variance_too_small_for_the_dtype(kind):
     rows = (np.random.default_rng(0).laplace(size=(50, 3)) * 1e-42).astype(np.float32)
-    with pytest.raises(ValueError, match=r"X varies by too little for float32.*precision='float64'"):
+    with pytest.raises(ValueError, match=r"variance of X is too small to whiten X in float32.*precision='float64'"):
         kind().fit(rows)
     assert np.isfinite(kind(precision="float64", random_state=0).fit(rows).components_).all()
 
 
-def test_no_singular_answer():
+def test_singular_unmixing_matrix():
     with pytest.raises(ValueError, match="singular unmixing matrix: X must be white"):
         FastICA(whiten=False, random_state=0).fit(np.random.default_rng(0).laplace(size=(50, 5)) + 1e12)
 
@@ -291,6 +291,6 @@ def test_small_integers_of_numpy_do_not_overflow():
 
 @pytest.mark.parametrize("n_init", [10**12, 2**70])
 @pytest.mark.parametrize("estimator", [FastICA, Picard])
-def test_more_starts_than_the_memory_holds(estimator, n_init):
+def test_starting_points_that_exceed_the_memory(estimator, n_init):
     with pytest.raises(ValueError, match=r"starting points take .*B, more than the memory of cpu: lower n_init"):
         estimator(n_init=n_init).fit(mixture(100, 3)[0])

@@ -164,5 +164,5 @@ def test_invalid_restarts():
         FastICA(n_init=0).fit(X)
     with pytest.raises(ValueError, match="w_init is one starting point"):
         FastICA(n_init=2, w_init=np.eye(3)).fit(X)
-    with pytest.raises(ValueError, match="n_init > 1 needs a contrast whose G is known"):
+    with pytest.raises(ValueError, match="n_init > 1 needs a contrast with a known G"):
         FastICA(n_init=2, fun=lambda x: (x**3, (3 * x**2).mean(-1))).fit(X)

@@ -7,7 +7,8 @@ import pytest
 
 from gpuica import kernels, solvers
 from gpuica.contrasts import CONTRASTS, as_contrast
-from gpuica.oracle import ContrastOracle, MomentOracle, NotFiniteError
+from gpuica.exceptions import NotFiniteError
+from gpuica.oracle import ContrastOracle, MomentOracle
 from gpuica.rows.memory import MemoryRows
 from gpuica.solvers import whitening
 from gpuica.solvers.fastica import parallel

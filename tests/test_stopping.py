@@ -298,7 +298,7 @@ def creeping(rng, n=200_000, k=5):
 def test_a_step_that_is_short_is_no_solution(algorithm, rng):
     X = creeping(rng)
     ica = FastICA(algorithm=algorithm, tol=1e-2, random_state=0)
-    with pytest.warns(ConvergenceWarning, match=r"standard errors from 0.*gradient_z_.*smaller tol, or algorithm='pic"):
+    with pytest.warns(ConvergenceWarning, match=r"errors from zero.*gradient_z_.*smaller tol, or algorithm='pic"):
         ica.fit(X)
     assert not ica.converged_
     assert (ica.delta_ < 1e-2).all()

@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, SparseCoder, shards, spool, sums
 from gpuica.device import CPU, Device, memory_size
-from gpuica.estimators._shell import as_source, check_input
+from gpuica.input import as_source, check_input
 from gpuica.io.files import write_tensors
 from gpuica.io.iterables import IterableSource
 from gpuica.io.raw import RawMatrix

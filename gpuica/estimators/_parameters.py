@@ -1,4 +1,4 @@
-"""Checks of parameters that scikit-learn's constraints cannot express, and of parameters set after a fit."""
+"""Parameter checks that scikit-learn's constraints cannot express."""
 
 from dataclasses import replace
 from functools import wraps
@@ -8,19 +8,20 @@ from sklearn import get_config
 
 from ..device import ALWAYS_FITS_BYTES, format_bytes
 from ..device.arrays import host
+from ..messages import warn
 
-RANGE = 1e100  # singular values of a starting point lie within 1 / RANGE and RANGE, so that their squares are numbers
+MAX_SINGULAR_VALUE = 1e100  # of a starting point, and of its inverse: squares must not overflow
 
 
 def check_parameters(estimator):
-    """Raise scikit-learn's InvalidParameterError for a parameter of a wrong type or range, unless its configuration
-    skips that."""
+    """Raise scikit-learn's InvalidParameterError for a parameter of the wrong type or range, unless its configuration
+    disables the check."""
     if not get_config()["skip_parameter_validation"]:
         estimator._validate_params()
 
 
 def checks_parameters(method):
-    """A method that checks the parameters first: one that may be called without `fit`, or after `set_params`."""
+    """Decorate a method that can be called without `fit`, or after `set_params`: parameters are checked first."""
 
     @wraps(method)
     def checked(self, *args, **kwargs):
@@ -31,8 +32,7 @@ def checks_parameters(method):
 
 
 def real_matrix(value, name):
-    """An array parameter of any library, on any device, as a NumPy array of finite real numbers, or a ValueError that
-    names it."""
+    """An array parameter of any library as a NumPy array; ValueError unless its numbers are real and finite."""
     try:
         array = host(value)
         array = array.astype(np.float64) if array.dtype.kind in "OUS" else array
@@ -45,15 +45,15 @@ def real_matrix(value, name):
     return array
 
 
-def refuse_overflow(dtype, *results):
-    """A ValueError if a result of a fit, an array on the host, is not finite: X was too large for its dtype."""
+def check_overflow(dtype, *results):
+    """ValueError unless the results of a fit, arrays on the host, are finite: X was too large for its dtype."""
     if not all(np.isfinite(result).all() for result in results):
         remedy = "" if dtype == np.float64 else ", or pass float64"
         raise ValueError(f"X holds values so large that products of {dtype} numbers overflow: rescale X{remedy}.")
 
 
-def refuse_many_starts(n_starts, k, device):
-    """A ValueError if so many matrices (k, k) of float64 are more than the memory holds."""
+def check_n_starts(n_starts, k, device):
+    """ValueError if n_starts float64 matrices (k, k) exceed the memory of the device."""
     size = 8 * n_starts * k * k
     if size > ALWAYS_FITS_BYTES and size > 2 * replace(device, limit=None).budget():
         raise ValueError(
@@ -62,8 +62,8 @@ def refuse_many_starts(n_starts, k, device):
         )
 
 
-def starting_point(w_init, k):
-    """w_init as an invertible matrix (k, k) of float64, or a ValueError."""
+def check_w_init(w_init, k):
+    """w_init as a float64 matrix (k, k); ValueError unless it is invertible."""
     start = real_matrix(w_init, "w_init").astype(np.float64)
     if start.shape != (k, k):
         raise ValueError(f"w_init has invalid shape -- should be {(k, k)}")
@@ -72,6 +72,24 @@ def starting_point(w_init, k):
         raise ValueError(
             "w_init is singular: its rows must be linearly independent, or components that start alike stay alike."
         )
-    if not (sizes[-1] > 1 / RANGE and sizes[0] < RANGE):
-        raise ValueError(f"w_init has singular values beyond [{1 / RANGE:g}, {RANGE:g}]: rescale it.")
+    if not (sizes[-1] > 1 / MAX_SINGULAR_VALUE and sizes[0] < MAX_SINGULAR_VALUE):
+        raise ValueError(
+            f"w_init has singular values beyond [{1 / MAX_SINGULAR_VALUE:g}, {MAX_SINGULAR_VALUE:g}]: rescale it."
+        )
     return start
+
+
+def as_number(growth):
+    """The parameter growth with a number as a Python float: NumPy's small integers overflow."""
+    return growth if growth is None or isinstance(growth, str) else float(growth)
+
+
+def renamed(old, new):
+    """A property for the old name of an attribute: the attribute `new`, with a FutureWarning."""
+
+    def get(self):
+        value = getattr(self, new)
+        warn(f"{old} is deprecated: use {new}.", FutureWarning)
+        return value
+
+    return property(get)

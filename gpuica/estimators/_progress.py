@@ -1,4 +1,4 @@
-"""Lines of progress of a verbose fit."""
+"""Progress lines of verbose fits."""
 
 import time
 from copy import copy
@@ -7,20 +7,20 @@ from ..solvers.multistart import START
 
 
 class Progress:
-    """A reporter for the solvers of an ICA: prints every tenth iteration and the last, with verbose=2 every one.
+    """Callback of the ICA solvers: prints every tenth iteration and the last, with verbose=2 every iteration.
 
-    Each line says which start it belongs to, where there are several, and which rows the iteration was about.
+    Each line states the starting point, if there are several, and the rows that the iteration used.
     """
 
     def __init__(self, estimator, n_rows, n_components):
         self.estimator, self.n_rows, self.n_components = estimator, n_rows, n_components
-        self.watched, self.prefix = estimator._watched, ""
+        self.monitored, self.prefix = estimator._monitored, ""
         self.began = time.perf_counter()
 
     def __call__(self, n_iter, sizes, converged_components, n_rows):
-        """As a solver's `report`: sizes, of movement or gradient, and at_rest (k,); (j,) for the first j components."""
+        """A solver's `report`: sizes of the monitored quantity and converged_components, (k,); (j,) in deflation."""
         rows = f"all {n_rows} rows" if n_rows == self.n_rows else f"sample of {n_rows} rows"
-        if getattr(self.estimator, "algorithm", None) == "deflation":  # one component after the other
+        if getattr(self.estimator, "algorithm", None) == "deflation":  # one component at a time
             stage = f"{rows}, component {len(sizes)} of {self.n_components}, iteration {n_iter}"
             ended = bool(converged_components[-1])
         else:
@@ -29,13 +29,13 @@ class Progress:
             self._print(stage, sizes, converged_components)
 
     def batches(self, step, sizes, converged_components, n_rows):
-        """The same for steps on batches of n_rows rows."""
+        """The callback for stochastic steps on batches of n_rows rows."""
         self._print(f"batches of {n_rows} rows, step {step}", sizes, converged_components)
 
     def of_fastica(self):
-        """The same for iterations of FastICA that come before."""
+        """The callback for preceding iterations of FastICA."""
         first = copy(self)
-        first.watched, first.prefix = "delta", "FastICA first, "
+        first.monitored, first.prefix = "delta", "FastICA first, "
         return first
 
     def _print(self, stage, sizes, converged_components):
@@ -44,42 +44,26 @@ class Progress:
             estimator,
             ("" if start is None else f"start {start + 1} of {estimator.n_init}, ")
             + f"{self.prefix}{stage}: {int(converged_components.sum())} of {self.n_components} components converged, "
-            f"largest {self.watched} {float(sizes.max()):.4g} (tol {estimator.tol}), "
+            f"largest {self.monitored} {float(sizes.max()):.4g} (tol {estimator.tol}), "
             f"{time.perf_counter() - self.began:.1f} s",
         )
 
 
-def by_batches(anneal):
-    """The function `anneal` of `solvers.annealing`, whose report is that of batches."""
+def by_batches(stochastic):
+    """A function like `solvers.stochastic.stochastic_picard` that reports by `Progress.batches`."""
 
-    def annealed(oracle, starts, *, report=None, **options):
-        return anneal(oracle, starts, report=report and report.batches, **options)
+    def reporting(oracle, starts, *, report=None, **options):
+        return stochastic(oracle, starts, report=report and report.batches, **options)
 
-    return annealed
+    return reporting
 
 
 def print_line(estimator, text):
-    """Print a line that begins with the estimator's name."""
+    """Print a line with the estimator's name as prefix."""
     print(f"[{type(estimator).__name__}] {text}", flush=True)
 
 
 def say_resumed(estimator, learned):
-    """Print that a fit of a dictionary goes on from a checkpoint, if it does; learned: a `FitState`."""
+    """Print that a fit resumes from a checkpoint, if it does; learned: a `FitState`."""
     if estimator.verbose and learned.n_iter:
         print_line(estimator, f"resumed from {estimator.checkpoint} after {learned.n_iter} iterations or batches")
-
-
-class Pace:
-    """Says of each of many short steps whether a line should be printed: of the first, and then every two seconds."""
-
-    SECONDS = 2.0
-
-    def __init__(self):
-        self.due = 0.0
-
-    def is_due(self):
-        """Whether to print now; then the next line is due in two seconds."""
-        if (now := time.monotonic()) < self.due:
-            return False
-        self.due = now + self.SECONDS
-        return True

@@ -1,80 +1,141 @@
 """One fit on several GPUs of this machine: a thread for each, and rows that they share."""
 
 import threading
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
 from sklearn.base import clone
 
 from ..comm import loopback
 from ..device import device_count
+from ..input import as_source
 from ..io.sources import SelectedRows, Source
 from ..messages import collected, warn
 from ..rows.shared import Shared
-from ._shell import as_source
 
 
 def fit_on_devices(estimator, X, devices="all", sample_weight=None):
-    """Fit an estimator of this package on several devices, each working on a part of the rows; return the estimator.
+    """Fit an estimator on several devices of this machine, each holding a part of the rows.
 
-    estimator : with `fit`, of this package; its `device` does not count.
-    X : array of shape (n_samples, n_features) that can be sliced, or files, as `fit` takes them.
-    devices : "all" GPUs of this machine, or a list of devices, ["cuda:0", "cuda:1"].
-    sample_weight : array of shape (n_samples,), for estimators whose `fit` takes it.
+    The result is that of a fit on one device, up to the order of additions.
 
-    The answer is that of one device, up to the order of additions.  For several machines, or a process for each GPU:
-    `gpuica.shared`.  Raises what `fit` raises; RuntimeError for "all" where there is no GPU.
+    Parameters
+    ----------
+    estimator : estimator of this package
+        Estimator with a `fit` method.  It is fitted in place; its parameter `device` is ignored.
+    X : array-like of shape (n_samples, n_features)
+        Rows: an array that can be sliced, or paths of files, as `fit` accepts them.
+    devices : "all" or list of str, default="all"
+        Devices, such as `["cuda:0", "cuda:1"]`; "all" means all GPUs of this machine.  A device that is listed
+        several times is used by several threads.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the rows, for estimators whose `fit` has this parameter.
 
-    >>> import numpy as np, gpuica
+    Returns
+    -------
+    estimator : object
+        The fitted estimator.  Its `device_` lists all devices.
+
+    Raises
+    ------
+    RuntimeError
+        If `devices="all"` and there is no GPU.
+    Exception
+        Any exception that `fit` raises.
+
+    See Also
+    --------
+    gpuica.shared : Rows distributed over processes: several machines, or a process for each GPU.
+
+    Notes
+    -----
+    Each device runs the whole algorithm on its part of the rows; sums over rows are added over all devices, in the
+    order of the list, after each pass.  If the estimator has a `checkpoint`, the devices from the second on append
+    `-1`, `-2`, ... to its path.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gpuica import FastICA, fit_on_devices
     >>> X = np.random.default_rng(0).laplace(size=(1000, 4))
-    >>> gpuica.fit_on_devices(gpuica.FastICA(random_state=0), X, ["cpu", "cpu"]).components_.shape
+    >>> ica = fit_on_devices(FastICA(random_state=0), X, ["cpu", "cpu"])
+    >>> ica.components_.shape
     (4, 4)
+    >>> ica.device_
+    'cpu, cpu'
     """
     names = [f"cuda:{i}" for i in range(device_count())] if isinstance(devices, str) else list(devices)
     if not names:
-        raise RuntimeError("devices='all' finds no GPU: pip install 'gpuica[cu13]', or name devices.")
+        raise RuntimeError(
+            "devices='all' found no GPU: install the GPU dependencies, pip install 'gpuica[cu13]', or pass a list of "
+            "devices."
+        )
     source = as_source(X)
-    X = X if source is None else source
-    ends = np.linspace(0, len(X), len(names) + 1).astype(int).tolist()
-    comms = loopback(len(names), timeout=None)
+    parts = _split(X if source is None else source, sample_weight, len(names))
     models = [_for_rank(estimator, rank, name) for rank, name in enumerate(names)]
-    failures: list[Any] = [None] * len(names)
-    said: list[tuple] = []
-
-    def fit(rank):
-        part = slice(ends[rank], ends[rank + 1])
-        weights = {} if sample_weight is None else {"sample_weight": sample_weight[part]}
-        rows = SelectedRows(X, np.arange(part.start, part.stop)) if isinstance(X, Source) else X[part]
-        try:
-            with collected() as warnings:
-                models[rank].fit(Shared(rows, comms[rank]), **weights)
-            said.extend(warnings)
-        except BaseException as error:  # an interrupt too
-            failures[rank] = error
-            comms[rank].leave()  # nobody must wait for this rank
-
-    others = [threading.Thread(target=fit, args=(rank,), daemon=True) for rank in range(1, len(names))]
-    for thread in others:
-        thread.start()
-    fit(0)
-    for thread in others:
-        thread.join()
-    first = [error for error in failures if error is not None and not isinstance(error, RuntimeError)]
-    if error := next(iter(first or filter(None, failures)), None):
-        raise error
-    parameters = estimator.get_params()
-    vars(estimator).update({name: value for name, value in vars(models[0]).items() if name not in parameters})
+    caught = _fit_in_threads(models, parts)
+    _copy_fitted_attributes(models[0], estimator)
     estimator.device_ = ", ".join(names)
-    for message, category in dict.fromkeys(said):  # ranks say the same
+    for message, category in dict.fromkeys(caught):  # each rank issues the same warnings
         warn(message, category)
     return estimator
 
 
+def _split(X, sample_weight, n_parts):
+    """The rows and the keyword arguments of `fit` for each of n_parts consecutive parts of X."""
+    ends = np.linspace(0, len(X), n_parts + 1).astype(int).tolist()
+    parts = []
+    for start, stop in pairwise(ends):
+        rows = SelectedRows(X, np.arange(start, stop)) if isinstance(X, Source) else X[start:stop]
+        parts.append((rows, {} if sample_weight is None else {"sample_weight": sample_weight[start:stop]}))
+    return parts
+
+
 def _for_rank(estimator, rank, device):
-    """A clone for one device; only the first is verbose, and each has a checkpoint of its own."""
+    """A clone for one device; only the first is verbose, and each has its own checkpoint."""
     model = clone(estimator).set_params(device=device)
     if rank and getattr(model, "verbose", 0):
         model.set_params(verbose=0)
     if rank and getattr(model, "checkpoint", None) is not None:
         model.set_params(checkpoint=f"{model.checkpoint}-{rank}")
     return model
+
+
+def _fit_in_threads(models, parts):
+    """Fit each model to its part of the rows, the first in this thread; return the warnings, (message, category)."""
+    comms = loopback(len(models), timeout=None)
+    failures: list[BaseException | None] = [None] * len(models)
+    caught: list[tuple] = []
+
+    def fit(rank):
+        rows, options = parts[rank]
+        try:
+            with collected() as warnings:
+                models[rank].fit(Shared(rows, comms[rank]), **options)
+            caught.extend(warnings)
+        except BaseException as error:  # including KeyboardInterrupt
+            failures[rank] = error
+            comms[rank].leave()  # so that no rank waits for this one
+
+    threads = [threading.Thread(target=fit, args=(rank,), daemon=True) for rank in range(1, len(models))]
+    for thread in threads:
+        thread.start()
+    fit(0)
+    for thread in threads:
+        thread.join()
+    _raise_first(failures)
+    return caught
+
+
+def _raise_first(failures):
+    """Raise the cause of a failed fit, if any: a rank that another left fails too, with a RuntimeError."""
+    errors = [error for error in failures if error is not None]
+    causes = [error for error in errors if not isinstance(error, RuntimeError)]
+    for error in causes or errors:
+        raise error
+
+
+def _copy_fitted_attributes(model, estimator):
+    """Set the attributes of the estimator that are not parameters to those of a fitted clone."""
+    parameters = estimator.get_params()
+    vars(estimator).update({name: value for name, value in vars(model).items() if name not in parameters})

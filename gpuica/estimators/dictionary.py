@@ -1,77 +1,166 @@
-"""Dictionary learning on all rows at once, drop-in for scikit-learn's."""
+"""Dictionary learning with all rows in each iteration, drop-in for scikit-learn's."""
 
-import time
-from functools import partial
-
-from scipy.linalg import svd
 from sklearn.base import _fit_context
 from sklearn.decomposition import DictionaryLearning as SklearnDictionaryLearning
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils._param_validation import StrOptions, validate_params
-from sklearn.utils.extmath import svd_flip
 
 from ..device import to_host
-from ..interrupts import at_once
-from ..messages import warn
-from ..solvers.dictionary import FitState, alternate
-from ._encode import encode
-from ._learner import ADDED, INITIAL, Learner
-from ._parameters import real_matrix
-from ._progress import print_line, say_resumed
-from ._resume import for_callback
-from ._shell import locate_nonfinite
-from ._unfinished import warn_of_unfinished
-from ._whole import transactional_fit
+from ._alternating_fit import fit_alternating
+from ._codes import encode
+from ._dictionary import DictionaryEstimator
+from ._interrupted import transactional_fit
+from ._learning import ARRAY_OR_NONE, LEARNING_CONSTRAINTS, mean_cost
+from ._parameters import checks_parameters
 
 
-class DictionaryLearning(Learner, SklearnDictionaryLearning):
-    """Atoms D (unit ball) and codes C that minimise Σ ½‖x - c D‖² + alpha ‖c‖₁; scikit-learn's `DictionaryLearning`.
+class DictionaryLearning(DictionaryEstimator, SklearnDictionaryLearning):
+    """Dictionary learning with all rows in each iteration, on CPUs or GPUs.
 
-    Mairal, Bach, Ponce, Sapiro, "Online learning for matrix factorization and sparse coding", JMLR 2010: codes of all
-    rows, one sweep over the atoms, and again.  Parameters and attributes are scikit-learn's, and:
+    Finds a dictionary D, whose rows are called atoms, that gives the rows of X sparse codes C with X ≈ C D.  A drop-in
+    replacement of `sklearn.decomposition.DictionaryLearning`, with the same initial atoms, random draws and iterations.
 
     Parameters
     ----------
-    fit_algorithm, transform_algorithm : str
-        Any coder of `SparseCoder`; "lars" and "cd" of a fit are the two names of the lasso.  Pursuits take
-        transform_n_nonzero_coefs atoms, in the fit too.
-    transform_alpha : float
-        For pursuits, if given: the squared residual at which a row is done.
-    n_jobs : int or None
-        Accepted; all cores that are allowed work in any case.
+    n_components : int, default=None
+        Number of atoms.  None means n_features.
+    alpha : float, default=1
+        Weight of the l1 penalty in the fit, and the threshold of `fit_algorithm="threshold"`.  For a pursuit as
+        `fit_algorithm` it is not used.
+    max_iter : int, default=1000
+        Maximum number of iterations, each a pass over X.
+    tol : float, default=1e-8
+        The fit has converged when an iteration reduces the cost by less than `tol` times the cost.
+    fit_algorithm : {"lars", "cd", "lasso_lars", "lasso_cd", "fista", "threshold", "omp", "nnomp", "ormp", \
+            "matching_pursuit", "gradient_pursuit", "topk"}, default="lars"
+        Coder of the fit.  "lars" and "cd" are scikit-learn's names of "lasso_lars" and "lasso_cd"; all four are the
+        lasso, solved to the precision of the dtype.  Pursuits and "topk" use `transform_n_nonzero_coefs` atoms.
+    transform_algorithm : {"lasso_lars", "lasso_cd", "fista", "threshold", "lars", "omp", "nnomp", "ormp", \
+            "matching_pursuit", "gradient_pursuit", "topk"}, default="omp"
+        Coder of `transform`:
+
+        - "lasso_lars", "lasso_cd": argmin ½‖x - c D‖² + alpha ‖c‖₁ for each row x; two names of one coder;
+        - "fista": the same minimum, by accelerated proximal gradient steps;
+        - "threshold": sign(q) max(|q| - alpha, 0), q = x Dᵀ;
+        - "lars": least angle regression;
+        - "omp": orthogonal matching pursuit; "nnomp": with c ≥ 0; "ormp": order-recursive;
+        - "matching_pursuit", "gradient_pursuit": one coefficient, or all selected ones along the gradient, per step;
+        - "topk": the entries of q of largest magnitude.
+    transform_n_nonzero_coefs : int, default=None
+        Number of non-zeros of a code, in `transform` and in the fit, for all coders but the lasso and "threshold".
+        None means n_features / 10, rounded down, but at least 1.
+    transform_alpha : float, default=None
+        For the lasso and "threshold", the penalty or threshold of `transform`; None means `alpha`.  For the pursuits,
+        the squared residual at which a code is complete, which then replaces `transform_n_nonzero_coefs`.
+    n_jobs : int, default=None
+        Not used, for compatibility with scikit-learn: all available cores are used.
+    code_init : array-like of shape (n_samples, n_components), default=None
+        Initial codes.  Their values are not used, because the first iteration computes all codes; their presence makes
+        `dict_init` effective, as in scikit-learn.
+    dict_init : array-like of shape (n_components, n_features), default=None
+        Initial atoms, used only if `code_init` is given as well; see `init` for initial atoms alone.
+    callback : callable, default=None
+        Function called every five iterations with a dict of "ii" (the iteration, from 0), "dictionary", "errors" and
+        "current_cost".
+    verbose : bool, default=False
+        Whether to print a line per iteration.
+    split_sign : bool, default=False
+        Whether `transform` returns the positive parts of the codes and the absolute values of their negative parts in
+        separate columns, 2 * n_components in total.
+    random_state : int, RandomState instance or None, default=None
+        Determines the draws of `init="data"` and of replaced atoms.  The random numbers are the same on every
+        device.
+    positive_code : bool, default=False
+        Whether codes are constrained to be non-negative, for the lasso other than `fit_algorithm="lars"`, "threshold"
+        and "topk".
+    positive_dict : bool, default=False
+        Whether atoms are constrained to be non-negative.
+    transform_max_iter : int, default=1000
+        Maximum number of iterations for the lasso of a row, in `transform` and in the fit.
     device : {"auto", "cpu", "cuda", "cuda:N"}, default="auto"
-        Where to work.
+        Device for the computation.  "auto" means the device of X if X is a device array, and otherwise a GPU if there
+        is one and the amount of work justifies the transfer.
     sparse_output : bool, default=False
-        Codes of `transform` as scipy.sparse.csr_array.
-    init : {"svd", "data"} or array (n_components, n_features), default="svd"
-        First atoms: scikit-learn's, rows of X drawn at random, or given ones.  dict_init and code_init together come
-        before it, as in scikit-learn.
+        Whether codes are returned as a `scipy.sparse.csr_array`.
+    init : {"svd", "data"} or array-like of shape (n_components, n_features), default="svd"
+        Initial atoms: right singular vectors of X times singular values, as in scikit-learn, zero beyond the rank;
+        random rows of X scaled to norm 1; or the given ones.  `dict_init` and `code_init` together take precedence.
     dead_atoms : {"resample", "worst", "keep"}, default="resample"
-        An atom that no code uses becomes a random row with a little noise (scikit-learn), one of the rows that the
-        dictionary serves worst, or stays.
+        Treatment of atoms that no code uses: "resample" replaces them by random rows with a little noise, as in
+        scikit-learn; "worst" by the rows with the largest residuals; "keep" leaves them unchanged.
     update : {"block_descent", "least_squares", "approximate_ksvd"}, default="block_descent"
-        How atoms are found from codes; `gpuica.solvers.atoms`.
-    memory_limit : int, str or None, default=None
-        Bytes, or a text as "2GB", that may be used beyond X; None: what is free.
-    checkpoint : path or None, default=None
-        A directory where the state of the fit is kept, every half minute and at the end.  A fit that was interrupted
-        and is run again with the same checkpoint, data and parameters goes on there, to the same answer.  Other data or
-        parameters, and a lower max_iter than was reached, are refused (docs/streaming.md).
+        Update of the atoms for given codes: block coordinate descent [1]_, as in scikit-learn; the least-squares
+        solution, known as the method of optimal directions [3]_; or one parallel step of approximate K-SVD [4]_.
+    memory_limit : int or str, default=None
+        Memory budget in bytes, or as a string such as "2GB", in addition to X.  None means the free memory.
+    checkpoint : path-like, default=None
+        Directory for the state of the fit, which is saved every 30 seconds and at the end.  A fit that was interrupted
+        resumes from it, with the same result, if it is repeated with the same data and parameters; `max_iter` may be
+        increased.  Other data or parameters raise an error.
 
     Attributes
     ----------
+    components_ : ndarray of shape (n_components, n_features)
+        Atoms.
+    error_ : list of float
+        Cost after each iteration, summed over rows.
+    n_iter_ : int
+        Number of iterations.
     converged_ : bool
-        Whether the cost came to rest, by tol, before max_iter.
+        Whether the fit converged, as defined by `tol`, within `max_iter` iterations.
     n_replaced_ : int
-        Unused atoms replaced, in all iterations.
+        Number of unused atoms that were replaced, over all iterations.
     device_ : str
-        Where the fit ran.
+        Device of the fit.
+    n_features_in_ : int
+        Number of features seen by `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features seen by `fit`, if X had names that are all strings.
+
+    See Also
+    --------
+    MiniBatchDictionaryLearning : Learn from mini-batches; needs fewer passes over large data.
+    SparseCoder : Codes for a given dictionary.
+    dict_learning : The same as a function.
+
+    Notes
+    -----
+    The fit minimises over D and C::
+
+        Σ ½‖x - c D‖² + alpha ‖c‖₁    with ‖d‖ ≤ 1 for each atom d
+
+    where the sum runs over the rows x of X and c is the code of x.  An iteration computes the codes of all rows and
+    then updates each atom once [2]_.  The update depends on A = Σ cᵀ c and B = Σ cᵀ x alone, so that the codes of all
+    rows are never stored.  Pursuits as `fit_algorithm` bound the number of non-zeros instead of adding the penalty.
+
+    References
+    ----------
+    .. [1] J. Mairal, F. Bach, J. Ponce and G. Sapiro, "Online dictionary learning for sparse coding", ICML 2009.
+    .. [2] J. Mairal, F. Bach, J. Ponce and G. Sapiro, "Online learning for matrix factorization and sparse coding",
+       Journal of Machine Learning Research 11, 2010.
+    .. [3] K. Engan, S. Aase and J. Husøy, "Method of optimal directions for frame design", ICASSP 1999.
+    .. [4] R. Rubinstein, M. Zibulevsky and M. Elad, "Efficient implementation of the K-SVD algorithm using batch
+       orthogonal matching pursuit", Technion CS-2008-08, 2008.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gpuica import DictionaryLearning
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.laplace(size=(200, 5)) @ rng.normal(size=(5, 8))
+    >>> model = DictionaryLearning(
+    ...     5, alpha=0.5, tol=1e-3, transform_algorithm="lasso_cd", random_state=0
+    ... ).fit(X)
+    >>> model.components_.shape
+    (5, 8)
+    >>> codes = model.transform(X)
+    >>> residual = X - model.inverse_transform(codes)
+    >>> bool((residual**2).sum() < 0.05 * (X**2).sum())
+    True
     """
 
     _parameter_constraints: dict = {
         **SklearnDictionaryLearning._parameter_constraints,
-        **ADDED,
-        "code_init": INITIAL,
+        **LEARNING_CONSTRAINTS,
+        "code_init": ARRAY_OR_NONE,
     }
 
     def __init__(
@@ -134,153 +223,77 @@ class DictionaryLearning(Learner, SklearnDictionaryLearning):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
-        """Learn the atoms from X, array of shape (n_samples, n_features) of any kind.  y is ignored."""
+        """Learn the atoms from X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows: an array of NumPy, CuPy, PyTorch or Dask, a DataFrame, a memory map, or paths of files.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : DictionaryLearning
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If X or an initial dictionary is not a finite real matrix of the required shape, or if the coder does not
+            support the parameters.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the fit did not converge within `max_iter` iterations, or if the codes of some rows are unfinished.
+        """
         with transactional_fit(self):
-            self._fit(X)
+            fit_alternating(self, X)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit_transform(self, X, y=None):
-        """Learn the atoms from X (n_samples, n_features); return the codes (n_samples, n_components) of the fit.
+        """Learn the atoms from X and return the codes of the fit.
 
-        As in scikit-learn these are the codes of the last iteration, by fit_algorithm, against the atoms before their
-        last update.  One more pass over X.
+        As in scikit-learn these are the codes of the last iteration, by `fit_algorithm`, for the atoms before their
+        last update; `transform` may give others.  They cost one more pass over X.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows: an array of NumPy, CuPy, PyTorch or Dask, a DataFrame, a memory map, or paths of files.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        codes : array of shape (n_samples, n_components)
+            Codes, in the library and on the device of X; a `scipy.sparse.csr_array` with `sparse_output=True`.
+            `split_sign` does not apply.
         """
         with transactional_fit(self):
-            given, coder, learned = self._fit(X)
-            C = encode(self, given, to_host(learned.coded_with), coder)
-        return C if self.sparse_output else given.back(C)
+            data, coder, state = fit_alternating(self, X)
+            codes = encode(self, data, to_host(state.coded_with), coder)
+        return codes if self.sparse_output else data.to_caller(codes)
 
-    def _fit(self, X):
-        """Fit; return `InputData`, the coder and what was learned."""
-        given, shape, coder, device = self._taken(X)
-        self.device_ = str(device)
-        with device.active(), self._snapshots(given, shape, coder, device) as (oracle, snapshots):
-            rng = snapshots.rng
-            if self.code_init is not None and self.dict_init is not None:
-                self._check_code_init(given.shape[0])
-                D = self._checked(self.dict_init, "dict_init", shape, given.dtype)
-            else:
-                with locate_nonfinite(self, given):
-                    D = self._initial(given, oracle, shape, rng, _exact_atoms)
-            learned = FitState(device.put(D))
-            snapshots.restore(learned, device.put, self.max_iter)
-            say_resumed(self, learned)
-            solve = partial(
-                alternate,
-                *(oracle, learned),
-                max_iter=self.max_iter,
-                tol=self.tol,
-                report=self._reporter(snapshots),
-                **self._policies(rng, oracle.xp),
-            )
-            self._learn(given, learned, solve)
-            snapshots.keep(learned, at_once=True)
-        device.release_for_torch()
-        warn_of_unfinished(learned.n_unfinished, given.shape[0], coder)
-        if self.max_iter and not learned.converged:
-            warn(self._what_is_left(), ConvergenceWarning)
-        return given, coder, learned
+    @checks_parameters
+    def score(self, X, y=None):
+        """Return minus the mean cost of a row, with the coder and the atoms of the fit.
 
-    def _check_code_init(self, n_rows):
-        """ValueError for codes that are not those of n_rows rows.  What they are is not used: all rows are coded."""
-        C = real_matrix(self.code_init, "code_init")
-        if C.ndim != 2 or len(C) != n_rows:
-            raise ValueError(f"code_init has shape {C.shape}, but must have a row for each of the {n_rows} rows of X.")
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, of any kind that `fit` accepts.
+        y : None
+            Ignored.
 
-    def _store(self, learned):
-        super()._store(learned)
-        self.error_ = learned.costs
-        self.n_iter_ = learned.n_iter
+        Returns
+        -------
+        score : float
+            -mean(½‖x - c D‖² + alpha ‖c‖₁); the last term is 0 for pursuits and "topk".  Larger is better.
+        """
+        return -mean_cost(self, X)
 
-    def _what_is_left(self):
-        fall = (self.error_[-2] - self.error_[-1]) / self.error_[-1] if len(self.error_) > 1 else float("inf")
-        return (
-            f"{type(self).__name__} did not converge: in the last of {self.n_iter_} iterations the cost still fell by "
-            f"{fall:.1e} of itself (tol {self.tol}). Increase max_iter or tol."
-        )
-
-    def _reporter(self, snapshots):
-        began = time.perf_counter()
-
-        def report(learned):
-            n_iter, D, costs = learned.n_iter, learned.D, learned.costs
-            snapshots.keep(learned)
-            if self.verbose:
-                seconds = time.perf_counter() - began
-                print_line(self, f"iteration {n_iter}, {seconds:.1f} s, current cost {costs[-1]:.4g}")
-            if self.callback is not None and n_iter % 5 == 1:
-                state = for_callback(self, ii=n_iter - 1, dictionary=D, errors=costs, current_cost=costs[-1])
-                with at_once():
-                    self.callback(state)
-
-        return report
-
-
-@validate_params(
-    {
-        "X": ["array-like"],
-        "method": [StrOptions({"lars", "cd"})],
-        "return_n_iter": ["boolean"],
-        "method_max_iter": DictionaryLearning._parameter_constraints["transform_max_iter"],
-    },
-    prefer_skip_nested_validation=False,
-)
-def dict_learning(
-    X,
-    n_components,
-    *,
-    alpha,
-    max_iter=100,
-    tol=1e-8,
-    method="lars",
-    n_jobs=None,
-    dict_init=None,
-    code_init=None,
-    callback=None,
-    verbose=False,
-    random_state=None,
-    return_n_iter=False,
-    positive_dict=False,
-    positive_code=False,
-    method_max_iter=1000,
-    device="auto",
-):
-    """Dictionary learning as a function; scikit-learn's `dict_learning`.
-
-    X : array of shape (n_samples, n_features).  method is `DictionaryLearning`'s fit_algorithm, method_max_iter its
-    transform_max_iter; the other parameters have its names.
-
-    Returns
-    -------
-    code : array of shape (n_samples, n_components), of the kind of X.
-    dictionary : ndarray of shape (n_components, n_features).
-    errors : list of the cost after every iteration.
-    n_iter : int, if asked for.
-    """
-    estimator = DictionaryLearning(
-        n_components=n_components,
-        alpha=alpha,
-        max_iter=max_iter,
-        tol=tol,
-        fit_algorithm=method,
-        n_jobs=n_jobs,
-        dict_init=dict_init,
-        code_init=code_init,
-        callback=callback,
-        verbose=verbose,
-        random_state=random_state,
-        positive_dict=positive_dict,
-        positive_code=positive_code,
-        transform_max_iter=method_max_iter,
-        device=device,
-    ).set_output(transform="default")
-    code = estimator.fit_transform(X)
-    returned = code, estimator.components_, estimator.error_
-    return (*returned, estimator.n_iter_) if return_n_iter else returned
-
-
-def _exact_atoms(X):
-    """S Vᵀ of X = U S Vᵀ, signs as scikit-learn's `svd_flip` by U."""
-    U, S, V = svd(X, full_matrices=False)
-    return S[:, None] * svd_flip(U, V)[1]
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "components_")  # scikit-learn's default accepts any attribute that ends in "_"

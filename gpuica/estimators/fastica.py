@@ -1,139 +1,154 @@
-"""FastICA, scikit-learn's on the outside."""
+"""FastICA."""
 
 from numbers import Integral, Real
 from os import PathLike
+from typing import Any
 
 from sklearn.decomposition import FastICA as SklearnFastICA
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from ..contrasts import NAMES, as_contrast
 from ..device.products import ROUNDED
 from ..solvers import SOLVERS
 from ..solvers.growth import run, run_all
 from ..solvers.stochastic import stochastic_picard
-from ._online import Online
+from ._convergence import describe_fastica
+from ._ica import ICA
+from ._parameters import as_number
 from ._progress import by_batches
-from ._remedies import of_fastica
 
 
-class FastICA(Online, SklearnFastICA):
-    """FastICA: fast independent component analysis, on the CPU or a GPU.
+class FastICA(ICA, SklearnFastICA):
+    """FastICA: fast independent component analysis, on CPUs and GPUs.
 
-    scikit-learn's `FastICA` with the same parameters, attributes, starting point and path; parameters from `device` on
-    are its own.
-    X ≈ S @ mixing_.T + mean_ with sources S as independent as can be; S = (X - mean_) @ components_.T.
+    A subclass of scikit-learn's `FastICA` with the same parameters, attributes, starting point and iterates, and with
+    further parameters from `device` on. The model is ``X = S @ mixing_.T + mean_`` with sources S as independent as
+    possible, which are recovered as ``S = (X - mean_) @ components_.T``.
 
     Parameters
     ----------
     n_components : int, default=None
-        Number of components; None for all.  Fewer are kept, with a warning, when X has a smaller rank.
+        Number of components to keep. None keeps all. If the rank of X is smaller, fewer are kept, with a warning.
     algorithm : {'parallel', 'deflation', 'picard'}, default='parallel'
-        All components at once, or one after the other; or the same solutions by Picard-O, which converges where the
-        fixed-point iteration oscillates (see `Picard`).
+        'parallel' estimates all components at once, 'deflation' one after the other. 'picard' finds the stationary
+        points of 'parallel' with Picard-O, which converges where the fixed-point iteration oscillates, see `Picard`.
     whiten : {'unit-variance', 'arbitrary-variance', False}, default='unit-variance'
-        Whiten X, and rescale the sources to variance 1 or not; False: X is white already.
+        'unit-variance' whitens X and rescales the sources to variance 1; 'arbitrary-variance' whitens X only. With
+        False, X must be white already.
     fun : {'logcosh', 'tanh', 'exp', 'cube'}, callable, contrast or density, default='logcosh'
-        The derivative g of the contrast G; 'tanh' is another name of 'logcosh'.  A callable gets (x, **fun_args), x a
-        block (n_components, n_block), and returns g(x) and the mean of g'(x) over the last axis; see also
-        `gpuica.check_contrast`.  A density: as for `Picard`.
+        The contrast G, or its derivative g; 'tanh' is another name of 'logcosh'. A callable is called with
+        ``(x, **fun_args)``, where x is a block of shape (n_components, n_block), and returns g(x) and the mean of g'(x)
+        over the last axis. A contrast is an object like `gpuica.LogCosh`; a density is an object of python-picard with
+        `log_lik` and `score_and_der`. `gpuica.check_contrast` checks the derivatives.
     fun_args : dict, default=None
-        For 'logcosh' {'alpha': α}, α in [1, 2]; for a callable its keyword arguments.
+        For 'logcosh' ``{'alpha': alpha}`` with 1 <= alpha <= 2; for a callable its keyword arguments.
     max_iter : int, default=200
-        Largest number of iterations (for 'deflation' of each component).
+        Maximum number of iterations; for 'deflation', of each component.
     tol : float or 'auto', default=1e-4
-        Stop when no row of W moves more than this: max | |<new, old>| - 1 | < tol; for 'picard' the
-        same of the turn that its Newton step would make.  A fit (of tol < 1) that ends so more than 10 standard errors
-        from a zero gradient has not converged, and warns.  'auto' (not for 'deflation'): stop when the relative
-        gradient is within its standard error, beyond which the data have little to say; see `Picard`.
+        Stop when all rows of W change by less than tol, ``max(abs(abs(<w_new, w_old>) - 1)) < tol``; for 'picard', the
+        change is that of the next Newton step. If the gradient is still more than 10 standard errors from zero, the fit
+        has not converged, and warns (for tol < 1). 'auto' (not for 'deflation') stops when the relative gradient is
+        within its standard error: further iterations would fit noise, see `Picard`.
     w_init : array-like of shape (n_components, n_components), default=None
-        Start; None draws it from a normal distribution.
+        Starting point. None draws it from a normal distribution.
     whiten_solver : {'svd', 'eigh'}, default='svd'
-        'svd': full accuracy for data of any condition.  'eigh': a little cheaper, blind to directions whose standard
-        deviation is below 1e-7 of the largest.
-    random_state : int, RandomState or None, default=None
-        Draws w_init, on the host, so that every device starts alike.
+        Algorithm of the whitening. 'svd' is accurate for data of any condition number. 'eigh' is slightly faster but
+        does not resolve directions whose standard deviation is below 1e-7 of the largest.
+    random_state : int, RandomState instance or None, default=None
+        Determines `w_init` and the samples of `growth`. Numbers are drawn on the host, so that all devices start alike.
     device : {'auto', 'cpu', 'cuda', 'cuda:N'}, default='auto'
-        Where to compute.  'auto': a device array stays where it is; a host array goes to a GPU when there is one and
-        the work is worth the transfer.
+        Device to compute on. With 'auto', arrays on a GPU are processed there, and arrays on the host are sent to a GPU
+        if there is one and the work is worth the transfer.
     verbose : int, default=0
-        1: a line for every tenth iteration and the last; 2: for every iteration.
-    growth : None, 'auto' or float > 1, default=None
-        Start on a small random sample and enlarge it by this factor up to all rows; 'auto': by 2 where X is large.
-        Saves most of the passes over large data; not for 'deflation'.
+        1 prints a line for every tenth iteration and the last, 2 for every iteration.
+    growth : {None, 'auto'} or float > 1, default=None
+        Fit a small random sample first, and enlarge it by this factor until it contains all rows. 'auto' means 2 where
+        X is large. This saves most passes over large data. Not for 'deflation'.
     n_init : int, default=1
-        Starting points, run at once; the answer farthest from Gaussian is kept.  With growth only the best of the
-        samples goes on to all rows.
+        Number of starting points, which share every pass over the data. The solution farthest from Gaussian is kept.
+        With `growth`, starting points compete on the samples and only the best one continues on all rows.
     normalize_rows : bool, default=False
-        Divide every row of X by its norm first, in `transform` too: language models have a few tokens of enormous norm
-        that would rule every contrast.  (A fit that meets such rows says so on the logger "gpuica".)
+        Divide each row of X by its Euclidean norm first, also in `transform`. This prevents a few high-norm rows, as
+        the activations of language models have, from dominating the fit.
     stop_percentile : float in (0, 100], default=100
-        Stop when so many per cent of the components are at rest; 100 is scikit-learn's rule, the worst component's.
-    sort : None, 'objective' or 'variance', default=None
-        Order of the components: as the start finds them (scikit-learn's); the farthest from Gaussian first; or the one
-        that explains most variance of X first.
+        Percentage of components that must have converged for the fit to stop.
+    sort : {None, 'objective', 'variance'}, default=None
+        Order of the components: unsorted as in scikit-learn; by decreasing distance from Gaussian; or by decreasing
+        explained variance of X.
     center : {'mean', 'median'}, default='mean'
-        What whitening subtracts: the mean of X, or its geometric median, which a few rows of enormous norm cannot move
-        (about ten passes more).  Second moments, and so variances, are then those about the median; not for
-        whiten=False.
+        The center that whitening subtracts: the mean of X or its geometric median, which a few high-norm rows do not
+        affect (about ten more passes). Second moments are then taken about the median. Needs whitening.
     memory_limit : int, str or None, default=None
-        Bytes, or a text as "2GB", that a fit may use beyond X; None: what is free.  Whitened rows that do not fit are
-        computed in every pass instead of being stored.
+        Memory that a fit can use beyond X, in bytes or as a string such as "2GB"; None means the free memory. Whitened
+        rows that do not fit are recomputed in every pass instead of being stored.
     checkpoint : path or None, default=None
-        A directory where every pass leaves its sums.  A fit that was interrupted and is run again with the same
-        checkpoint, data and parameters goes on where it was, to the same answer; max_iter may be raised.  Other data or
-        parameters are refused; random_state=None goes on with the first run's draws (docs/streaming.md).
+        Directory in which the sums of every pass are stored. An interrupted fit that is run again with the same
+        checkpoint, data and parameters resumes and returns the same result; `max_iter` can be increased. Other data or
+        parameters raise an error. With random_state=None the draws of the first run are reused.
     precision : {None, 'float32', 'float64', 'tf32', 'bf16'}, default=None
-        What rows are worked on in, with totals in float64; None: float32 for X of float32 or less, else float64.
-        'tf32', 'bf16': float32, but on a GPU the products of growing samples (growth=) are TF32's or bfloat16's; those
-        of all rows never are.
+        Working precision of the rows; totals are float64. None means float32 for X of float32 or lower precision,
+        otherwise float64. 'tf32' and 'bf16' mean float32, but on a GPU the matrix products on growing samples are
+        computed in TF32 or bfloat16; those on all rows never are.
 
     Attributes
     ----------
     components_ : ndarray of shape (n_components, n_features)
-        Filters: sources are (X - mean_) @ components_.T.  NumPy arrays, all of them, whatever X is.
+        Unmixing matrix of X: the sources are ``(X - mean_) @ components_.T``. All fitted attributes are NumPy arrays.
     mixing_ : ndarray of shape (n_features, n_components)
-        Pseudo-inverse of components_.  Its columns are the sources' patterns in the data: the "dictionary".
+        Pseudo-inverse of `components_`; its columns are the patterns of the sources in X.
     mean_ : ndarray of shape (n_features,)
-        Mean of X, or its geometric median for center='median'; only with whitening.
+        Mean of X, or its geometric median for center='median'. Only set with whitening.
     whitening_ : ndarray of shape (n_components, n_features)
-        The whitening matrix, scaled as scikit-learn's: (X - mean_) @ whitening_.T has variance 1 / n_samples, n_samples
-        being the sum of the weights where there are any.
+        Whitening matrix, scaled as in scikit-learn: the columns of ``(X - mean_) @ whitening_.T`` have variance
+        1 / n_samples, where n_samples is the sum of the weights if there are any. Only set with whitening.
     n_iter_ : int
-        Iterations ('deflation': the largest of all components).
+        Number of iterations; for 'deflation', the maximum over the components.
     converged_ : bool
-        Whether every component came to rest, and at a gradient that is not far from 0 (`gradient_z_`).
+        Whether the solver converged: every component met tol, at a gradient near zero (see `gradient_z_`).
     converged_components_ : ndarray of shape (n_components,)
-        Which components did.
+        Which components converged.
     delta_ : ndarray of shape (n_components,)
-        How far each component still moved in its last iteration; compare with tol.
+        Change of each component in the last iteration, to be compared with tol.
     gradient_norm_ : float
-        Largest entry of the relative gradient at the last pass: 0 at a perfect answer.
+        Largest entry of the relative gradient at the last pass over all rows; 0 at a stationary point.
     gradient_z_ : ndarray of shape (n_components,)
         Largest entry of each component's relative gradient in standard errors, sqrt(Var / n_samples), at the last pass
-        (for 'deflation' among the components found later).  tol='auto' and 'deflation' measure Var on the rows, and so
-        does a fit that seems to end far from 0; otherwise it is that of independent sources.  NaN after an interrupt,
-        and where Var overflows, as for rows that are not white with whiten=False.
+        (for 'deflation', among the components found later). Var is measured for tol='auto', for 'deflation', and where
+        a fit may have stopped far from a stationary point; otherwise it is that of independent sources. NaN after an
+        interrupt, and where Var overflows, as for rows that are not white with whiten=False.
     losses_ : ndarray
-        Loss at each pass over all rows, for 'picard'; empty otherwise.
+        Loss at each pass over all rows, for 'picard'; otherwise empty.
     n_passes_ : int or float
-        How often the data, raw or whitened, were read; samples count by their share.
+        Number of passes over the data; passes over samples count as fractions.
     rank_ : int
         Numerical rank of X.
     device_ : str
-        Where the fit ran.
-    n_features_in_, feature_names_in_
-        As in scikit-learn.
+        Device of the fit.
+    n_samples_seen_ : int or float
+        Number of rows, or sum of their weights, seen by `partial_fit`. Only set by `partial_fit`.
+    n_steps_ : int
+        Number of batches seen by `partial_fit`. Only set by `partial_fit`.
+    n_features_in_ : int
+        Number of features of X.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X has feature names that are all strings.
+
+    See Also
+    --------
+    Picard : Maximum-likelihood ICA by preconditioned L-BFGS, which also converges where FastICA oscillates.
+    fastica : The same estimator as a function.
+    gpuica.stability.stability : Components that are found again from other starting points.
 
     Notes
     -----
-    X may be a NumPy, CuPy or memory-mapped array, a torch tensor, a DataFrame or a list.  `transform` gives back an
-    array of the same kind on the same device; for a DataFrame or a list a NumPy array, unless `set_output` says
-    otherwise.  float32, float16 and bfloat16 are worked on in float32 with totals in
-    float64, everything else in float64.  X is read by chunks; beside it a fit needs one whitened copy.
+    X can be a NumPy, CuPy, Dask or memory-mapped array, a torch tensor, a DataFrame, a list, a file or an iterable of
+    matrices. `transform` returns an array of the same library on the same device; for a DataFrame or a list, a NumPy
+    array, unless `set_output` says otherwise. float32, float16 and bfloat16 are processed in float32 with totals in
+    float64, all other dtypes in float64. X is read in chunks; besides X, a fit needs memory for one whitened copy.
 
     References
     ----------
-    A. Hyvärinen and E. Oja, Independent Component Analysis: Algorithms and Applications, Neural Networks 13, 2000.
+    A. Hyvärinen and E. Oja, "Independent component analysis: algorithms and applications", Neural Networks 13, 2000.
 
     Examples
     --------
@@ -161,7 +176,7 @@ class FastICA(Online, SklearnFastICA):
         "checkpoint": [str, PathLike, None],
         "precision": [StrOptions({"float32", "float64", *ROUNDED}), None],
     }
-    _watched = "delta"
+    _monitored = "delta"
 
     def __init__(
         self,
@@ -216,8 +231,8 @@ class FastICA(Online, SklearnFastICA):
     def _contrast(self):
         return as_contrast(self.fun, self.fun_args)
 
-    def _check(self, contrast):
-        super()._check(contrast)
+    def _check_settings(self, contrast):
+        super()._check_settings(contrast)
         if self.algorithm == "deflation" and (
             self.tol == "auto" or self.growth is not None or self.stop_percentile < 100
         ):
@@ -229,108 +244,20 @@ class FastICA(Online, SklearnFastICA):
             "sort='objective'": self.sort == "objective",
             "n_init > 1": self.n_init > 1,
         }
-        for what, asked in needs_loss.items():
-            if asked and not hasattr(contrast, "loss"):
-                raise ValueError(f"{what} needs a contrast whose G is known: a name, or an object with `loss`.")
+        for setting, is_set in needs_loss.items():
+            if is_set and not hasattr(contrast, "loss"):
+                raise ValueError(f"{setting} needs a contrast with a known G: a name, or an object with `loss`.")
 
-    def _solve(self, oracle, starts, rng, report, keep="best"):
-        return (run_all if keep == "all" else run)(
-            SOLVERS[self.algorithm],
-            oracle,
-            starts,
-            growth=self._growth,
-            rng=rng,
-            max_iter=self.max_iter,
-            tol=self.tol,
-            report=report,
-            **({"by": "delta", "stochastic": by_batches(stochastic_picard)} if self.algorithm == "picard" else {}),
-            **({"stage_tol": self.tol} if self.algorithm == "deflation" else {"fraction": self.stop_percentile / 100}),
+    def _solve(self, oracle, starts, rng, report, *, keep_all=False):
+        options: dict[str, Any] = {"fraction": self.stop_percentile / 100}
+        if self.algorithm == "picard":
+            options |= {"by": "delta", "stochastic": by_batches(stochastic_picard)}
+        elif self.algorithm == "deflation":
+            options = {"stage_tol": self.tol}
+        options |= {"growth": as_number(self.growth), "max_iter": self.max_iter, "tol": self.tol}
+        return (run_all if keep_all else run)(
+            SOLVERS[self.algorithm], oracle, starts, rng=rng, report=report, **options
         )
 
-    def _what_is_left(self, solution):
-        return of_fastica(self, solution)
-
-
-@validate_params(
-    {
-        "X": ["array-like"],
-        "return_X_mean": ["boolean"],
-        "compute_sources": ["boolean"],
-        "return_n_iter": ["boolean"],
-    },
-    prefer_skip_nested_validation=False,
-)
-def fastica(
-    X,
-    n_components=None,
-    *,
-    algorithm="parallel",
-    whiten="unit-variance",
-    fun="logcosh",
-    fun_args=None,
-    max_iter=200,
-    tol=1e-04,
-    w_init=None,
-    whiten_solver="svd",
-    random_state=None,
-    return_X_mean=False,
-    compute_sources=True,
-    return_n_iter=False,
-    device="auto",
-    verbose=0,
-    growth=None,
-    n_init=1,
-    precision=None,
-):
-    """Fast independent component analysis, as a function; scikit-learn's `fastica`.
-
-    X : array of shape (n_samples, n_features).  Parameters are those of `FastICA`, and:
-    return_X_mean, return_n_iter : bool, default=False
-        Append the mean, the number of iterations to the result.
-    compute_sources : bool, default=True
-        False: None in place of the sources.
-
-    Returns
-    -------
-    K : ndarray of shape (n_components, n_features)
-        Whitening matrix, or None with whiten=False.
-    W : ndarray of shape (n_components, n_components)
-        Unmixing matrix: sources are (X - mean) @ K.T @ W.T.
-    S : array of shape (n_samples, n_components), of the kind of X, or None.
-    X_mean : ndarray of shape (n_features,), if asked for.
-    n_iter : int, if asked for.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_digits
-    >>> from gpuica import fastica
-    >>> X, _ = load_digits(return_X_y=True)
-    >>> K, W, S = fastica(X, n_components=7, random_state=0)
-    >>> K.shape, W.shape, S.shape
-    ((7, 64), (7, 7), (1797, 7))
-    """
-    estimator = FastICA(
-        n_components=n_components,
-        algorithm=algorithm,
-        whiten=whiten,
-        fun=fun,
-        fun_args=fun_args,
-        max_iter=max_iter,
-        tol=tol,
-        w_init=w_init,
-        whiten_solver=whiten_solver,
-        random_state=random_state,
-        device=device,
-        verbose=verbose,
-        growth=growth,
-        n_init=n_init,
-        precision=precision,
-    )
-    estimator._validate_params()
-    S = estimator._fit_transform(X, compute_sources=compute_sources)
-    returned = [estimator.whitening_ if whiten else None, estimator._unmixing, S]
-    if return_X_mean:
-        returned.append(estimator.mean_ if whiten else None)
-    if return_n_iter:
-        returned.append(estimator.n_iter_)
-    return returned
+    def _not_converged(self, solution):
+        return describe_fastica(self, solution)

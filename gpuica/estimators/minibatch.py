@@ -1,51 +1,181 @@
-"""Dictionary learning by mini-batches, drop-in for scikit-learn's."""
+"""Dictionary learning from mini-batches, drop-in for scikit-learn's."""
 
-from functools import partial
 from numbers import Integral
 
-import numpy as np
 from sklearn.base import _fit_context
-from sklearn.decomposition import MiniBatchDictionaryLearning as SklearnMiniBatch
-from sklearn.utils._param_validation import Interval, StrOptions, validate_params
-from sklearn.utils.extmath import randomized_svd
+from sklearn.decomposition import MiniBatchDictionaryLearning as SklearnMiniBatchDictionaryLearning
+from sklearn.utils._param_validation import Interval, StrOptions
 
-from ..code_oracle import CodeOracle, finite_cost
-from ..device import to_host
-from ..device.transfers import download
-from ..interrupts import at_once
-from ..solvers.dictionary import EarlyStopping, FitState, SufficientStatistics, one_batch, online
-from ._encode import open_for_coding
-from ._learner import ADDED, Learner
-from ._parameters import checks_parameters, refuse_overflow
-from ._progress import Pace, print_line, say_resumed
-from ._resume import for_callback
-from ._shell import locate_nonfinite
-from ._spread import random_state_for
-from ._unfinished import warn_of_unfinished
-from ._whole import transactional_fit
+from ._dictionary import DictionaryEstimator
+from ._interrupted import transactional_fit
+from ._learning import LEARNING_CONSTRAINTS, mean_cost
+from ._minibatch_fit import fit_minibatches, fit_one_batch
+from ._parameters import checks_parameters
 
 
-class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
-    """Dictionary learning by mini-batches; scikit-learn's `MiniBatchDictionaryLearning`.
+class MiniBatchDictionaryLearning(DictionaryEstimator, SklearnMiniBatchDictionaryLearning):
+    """Dictionary learning from mini-batches, on CPUs or GPUs.
 
-    Mairal, Bach, Ponce, Sapiro, "Online dictionary learning for sparse coding", ICML 2009.  Parameters and attributes
-    are scikit-learn's and those that `DictionaryLearning` adds (dict_init comes before init), and:
+    Finds a dictionary D, whose rows are called atoms, that gives the rows of X sparse codes C with X ≈ C D.  A drop-in
+    replacement of `sklearn.decomposition.MiniBatchDictionaryLearning`, with the same initial atoms, random draws and
+    iterations.
 
     Parameters
     ----------
+    n_components : int, default=None
+        Number of atoms.  None means n_features.
+    alpha : float, default=1
+        Weight of the l1 penalty in the fit, and the threshold of `fit_algorithm="threshold"`.  For a pursuit as
+        `fit_algorithm` it is not used.
+    max_iter : int, default=1000
+        Maximum number of passes over X.
+    fit_algorithm : {"lars", "cd", "lasso_lars", "lasso_cd", "fista", "threshold", "omp", "nnomp", "ormp", \
+            "matching_pursuit", "gradient_pursuit", "topk"}, default="lars"
+        Coder of the fit.  "lars" and "cd" are scikit-learn's names of "lasso_lars" and "lasso_cd"; all four are the
+        lasso, solved to the precision of the dtype.  Pursuits and "topk" use `transform_n_nonzero_coefs` atoms.
+    n_jobs : int, default=None
+        Not used, for compatibility with scikit-learn: all available cores are used.
     batch_size : int or "auto", default=256
-        "auto": at least 256, and as many rows as atoms up to 4096: in smaller batches a large dictionary's atoms are
-        each used less than once.
+        Number of rows of a batch.  "auto" means n_components, but at least 256 and at most 4096: in a smaller batch a
+        large dictionary has atoms that no row uses.
+    shuffle : bool, default=True
+        Whether rows are shuffled before they are divided into batches: an array in memory once, so that all passes have
+        the same batches, as in scikit-learn; out-of-core data in each pass, within windows that fit in memory.
+    dict_init : array-like of shape (n_components, n_features), default=None
+        Initial atoms; takes precedence over `init`.
+    transform_algorithm : {"lasso_lars", "lasso_cd", "fista", "threshold", "lars", "omp", "nnomp", "ormp", \
+            "matching_pursuit", "gradient_pursuit", "topk"}, default="omp"
+        Coder of `transform`:
+
+        - "lasso_lars", "lasso_cd": argmin ½‖x - c D‖² + alpha ‖c‖₁ for each row x; two names of one coder;
+        - "fista": the same minimum, by accelerated proximal gradient steps;
+        - "threshold": sign(q) max(|q| - alpha, 0), q = x Dᵀ;
+        - "lars": least angle regression;
+        - "omp": orthogonal matching pursuit; "nnomp": with c ≥ 0; "ormp": order-recursive;
+        - "matching_pursuit", "gradient_pursuit": one coefficient, or all selected ones along the gradient, per step;
+        - "topk": the entries of q of largest magnitude.
+    transform_n_nonzero_coefs : int, default=None
+        Number of non-zeros of a code, in `transform` and in the fit, for all coders but the lasso and "threshold".
+        None means n_features / 10, rounded down, but at least 1.
+    transform_alpha : float, default=None
+        For the lasso and "threshold", the penalty or threshold of `transform`; None means `alpha`.  For the pursuits,
+        the squared residual at which a code is complete, which then replaces `transform_n_nonzero_coefs`.
+    verbose : bool or int, default=False
+        Whether to print a line for the first batch, then one every two seconds; 2 prints a line per batch.
+    split_sign : bool, default=False
+        Whether `transform` returns the positive parts of the codes and the absolute values of their negative parts in
+        separate columns, 2 * n_components in total.
+    random_state : int, RandomState instance or None, default=None
+        Determines the initial atoms, the order of the batches and the draws of replaced atoms.  The random
+        numbers are the same on every device.
+    positive_code : bool, default=False
+        Whether codes are constrained to be non-negative, for the lasso other than `fit_algorithm="lars"`, "threshold"
+        and "topk".
+    positive_dict : bool, default=False
+        Whether atoms are constrained to be non-negative.
+    transform_max_iter : int, default=1000
+        Maximum number of iterations for the lasso of a row, in `transform` and in the fit.
+    callback : callable, default=None
+        Function called after each batch, unless the fit has converged, with a dict of "i" (the batch, from 0),
+        "dictionary", "batch_cost" and "self", the estimator.
+    tol : float, default=1e-3
+        The fit has converged when a batch changes the dictionary by at most `tol`: ‖D_new - D_old‖ / n_components.
+        0 disables this rule.
+    max_no_improvement : int, default=10
+        The fit has converged after this number of consecutive batches without a new minimum of the exponentially
+        weighted average of the batch costs.  None disables this rule.
+    device : {"auto", "cpu", "cuda", "cuda:N"}, default="auto"
+        Device for the computation.  "auto" means the device of X if X is a device array, and otherwise a GPU if there
+        is one and the amount of work justifies the transfer.
+    sparse_output : bool, default=False
+        Whether codes are returned as a `scipy.sparse.csr_array`.
+    init : {"svd", "data"} or array-like of shape (n_components, n_features), default="svd"
+        Initial atoms: right singular vectors of X times singular values, as in scikit-learn, zero beyond the rank;
+        random rows of X scaled to norm 1; or the given ones.  `dict_init` takes precedence.
+    dead_atoms : {"resample", "worst", "keep"}, default="resample"
+        Treatment of atoms that no code uses: "resample" replaces them by random rows with a little noise, as in
+        scikit-learn; "worst" by the rows with the largest residuals; "keep" leaves them unchanged.
+    update : {"block_descent", "least_squares", "approximate_ksvd"}, default="block_descent"
+        Update of the atoms for given codes: block coordinate descent [1]_, as in scikit-learn; the least-squares
+        solution, known as the method of optimal directions [3]_; or one parallel step of approximate K-SVD [4]_.
     memory : int, default=None
-        Rows whose codes the update of the atoms remembers, an exponential window.  None: scikit-learn's weights, about
-        batch_size squared, which is more than a pass over small data; 10 to 30 rows an atom learn in fewer passes.
+        Effective number of rows in the exponential window of the sufficient statistics.  None means scikit-learn's
+        weights, about batch_size ** 2 rows; 10 to 30 rows per atom need fewer passes on small data.
+    memory_limit : int or str, default=None
+        Memory budget in bytes, or as a string such as "2GB", in addition to X.  None means the free memory.
+    checkpoint : path-like, default=None
+        Directory for the state of the fit, which is saved every 30 seconds and at the end.  A fit that was interrupted
+        resumes from it, with the same result, if it is repeated with the same data and parameters; `max_iter` may be
+        increased.  Other data or parameters raise an error.
+
+    Attributes
+    ----------
+    components_ : ndarray of shape (n_components, n_features)
+        Atoms.
+    costs_ : ndarray of shape (n_steps_,)
+        Mean cost of a row of each batch, with the atoms before their update; set by `fit`.
+    n_iter_ : float
+        Number of passes over X that were begun; set by `fit`.
+    n_steps_ : int
+        Number of batches.
+    converged_ : bool
+        Whether one of the two rules, `tol` and `max_no_improvement`, ended the fit; set by `fit`.
+    n_replaced_ : int
+        Number of unused atoms that were replaced, over all batches.
+    device_ : str
+        Device of the fit.
+    n_features_in_ : int
+        Number of features seen by `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features seen by `fit`, if X had names that are all strings.
+
+    See Also
+    --------
+    DictionaryLearning : Learn with all rows in each iteration.
+    SparseCoder : Codes for a given dictionary.
+    dict_learning_online : The same as a function.
+
+    Notes
+    -----
+    The fit minimises over D and C::
+
+        Σ ½‖x - c D‖² + alpha ‖c‖₁    with ‖d‖ ≤ 1 for each atom d
+
+    where the sum runs over the rows x of X and c is the code of x [1]_.  A step computes the codes of one batch, adds
+    them to the sufficient statistics A = Σ cᵀ c and B = Σ cᵀ x, in which earlier batches have decreasing weights, and
+    updates each atom once for these statistics.  Pursuits as `fit_algorithm` bound the number of non-zeros instead of
+    adding the penalty.  The rules `tol` and `max_no_improvement` apply after one pass or 100 batches, whichever comes
+    first.
+
+    References
+    ----------
+    .. [1] J. Mairal, F. Bach, J. Ponce and G. Sapiro, "Online dictionary learning for sparse coding", ICML 2009.
+    .. [2] J. Mairal, F. Bach, J. Ponce and G. Sapiro, "Online learning for matrix factorization and sparse coding",
+       Journal of Machine Learning Research 11, 2010.
+    .. [3] K. Engan, S. Aase and J. Husøy, "Method of optimal directions for frame design", ICASSP 1999.
+    .. [4] R. Rubinstein, M. Zibulevsky and M. Elad, "Efficient implementation of the K-SVD algorithm using batch
+       orthogonal matching pursuit", Technion CS-2008-08, 2008.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gpuica import MiniBatchDictionaryLearning
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.laplace(size=(1000, 5)) @ rng.normal(size=(5, 8))
+    >>> model = MiniBatchDictionaryLearning(
+    ...     5, alpha=0.5, batch_size=100, max_iter=20, transform_algorithm="lasso_cd", random_state=0
+    ... ).fit(X)
+    >>> model.components_.shape
+    (5, 8)
+    >>> model.transform(X[:10]).shape
+    (10, 5)
     """
 
     _parameter_constraints: dict = {
-        **SklearnMiniBatch._parameter_constraints,
-        **ADDED,
+        **SklearnMiniBatchDictionaryLearning._parameter_constraints,
+        **LEARNING_CONSTRAINTS,
         "memory": [Interval(Integral, 1, None, closed="left"), None],
-        "batch_size": [*SklearnMiniBatch._parameter_constraints["batch_size"], StrOptions({"auto"})],
+        "batch_size": [*SklearnMiniBatchDictionaryLearning._parameter_constraints["batch_size"], StrOptions({"auto"})],
     }
 
     def __init__(
@@ -80,7 +210,7 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
         memory_limit=None,
         checkpoint=None,
     ):
-        SklearnMiniBatch.__init__(
+        SklearnMiniBatchDictionaryLearning.__init__(
             self,
             n_components,
             alpha=alpha,
@@ -114,212 +244,88 @@ class MiniBatchDictionaryLearning(Learner, SklearnMiniBatch):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
-        """Learn the atoms from X, array of shape (n_samples, n_features) of any kind.  y is ignored."""
+        """Learn the atoms from X, batch by batch.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows: an array of NumPy, CuPy, PyTorch or Dask, a DataFrame, a memory map, or paths of files.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : MiniBatchDictionaryLearning
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If X or an initial dictionary is not a finite real matrix of the required shape, or if the coder does not
+            support the parameters.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If the codes of some rows of the last batch are unfinished.
+        """
         with transactional_fit(self):
-            self._fit(X)
+            fit_minibatches(self, X)
         return self
 
-    def _fit(self, X):
-        given, shape, coder, device = self._taken(X)
-        n_rows = given.shape[0]
-        self.device_ = str(device)
-        with device.active(), self._snapshots(given, shape, coder, device) as (oracle, snapshots):
-            self._random_state = rng = snapshots.rng
-            with locate_nonfinite(self, given):
-                learned = FitState(device.put(self._begin(given, oracle, shape)))
-            batch_size = min(self._batch_rows(shape[0]), n_rows)
-            self._batches_of_pass = -(-n_rows // batch_size)
-            n_steps = self.max_iter * self._batches_of_pass
-            stop = EarlyStopping(n_rows, shape[0], self.tol, self.max_no_improvement)
-            draws = rng.get_state()
-            snapshots.restore(learned, device.put, n_steps, self._statistics, stop)
-            say_resumed(self, learned)
-            batches = self._batches(oracle, batch_size, rng, draws, learned.n_iter)
-            solve = partial(
-                online,
-                *(learned, self._statistics, batches),
-                max_steps=n_steps,
-                stop=self._watched(stop, n_steps),
-                report=partial(self._report, snapshots, stop),
-                **self._policies(rng, oracle.xp),
-            )
-            try:
-                self._learn(given, learned, solve)
-            except KeyboardInterrupt:
-                self._statistics.to(download)
-                raise
-            snapshots.keep(learned, self._statistics, stop, at_once=True)
-            self._statistics.to(download)  # a pickle loads without a GPU
-        device.release_for_torch()
-        warn_of_unfinished(learned.n_unfinished, batch_size, coder)
-
-    @checks_parameters  # the next does so before the first call only
+    @checks_parameters  # `_fit_context` validates only on the first call
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None):
-        """Update the atoms with X (n_samples, n_features) as one mini-batch.  y is ignored."""
+        """Update the atoms with X as one batch.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows: an array of NumPy, CuPy, PyTorch or Dask, a DataFrame, a memory map, or paths of files.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        self : MiniBatchDictionaryLearning
+            The updated estimator.
+
+        Raises
+        ------
+        ValueError
+            As in `fit`; if X does not have the features of the first call.  The estimator is then unchanged.
+        """
         with transactional_fit(self):
-            self._partial_fit(X)
+            fit_one_batch(self, X)
         return self
 
-    def _partial_fit(self, X):
-        first = not hasattr(self, "components_")
-        given, shape, coder, device = self._taken(X, reset=first)
-        with device.active():
-            oracle = CodeOracle(open_for_coding(given, shape[0], device).upload(), coder)
-            if first:
-                self._random_state = random_state_for(self.random_state, given)
-                D = device.put(self._begin(given, oracle, shape))
-                self.n_steps_, self.n_replaced_ = 0, 0
-            else:
-                D = device.put(self.components_.astype(given.dtype, copy=False))
-                self._statistics.to(device.put)
-            try:
-                D, cost, replaced, n_unfinished = one_batch(
-                    oracle, D, self._statistics, self.n_steps_, **self._policies(self._random_state, oracle.xp)
-                )
-            finally:
-                self._statistics.to(download)  # a pickle loads without a GPU
-            finite_cost(cost)
-        D = to_host(D)
-        refuse_overflow(D.dtype, D)
-        self.components_ = D
-        self.n_steps_ += 1
-        self.n_replaced_ += replaced
-        self.device_ = str(device)
-        warn_of_unfinished(n_unfinished, given.shape[0], coder)
+    @checks_parameters
+    def score(self, X, y=None):
+        """Return minus the mean cost of a row, with the coder and the atoms of the fit.
 
-    def _begin(self, given, oracle, shape):
-        """The first atoms, on the host; statistics of nothing."""
-        self._statistics = SufficientStatistics(shape, given.dtype, oracle.xp, self.memory)
-        if self.dict_init is not None:
-            return self._checked(self.dict_init, "dict_init", shape, given.dtype)
-        decompose = partial(_randomised_atoms, k=shape[0], rng=self._random_state)
-        return self._initial(given, oracle, shape, self._random_state, decompose)
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Rows, of any kind that `fit` accepts.
+        y : None
+            Ignored.
 
-    def _batches(self, oracle, size, rng, draws, skip):
-        """Oracles of the batches after the first `skip`, their order drawn as it was at first, in the state `draws`."""
-        if not self.shuffle:
-            return oracle.batches(size, None, skip)
-        if not skip:
-            return oracle.batches(size, rng)
-        then = np.random.RandomState()
-        then.set_state(draws)
-        return oracle.batches(size, then, skip)
+        Returns
+        -------
+        score : float
+            -mean(½‖x - c D‖² + alpha ‖c‖₁); the last term is 0 for pursuits and "topk".  Larger is better.
+        """
+        return -mean_cost(self, X)
 
-    def _store(self, learned):
-        super()._store(learned)
-        self.costs_ = np.array(learned.costs)
-        self.n_steps_ = learned.n_iter
-        self.n_iter_ = np.ceil(self.n_steps_ / self._batches_of_pass)
-
-    def _batch_rows(self, n_atoms):
-        return min(max(256, n_atoms), 4096) if self.batch_size == "auto" else int(self.batch_size)
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "components_")  # scikit-learn's default accepts any attribute that ends in "_"
 
     @property
     def _A(self):
-        """scikit-learn's name of Σ c cᵀ (K, K)."""
+        """scikit-learn's name of Σ cᵀ c (K, K)."""
         return self._statistics.A
 
     @property
     def _B(self):
-        """scikit-learn's name of Σ x cᵀ (n_features, K)."""
+        """scikit-learn's name of Σ xᵀ c (n_features, K)."""
         return self._statistics.B.T
-
-    def _watched(self, stop, n_steps):
-        """The rule to stop, which prints how it goes if the fit is verbose: the first step, then one every two seconds
-        and the last; with verbose=2 all."""
-        pace = Pace()
-
-        def checked(step, D, old, cost, batch_rows):
-            return stop(step, D, old, finite_cost(cost), batch_rows)
-
-        def reporting(step, D, old, cost, batch_rows):
-            ended, number = checked(step, D, old, cost, batch_rows), f"{step + 1}/{n_steps}"
-            if pace.is_due() or self.verbose > 1 or ended or step + 1 == n_steps:
-                epoch = step // self._batches_of_pass + 1
-                average = "" if stop.average is None else f", ewa cost: {stop.average:.4g}"
-                print_line(self, f"Minibatch step {number}, epoch {epoch}: mean batch cost: {cost:.4g}{average}")
-            if ended:
-                print_line(self, f"Converged ({stop.why}) at step {number}")
-            return ended
-
-        return reporting if self.verbose else checked
-
-    def _report(self, snapshots, stop, learned):
-        snapshots.keep(learned, self._statistics, stop)
-        if self.callback is not None and not learned.converged:
-            last = for_callback(self, i=learned.n_iter - 1, dictionary=learned.D, batch_cost=learned.costs[-1])
-            with at_once():
-                self.callback({**last, "self": self})
-
-
-@validate_params(
-    {
-        "X": ["array-like"],
-        "return_code": ["boolean"],
-        "method": [StrOptions({"cd", "lars"})],
-        "method_max_iter": MiniBatchDictionaryLearning._parameter_constraints["transform_max_iter"],
-    },
-    prefer_skip_nested_validation=False,
-)
-def dict_learning_online(
-    X,
-    n_components=2,
-    *,
-    alpha=1,
-    max_iter=100,
-    return_code=True,
-    dict_init=None,
-    callback=None,
-    batch_size=256,
-    verbose=False,
-    shuffle=True,
-    n_jobs=None,
-    method="lars",
-    random_state=None,
-    positive_dict=False,
-    positive_code=False,
-    method_max_iter=1000,
-    tol=1e-3,
-    max_no_improvement=10,
-    device="auto",
-):
-    """Dictionary learning by mini-batches, as a function; scikit-learn's `dict_learning_online`.
-
-    X : array of shape (n_samples, n_features).  method is `MiniBatchDictionaryLearning`'s fit_algorithm,
-    method_max_iter its transform_max_iter; the other parameters have its names.
-
-    Returns
-    -------
-    code : array of shape (n_samples, n_components), of the kind of X, if return_code: the lasso of all rows.
-    dictionary : ndarray of shape (n_components, n_features).
-    """
-    estimator = MiniBatchDictionaryLearning(
-        n_components=n_components,
-        alpha=alpha,
-        max_iter=max_iter,
-        n_jobs=n_jobs,
-        fit_algorithm=method,
-        batch_size=batch_size,
-        shuffle=shuffle,
-        dict_init=dict_init,
-        random_state=random_state,
-        transform_algorithm="lasso_" + method,
-        transform_alpha=alpha,
-        positive_code=positive_code,
-        positive_dict=positive_dict,
-        transform_max_iter=method_max_iter,
-        verbose=verbose,
-        callback=callback,
-        tol=tol,
-        max_no_improvement=max_no_improvement,
-        device=device,
-    ).set_output(transform="default")
-    estimator.fit(X)
-    return (estimator.transform(X), estimator.components_) if return_code else estimator.components_
-
-
-def _randomised_atoms(X, k, rng):
-    """S Vᵀ of the k first singular vectors, drawn as scikit-learn draws them."""
-    _, S, V = randomized_svd(X, k, random_state=rng)
-    return S[:, None] * V

@@ -1,103 +1,159 @@
-"""Picard and Infomax: ICA that converges, with scikit-learn's contract."""
+"""Picard and Infomax: ICA by maximum likelihood."""
 
 from functools import partial
 from numbers import Integral, Real
 
-import numpy as np
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions, validate_params
-from sklearn.utils.validation import check_array
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
-from ..contrasts import NAMES, Exp, as_contrast, check_contrast
-from ..device.arrays import host
+from ..contrasts import NAMES, Exp, as_contrast
 from ..solvers import SOLVERS
 from ..solvers.growth import run, run_all
 from ..solvers.multistart import solve_all
 from ..solvers.orthonormal import orthonormal
 from ..solvers.stochastic import stochastic_picard
-from ._online import Online
+from ._convergence import describe_picard
+from ._ica import ICA
+from ._parameters import as_number
 from ._progress import by_batches
-from ._remedies import of_picard
 from .fastica import FastICA
 
 
-class ContrastError(ValueError, AssertionError):
-    """A contrast or density whose derivatives are wrong."""
+class Picard(ICA):
+    """Picard: maximum-likelihood ICA by preconditioned L-BFGS.
 
-
-class Picard(Online):
-    """Picard: maximum-likelihood ICA that converges, by preconditioned L-BFGS.
-
-    ortho=True, extended=True (the default) is Picard-O: FastICA's solutions, found surely.  ortho=False is maximum
-    likelihood without the constraint of white sources: extended=False Infomax, extended=True extended Infomax.  Large
-    data are not read more often than they need to be: the fit starts on a sample and grows it.
+    ortho=True, extended=True (the default) is Picard-O, which converges reliably to FastICA's stationary points.
+    ortho=False is maximum likelihood without the constraint of white sources: Infomax for extended=False, extended
+    Infomax for extended=True. Large data are read only a few times: the fit starts on a small sample and enlarges it.
 
     Parameters
     ----------
     n_components : int, default=None
-        Number of components; None for all.  Fewer are kept, with a warning, when X has a smaller rank.
+        Number of components to keep. None keeps all. If the rank of X is smaller, fewer are kept, with a warning.
     ortho : bool, default=True
-        Keep the sources uncorrelated.
+        Constrain the sources to be uncorrelated.
     extended : bool, default=None
-        Find sub-Gaussian sources too; None: as ortho.
+        Estimate sub-Gaussian sources too. None means the value of `ortho`.
     whiten : {'unit-variance', 'arbitrary-variance', False}, default='unit-variance'
-        As for `FastICA`.
+        'unit-variance' whitens X and rescales the sources to variance 1; 'arbitrary-variance' whitens X only. With
+        False, X must be white already.
     fun : {'tanh', 'logcosh', 'exp', 'cube'}, contrast or density, default='tanh'
-        The score g; 'logcosh' is another name of 'tanh'; 'exp' is u exp(-0.05 u²), as in python-picard.  A contrast
-        must know its G (`loss`).  A density is an object of python-picard's kind, with `log_lik` and `score_and_der`.
+        The score function g; 'logcosh' is another name of 'tanh'; 'exp' is u exp(-0.05 u²), as in python-picard. A
+        contrast is an object like `gpuica.LogCosh` with `loss`; a density is an object of python-picard with `log_lik`
+        and `score_and_der`.
     fun_args : dict, default=None
-        For 'tanh' {'alpha': α}, α in [1, 2].
+        For 'tanh' ``{'alpha': alpha}`` with 1 <= alpha <= 2.
     max_iter : int, default=500
-        Largest number of iterations (on all rows).
+        Maximum number of iterations on all rows.
     tol : float or 'auto', default='auto'
-        Bound for the largest entry of the relative gradient.  'auto': each component's entries below
-        half their standard error sqrt(Var / n_samples) in root mean square, and none beyond sqrt(2 log k²) standard
-        errors, about the largest of k² numbers of noise for k components: optimising further would mostly fit noise.
-        Var is measured on the rows.  (With sample_weight n_samples is the sum of whole-number weights, else Kish's
-        effective number.)
+        Upper bound of the largest entry of the relative gradient. 'auto' stops once the entries of each component's
+        gradient are below half their standard error, sqrt(Var / n_samples), in root mean square, and none exceeds
+        sqrt(2 log k²) standard errors, about the maximum of k² standard normal numbers for k components: further
+        iterations would mostly fit noise. Var is measured on the rows. With sample_weight, n_samples is the sum of
+        whole-number weights, otherwise Kish's effective sample size.
     m : int, default=7
-        Pairs that L-BFGS keeps.
+        Number of update pairs that L-BFGS stores.
     ls_tries : int, default=10
-        Halvings of a step before the gradient is tried instead.
+        Maximum number of step halvings of a line search before the gradient direction is tried.
     lambda_min : float, default=0.01
-        Floor of the approximate curvature.
+        Lower bound of the eigenvalues of the approximate Hessian.
     w_init : array-like of shape (n_components, n_components), default=None
-        Start; None draws a random rotation.
+        Starting point. None draws a random rotation.
     fastica_it : int, default=None
-        Iterations of FastICA before the first of Picard.
+        Number of FastICA iterations before the first iteration of Picard.
     whiten_solver : {'svd', 'eigh'}, default='svd'
-        As for `FastICA`.
-    random_state : int, RandomState or None, default=None
-        Draws w_init and the samples.
-    growth : 'auto', None or float > 1, default='auto'
-        Start on a random sample of max(10000, 30 n_components) rows, enlarge it by this factor up to all rows.
-        'auto': by 2, where X has four times as many rows.  With ortho, where a sample does not come to rest soon,
-        random batches of all rows take over, with steps that shrink to nothing.
-    n_init, normalize_rows, stop_percentile, sort, center, device, verbose, memory_limit, checkpoint, precision
-        As for `FastICA`.
+        Algorithm of the whitening. 'svd' is accurate for data of any condition number. 'eigh' is slightly faster but
+        does not resolve directions whose standard deviation is below 1e-7 of the largest.
+    random_state : int, RandomState instance or None, default=None
+        Determines `w_init` and the samples of `growth`.
+    growth : {'auto', None} or float > 1, default='auto'
+        Fit a random sample of max(10000, 30 n_components) rows first, and enlarge it by this factor until it contains
+        all rows. 'auto' means 2 where X has at least four times as many rows. With ortho=True, where a sample does not
+        converge within a few iterations, stochastic steps of decreasing size on random batches of all rows follow.
+    n_init : int, default=1
+        Number of starting points, which share every pass over the data. The solution farthest from Gaussian is kept.
+        With `growth`, starting points compete on the samples and only the best one continues on all rows.
+    normalize_rows : bool, default=False
+        Divide each row of X by its Euclidean norm first, also in `transform`. This prevents a few high-norm rows, as
+        the activations of language models have, from dominating the fit.
+    stop_percentile : float in (0, 100], default=100
+        Percentage of components that must have converged for the fit to stop.
+    sort : {None, 'objective', 'variance'}, default=None
+        Order of the components: unsorted as in scikit-learn; by decreasing distance from Gaussian; or by decreasing
+        explained variance of X.
+    center : {'mean', 'median'}, default='mean'
+        The center that whitening subtracts: the mean of X or its geometric median, which a few high-norm rows do not
+        affect (about ten more passes). Second moments are then taken about the median. Needs whitening.
+    device : {'auto', 'cpu', 'cuda', 'cuda:N'}, default='auto'
+        Device to compute on. With 'auto', arrays on a GPU are processed there, and arrays on the host are sent to a GPU
+        if there is one and the work is worth the transfer.
+    verbose : int, default=0
+        1 prints a line for every tenth iteration and the last, 2 for every iteration.
+    memory_limit : int, str or None, default=None
+        Memory that a fit can use beyond X, in bytes or as a string such as "2GB"; None means the free memory. Whitened
+        rows that do not fit are recomputed in every pass instead of being stored.
+    checkpoint : path or None, default=None
+        Directory in which the sums of every pass are stored. An interrupted fit that is run again with the same
+        checkpoint, data and parameters resumes and returns the same result; `max_iter` can be increased. Other data or
+        parameters raise an error. With random_state=None the draws of the first run are reused.
+    precision : {None, 'float32', 'float64', 'tf32', 'bf16'}, default=None
+        Working precision of the rows; totals are float64. None means float32 for X of float32 or lower precision,
+        otherwise float64. 'tf32' and 'bf16' mean float32, but on a GPU the matrix products on growing samples are
+        computed in TF32 or bfloat16; those on all rows never are.
 
     Attributes
     ----------
-    components_, mixing_, mean_, whitening_, n_iter_, n_passes_, rank_, device_, n_features_in_, feature_names_in_
-        As for `FastICA`.
+    components_ : ndarray of shape (n_components, n_features)
+        Unmixing matrix of X: the sources are ``(X - mean_) @ components_.T``. All fitted attributes are NumPy arrays.
+    mixing_ : ndarray of shape (n_features, n_components)
+        Pseudo-inverse of `components_`; its columns are the patterns of the sources in X.
+    mean_ : ndarray of shape (n_features,)
+        Mean of X, or its geometric median for center='median'. Only set with whitening.
+    whitening_ : ndarray of shape (n_components, n_features)
+        Whitening matrix, scaled as in scikit-learn: the columns of ``(X - mean_) @ whitening_.T`` have variance
+        1 / n_samples, where n_samples is the sum of the weights if there are any. Only set with whitening.
+    n_iter_ : int
+        Number of iterations.
     converged_ : bool
-        Whether the gradient is as small as tol asks, for every component.
+        Whether every component's gradient met tol.
     converged_components_ : ndarray of shape (n_components,)
-        Which components' entries are.
+        Which components' gradients did.
+    delta_ : ndarray of shape (n_components,)
+        Change of each component in the last iteration.
     gradient_norm_ : float
-        Largest entry of the relative gradient, on all rows.
+        Largest entry of the relative gradient at the last pass over all rows; 0 at a stationary point.
     gradient_z_ : ndarray of shape (n_components,)
-        Largest entry of each component's relative gradient in standard errors, sqrt(Var / n_samples), on all rows.
-        Var is measured on the rows by tol='auto'; else it is that of independent sources.  NaN after an interrupt, and
-        where Var overflows, as for rows that are not white with whiten=False.
+        Largest entry of each component's relative gradient in standard errors, sqrt(Var / n_samples), on all rows. Var
+        is measured for tol='auto'; otherwise it is that of independent sources. NaN after an interrupt, and where Var
+        overflows, as for rows that are not white with whiten=False.
     losses_ : ndarray
         Loss at each iteration on all rows.
-    delta_ : ndarray of shape (n_components,)
-        How far each component moved in the last iteration.
+    n_passes_ : int or float
+        Number of passes over the data; passes over samples count as fractions.
+    rank_ : int
+        Numerical rank of X.
+    device_ : str
+        Device of the fit.
+    n_samples_seen_ : int or float
+        Number of rows, or sum of their weights, seen by `partial_fit`. Only set by `partial_fit`.
+    n_steps_ : int
+        Number of batches seen by `partial_fit`. Only set by `partial_fit`.
+    n_features_in_ : int
+        Number of features of X.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X has feature names that are all strings.
+
+    See Also
+    --------
+    FastICA : The fixed-point algorithm, as in scikit-learn.
+    picard : The same estimator as a function, with python-picard's conventions.
+    gpuica.stability.stability : Components that are found again from other starting points.
 
     References
     ----------
-    P. Ablin, J.-F. Cardoso, A. Gramfort, Faster independent component analysis by preconditioning with Hessian
-    approximations, IEEE Trans. Signal Processing 66, 2018; Faster ICA under orthogonal constraint, ICASSP 2018.
+    P. Ablin, J.-F. Cardoso and A. Gramfort, "Faster independent component analysis by preconditioning with Hessian
+    approximations", IEEE Transactions on Signal Processing 66, 2018 (arXiv 1706.08171).
+
+    P. Ablin, J.-F. Cardoso and A. Gramfort, "Faster ICA under orthogonal constraint", ICASSP 2018 (arXiv 1711.10873).
 
     Examples
     --------
@@ -124,7 +180,7 @@ class Picard(Online):
         "lambda_min": [Interval(Real, 0, None, closed="neither")],
         "fastica_it": [Interval(Integral, 1, None, closed="left"), None],
     }
-    _watched = "gradient"
+    _monitored = "gradient"
 
     def __init__(
         self,
@@ -187,18 +243,13 @@ class Picard(Online):
         contrast = as_contrast(self.fun, self.fun_args)
         return Exp(0.1) if isinstance(self.fun, str) and self.fun == "exp" else contrast
 
-    def _solve(self, oracle, starts, rng, report, keep="best"):
-        if self.w_init is None:
-            starts = [orthonormal(start, oracle.xp) for start in starts]
-        if self.fastica_it:
-            first = {"max_iter": self.fastica_it, "tol": 0.0, "report": report and report.of_fastica()}
-            starts = [solution.W for solution in solve_all(SOLVERS["parallel"], oracle, starts, **first)]
+    def _solve(self, oracle, starts, rng, report, *, keep_all=False):
         extended = self.ortho if self.extended is None else self.extended
-        return (run_all if keep == "all" else run)(
+        return (run_all if keep_all else run)(
             SOLVERS["picard"],
             oracle,
-            starts,
-            growth=self._growth,
+            self._refined(oracle, starts, report),
+            growth=as_number(self.growth),
             stochastic=by_batches(partial(stochastic_picard, extended=extended)) if self.ortho else None,
             rng=rng,
             max_iter=self.max_iter,
@@ -212,100 +263,14 @@ class Picard(Online):
             lambda_min=self.lambda_min,
         )
 
-    def _what_is_left(self, solution):
-        return of_picard(self, solution)
+    def _refined(self, oracle, starts, report):
+        """The starting points (k, k), made orthonormal if they were drawn, after `fastica_it` iterations of FastICA."""
+        if self.w_init is None:
+            starts = [orthonormal(start, oracle.xp) for start in starts]
+        if self.fastica_it:
+            options = {"max_iter": self.fastica_it, "tol": 0.0, "report": report and report.of_fastica()}
+            starts = [solution.W for solution in solve_all(SOLVERS["parallel"], oracle, starts, **options)]
+        return starts
 
-
-@validate_params(
-    {name: ["boolean"] for name in "ortho whiten return_X_mean return_n_iter centering check_fun".split()}
-    | {"verbose": ["verbose"]},
-    prefer_skip_nested_validation=False,
-)
-def picard(
-    X,
-    fun="tanh",
-    n_components=None,
-    ortho=True,
-    extended=None,
-    whiten=True,
-    return_X_mean=False,
-    return_n_iter=False,
-    centering=True,
-    max_iter=500,
-    tol=1e-7,
-    m=7,
-    ls_tries=10,
-    lambda_min=0.01,
-    check_fun=True,
-    w_init=None,
-    fastica_it=None,
-    random_state=None,
-    verbose=False,
-    *,
-    growth=None,
-    device="auto",
-    precision=None,
-):
-    """Picard as python-picard's function: features first, its order of results, its defaults.
-
-    X : array of shape (n_features, n_samples), of any kind that `FastICA` takes.
-    fun : {"tanh", "exp", "cube"}, a contrast, or a density of python-picard's, with `log_lik` and `score_and_der`.
-    whiten : bool; False needs white X, and centering is then up to the caller too.
-    check_fun : check a contrast object's derivatives first (`check_contrast`).
-    growth, device, precision : as for `Picard`.  The other parameters are those of `Picard`.
-
-    Returns
-    -------
-    K : ndarray of shape (n_components, n_features)
-        Whitening matrix, or None with whiten=False.
-    W : ndarray of shape (n_components, n_components)
-        Unmixing matrix: sources are W @ K @ (X - mean).
-    Y : array of shape (n_components, n_samples), of the kind of X
-        Sources.
-    X_mean : ndarray of shape (n_features,), if asked for; 0 without centering.
-    n_iter : int, if asked for: counted from 0, so that one iteration and max_iter of them give 0 and max_iter - 1.
-
-    Raises ContrastError (a ValueError, and an AssertionError as in python-picard) where derivatives are wrong.
-    """
-    if check_fun and not isinstance(fun, str):
-        try:
-            check_contrast(fun)
-        except ValueError as error:
-            raise ContrastError(str(error)) from error
-    if getattr(X, "ndim", 0) != 2 or not hasattr(X, "T"):
-        X = check_array(X, dtype=None, ensure_all_finite=False)
-    if whiten and not centering:
-        raise ValueError("whiten=True centers X: use centering=True, or center and whiten X yourself and whiten=False.")
-    estimator = Picard(
-        n_components,
-        ortho=ortho,
-        extended=extended,
-        whiten="arbitrary-variance" if whiten else False,
-        fun=fun,
-        max_iter=max_iter,
-        tol=tol,
-        m=m,
-        ls_tries=ls_tries,
-        lambda_min=lambda_min,
-        w_init=w_init,
-        fastica_it=fastica_it,
-        random_state=random_state,
-        growth=growth,
-        device=device,
-        verbose=verbose,
-        precision=precision,
-    )
-    samples_first = X.T
-    mean = None
-    if not whiten and centering:
-        mean = samples_first.mean(0)
-        samples_first = samples_first - mean
-    Y = estimator.fit_transform(samples_first).T
-    root = len(samples_first) ** 0.5
-    K = estimator.whitening_ * root if whiten else None  # scikit-learn's is smaller by sqrt(n_samples)
-    returned = [K, estimator._unmixing, Y * root if whiten else Y]
-    if return_X_mean:
-        returned.append(estimator.mean_ if whiten else host(mean) if centering else np.zeros(len(X)))
-    if return_n_iter:
-        returned.append(min(len(estimator.losses_), max_iter) - 1)
-    return tuple(returned)
+    def _not_converged(self, solution):
+        return describe_picard(self, solution)

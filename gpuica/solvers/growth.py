@@ -158,9 +158,8 @@ def _cached(stochastic, oracle, starts, rng, max_epochs, report):
         Ws, *counts = stochastic(oracle, starts, rng=rng, max_epochs=max_epochs, report=report)
         return [*Ws, np.array(counts, dtype=np.float64)]
 
-    *Ws, (passes, epochs) = oracle.cached_result(
-        "annealed", compute, starts, rng, max_epochs
-    )  # the name in checkpoints
+    # "annealed" is the name of the result in checkpoints
+    *Ws, (passes, epochs) = oracle.cached_result("annealed", compute, starts, rng, max_epochs)
     return Ws, float(passes), int(epochs)
 
 

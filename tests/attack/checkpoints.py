@@ -17,7 +17,7 @@ from scipy.sparse import load_npz
 
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, SparseCoder, shards, spool
 from gpuica.device import logger
-from gpuica.estimators import _resume
+from gpuica.estimators import _checkpoint
 from gpuica.io import files, writers
 from gpuica.io.checkpoint import CheckpointError, set_draws
 from tests.problems import mixture
@@ -49,7 +49,7 @@ def folder():
 def fitted(kind, arguments, X, **more):
     """The fitted estimator; dictionary learning takes a snapshot after every step."""
     quiet = mock.patch.object(logger, "warning")
-    with warnings.catch_warnings(), mock.patch.object(_resume, "EVERY", 0.0), quiet:
+    with warnings.catch_warnings(), mock.patch.object(_checkpoint, "EVERY", 0.0), quiet:
         warnings.simplefilter("ignore")
         return kind(**arguments).fit(X, **more)
 

@@ -1,4 +1,4 @@
-"""What a fit must agree with to go on from a checkpoint, and the state of dictionary learning in one."""
+"""Checkpoints of fits: what identifies a fit, and the state of dictionary learning."""
 
 import json
 import time
@@ -11,19 +11,20 @@ from ..io.checkpoint import Checkpoint, CheckpointError, draws_of, on_all_ranks,
 from ..io.digest import DigestError, describe, digest, label
 from ..rows.shared import SharedRows
 
-# parameters that the learned model does not depend on, or, max_iter, only by when the fit ends; device: as it resolves
-FREE = (
+# parameters that the fitted model does not depend on (max_iter: only by when the fit ends; the resolved device counts)
+IGNORED = (
     *("checkpoint", "verbose", "max_iter", "memory_limit", "callback", "n_jobs", "device"),
     *("sparse_output", "split_sign", "transform_algorithm", "transform_alpha"),
 )
-EVERY = 30.0  # seconds between two snapshots
-STATE = "state"
+SNAPSHOT_INTERVAL = 30.0  # seconds
+STATE = "state"  # name of the snapshot
 
 
 def open_checkpoint(estimator, rows, device):
-    """The Checkpoint of an estimator's fit to these rows.  CheckpointError, on every rank where ranks share the rows.
+    """The `Checkpoint` of an estimator's fit to these rows.
 
-    The fit is described by every parameter that the answer depends on, the weights, and a sample of the rows.
+    The fit is identified by all parameters that its result depends on, the weights, and a fixed sample of the rows.
+    Raises CheckpointError, on all ranks where ranks share the rows.
     """
     fit = {
         "estimator": type(estimator).__name__,
@@ -38,7 +39,7 @@ def open_checkpoint(estimator, rows, device):
 
     def begin():
         for name, value in estimator.get_params(deep=False).items():
-            if name not in FREE:
+            if name not in IGNORED:
                 fit[name] = _label(name, value)
         return Checkpoint(estimator.checkpoint, fit, __version__)
 
@@ -51,15 +52,15 @@ def _label(name, value):
         return label(value)
     except DigestError as error:
         raise CheckpointError(
-            f"a checkpoint cannot tell {name}={value!r} from another value when the fit goes on ({error}): pass "
-            "numbers, arrays, a function or class written in Python, or checkpoint=None."
+            f"a checkpoint cannot identify {name}={value!r} when the fit resumes ({error}): pass numbers, arrays, a "
+            "function or class written in Python, or checkpoint=None."
         ) from error
 
 
 def for_callback(estimator, **state):
-    """What a callback is called with: the state, but read-only where there is a checkpoint.
+    """The arguments of a callback: the state, read-only where there is a checkpoint.
 
-    The answer then does not depend on the callback, which may be another when the fit goes on.
+    The result must not depend on the callback, which can be another one when the fit resumes.
     """
     if estimator.checkpoint is None:
         return state
@@ -74,20 +75,20 @@ def _read_only(value):
 
 
 class Snapshots:
-    """Keeps a `FitState` and what goes with it in a checkpoint, and brings it back; does nothing without a path.
+    """Saves a `FitState` and the related state to a checkpoint and restores them; does nothing without a path.
 
-    To be closed: until then, no other fit can work in the directory.
+    Must be closed: until then, no other fit can use the directory.
     """
 
     def __init__(self, estimator, rows, rng, device):
-        """rng: a RandomState, whose draws since its present state are part of the fit."""
+        """rng: a RandomState; its draws from its present state on are part of the fit."""
         self.rng, self.last = rng, time.monotonic()
         self.checkpoint: Checkpoint | None = None
         if estimator.checkpoint is None:
             return
         if isinstance(rows, SharedRows):
             raise ValueError(
-                "checkpoint= of dictionary learning is not for shared rows: ranks would keep unlike states."
+                "checkpoint= of dictionary learning does not support shared rows: the states of ranks would differ."
             )
         self.checkpoint = open_checkpoint(estimator, rows, device)
         try:
@@ -101,9 +102,9 @@ class Snapshots:
             self.checkpoint.close()
 
     def restore(self, learned, put, most, statistics=None, stop=None):
-        """Set these to what they were at the last snapshot, arrays by put(array); if there is one.
+        """Restore the last snapshot, if there is one; each array is passed through put.
 
-        most: iterations that are asked for; CheckpointError if the snapshot has more.
+        most: max_iter; CheckpointError if the snapshot has more iterations.
         """
         if self.checkpoint is None or (found := self.checkpoint.kept(STATE)) is None:
             return
@@ -111,8 +112,8 @@ class Snapshots:
         state, costs = json.loads(about["state"]), arrays["costs"].tolist()
         if len(costs) > most:
             raise CheckpointError(
-                f"checkpoint {self.checkpoint.path} has {len(costs)} iterations (batches, of mini-batches) behind it, "
-                f"and this fit asks for {most}: raise max_iter, or give this fit a path of its own."
+                f"checkpoint {self.checkpoint.path} is at iteration {len(costs)} (batch, for mini-batches), beyond "
+                f"the {most} of this fit: increase max_iter, or use another path for this fit."
             )
         learned.D, learned.coded_with, learned.costs = put(arrays["D"].copy()), put(arrays["coded_with"].copy()), costs
         for name, value in state["learned"].items():
@@ -123,9 +124,9 @@ class Snapshots:
             vars(stop).update(state["stop"])
         set_draws(self.rng, state["draws"], self.checkpoint.path)
 
-    def keep(self, learned, statistics=None, stop=None, at_once=False):
-        """Take a snapshot, if the last one is EVERY seconds old, or at once."""
-        if self.checkpoint is None or not (at_once or time.monotonic() - self.last >= EVERY):
+    def keep(self, learned, statistics=None, stop=None, now=False):
+        """Save a snapshot, if the last one is SNAPSHOT_INTERVAL seconds old, or immediately."""
+        if self.checkpoint is None or not (now or time.monotonic() - self.last >= SNAPSHOT_INTERVAL):
             return
         arrays = {"D": learned.D, "coded_with": learned.coded_with, "costs": np.array(learned.costs)}
         if statistics is not None:

@@ -1,4 +1,4 @@
-"""A fit that does not come to its end leaves an estimator as it was, or with all that the solver had found."""
+"""Fits that are interrupted or fail leave the estimator unchanged, or with the components found so far."""
 
 from contextlib import contextmanager, suppress
 
@@ -10,9 +10,10 @@ from ..messages import warn
 
 @contextmanager
 def transactional_fit(estimator):
-    """In the `with` block Ctrl-C is `deferred`; a block that fails before it sets `components_` changes nothing.
+    """In the `with` block, Ctrl-C is `deferred`; if the block fails before it sets `components_`, the estimator is
+    restored.
 
-    A first fit that fails leaves an estimator that is not fitted, a later one what the fit before has left.
+    After a failed first fit the estimator is not fitted; after a failed later one it has the attributes of the earlier.
     """
     before = dict(vars(estimator))
     with deferred():
@@ -25,7 +26,7 @@ def transactional_fit(estimator):
 
 
 def _restore(estimator, before):
-    """Attributes as they were, those aside that are parameters."""
+    """Restore all attributes except parameters to the values in `before`."""
     parameters = set(estimator._get_param_names())
     for name in vars(estimator).keys() - before.keys() - parameters:
         delattr(estimator, name)
@@ -33,6 +34,6 @@ def _restore(estimator, before):
 
 
 def warn_of_interrupt(message):
-    """A ConvergenceWarning, which does not take the place of the interrupt where warnings are errors."""
+    """Issue a ConvergenceWarning; where warnings are errors it must not replace the KeyboardInterrupt."""
     with suppress(ConvergenceWarning):
         warn(message, ConvergenceWarning)
