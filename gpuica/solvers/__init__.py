@@ -6,7 +6,7 @@ from .solution import Solution
 
 __all__ = ["SOLVERS", "Solution", "Solver"]
 
-# (oracle, W (k, k), *, max_iter, tol, final, report, ...) -> Solution; `FastICA`'s parameter algorithm
+# (oracle, W (k, k), *, max_iter, tol, fraction, final, report) -> Solution, for `FastICA`'s parameter algorithm
 SOLVERS: dict[str, Solver] = {
     "parallel": fastica.parallel,
     "deflation": fastica.deflation,
