@@ -1,16 +1,19 @@
-"""What dictionary learning asks about rows and their codes, answered by sums over rows."""
+"""The oracle of dictionary learning: sums over rows and their codes."""
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from . import sums
 from .exceptions import NotFiniteError
 
+if TYPE_CHECKING:  # the contract that mypy checks the oracle against, see the end of the file
+    from .solvers import protocol
+
 
 def finite_cost(cost):
-    """The cost of codes, a number; NotFiniteError if it is none, before it spoils what was learned."""
+    """The cost, a float; NotFiniteError if it is not finite, before it spoils the state of a fit."""
     if not math.isfinite(cost):
         raise NotFiniteError(
             "Input X contains NaN, infinity, or values too large to be squared: clean or rescale it (or initial atoms)."
@@ -19,10 +22,11 @@ def finite_cost(cost):
 
 
 class CodeMoments(NamedTuple):
-    """Sums over the rows x and their codes c from a dictionary D.
+    """Sums over the rows x and their codes c by a dictionary D: a `protocol.CodeMoments`.
 
-    costs: Σ ½‖x - c D‖² + penalty(c), (1,) where the rows are; `cost`, a number.  A: Σ c cᵀ (K, K).  B: Σ c xᵀ (K, d).
-    worst: rows (m, d) that D serves worst, the worst first.  n_unfinished: rows whose code is not the coder's solution.
+    costs: Σ ½‖x - c D‖² + penalty(c), (1,), on the device of the rows.  A: Σ c cᵀ (K, K).  B: Σ c xᵀ (K, d).  worst:
+    the rows (m, d) that D reconstructs worst, worst first.  n_unfinished: the number of rows whose coder did not
+    converge.
     """
 
     costs: Any
@@ -33,41 +37,43 @@ class CodeMoments(NamedTuple):
 
     @property
     def cost(self):
-        """The cost as a number.  Waits for a device.  NotFiniteError if it is none."""
+        """The cost, a float.  Waits for a device.  Raises NotFiniteError if it is not finite."""
         return finite_cost(float(self.costs[0]))
 
     def cost_at(self, new, old):
-        """Σ ½‖x - c new‖² + penalty(c): the cost if the codes, found with `old`, were used with `new`."""
+        """Σ ½‖x - c new‖² + penalty(c): the cost of the codes, computed with `old`, for the dictionary `new`."""
         A, B = self.A, self.B
         new, old = new.astype(B.dtype), old.astype(B.dtype)
         return self.cost - float((B * (new - old)).sum()) + float(((A @ new) * new - (A @ old) * old).sum()) / 2
 
 
 class CodeOracle:
-    """Answers what dictionary learning asks about rows x, (n, d), and their codes by a coder."""
+    """Sums over rows x (d,) and their codes by a coder: a `protocol.DictionaryOracle`."""
 
     def __init__(self, rows, coder):
         self.rows, self.coder = rows, coder
         self.xp, self.n_rows, self.n_features, self.dtype = rows.xp, rows.n_rows, rows.n_features, rows.dtype
 
     def moments(self, D, n_worst=0):
-        """The CodeMoments of all rows; n_worst rows of them are told.  One pass."""
+        """The `CodeMoments` of all rows, with the n_worst rows that D reconstructs worst.  One pass."""
         total = self.rows.reduce(sums.CodeTotals, (D, n_worst), sums.coded, D, sums.gram(D, self.coder), self.coder)
-        if self.xp is np:  # on a device it would be a wait: there the cost is checked when it is read
+        if self.xp is np:  # on a device this would be a wait: there the cost is checked when it is read
             finite_cost(float(total.costs[0]))
         return CodeMoments(total.costs, total.A, total.B, total.worst, total.n_unfinished)
 
     def codes(self, D, unfinished=None):
-        """The codes of all rows, (n, K), and how many rows are not finished.  One pass.
+        """The codes of all rows, (n, K), and the number of rows whose coder did not converge.  One pass.
 
-        unfinished: what takes the counts in place of a `sums.Unfinished`, for a map that is lazy.
+        unfinished: counts these rows in place of a `sums.Unfinished`, for a lazy map.
         """
         unfinished = sums.Unfinished() if unfinished is None else unfinished
         return self.rows.map(sums.codes, *self._settings(D), unfinished), unfinished.count
 
     def hand_codes(self, consume, D, sparse):
-        """consume(the codes) of every chunk in turn, dense or compressed: (non-zeros a row, columns, values); returns
-        how many rows are not finished.  One pass."""
+        """Call consume(codes) for every chunk in order; return the number of rows whose coder did not converge.
+
+        sparse: whether codes are compressed: (non-zeros of each row, columns, values).  One pass.
+        """
         n_unfinished = 0
 
         def take(part):
@@ -80,6 +86,7 @@ class CodeOracle:
         return n_unfinished
 
     def _settings(self, D):
+        """The parameters of a coder's sums."""
         return D, sums.gram(D, self.coder), self.coder
 
     def square(self):
@@ -87,9 +94,16 @@ class CodeOracle:
         return self.rows.sum(sums.moments, self.xp.zeros(self.n_features))[1]
 
     def batches(self, size, rng=None, skip=0):
-        """The same questions about `size` rows at a time, without end; see `Rows.epochs`."""
+        """Oracles of `size` rows at a time, epoch after epoch, without end; see `Rows.epochs`."""
         return (CodeOracle(batch, self.coder) for batch in self.rows.epochs(size, rng, skip))
 
     def row(self, index):
         """One row (d,)."""
         return self.rows.take([index])[0]
+
+
+if TYPE_CHECKING:
+
+    def _contract(oracle: CodeOracle) -> None:
+        """An assignment that mypy checks."""
+        _dictionary: protocol.DictionaryOracle = oracle

@@ -1,8 +1,8 @@
-"""Contrast functions: what FastICA and its relatives mean by "far from Gaussian".
+"""Contrast functions, the measures of non-Gaussianity that ICA optimises.
 
-A contrast is a scalar function G with its first two derivatives g and g'.  Each one is written twice on purpose and
-no more: `loss` and `at` on arrays of any library (the definition, and the fallback everywhere), `at_point` on one
-number (the body that the kernels compile).  `check_contrast` holds the two, and the derivatives, together.
+A contrast is a scalar function G with its first two derivatives g and g'.  Each one is written twice: `loss` and `at`
+on arrays of any library, the definition and the fallback, and `at_point` on one number, which the kernels compile.
+`check_contrast` compares the two, and the derivatives with finite differences.
 """
 
 import math
@@ -14,34 +14,72 @@ from typing import Any, Protocol
 
 import numpy as np
 
-real = float  # the working type inside `at_point`; a kernel compiled for float32 puts float32 here
+real = float  # the working type inside `at_point`; kernels compiled for float32 substitute float32
 
 
 class Contrast(Protocol):
-    """What a solver's sums need to know of a contrast.
+    """The attributes of a contrast that sums over rows use.
 
-    A static method `at_point(u, *params)` -> (G, g, g') of one number is optional: without it, kernels use the arrays.
+    `loss` is optional for FastICA with one start.  So is a static method `at_point(u, *params)` -> (G, g, g') of one
+    number: kernels are compiled from it, and without it `loss` and `at` are evaluated on arrays.
     """
 
     @property
     def params(self) -> tuple[float, ...]:
-        """Numbers that `at_point` takes after u."""
-        ...
+        """The arguments of `at_point` after u."""
 
     def loss(self, u, xp=np) -> Any:
         """G(u), of the shape of u.  xp: numpy or cupy."""
-        ...
 
     def at(self, u, xp=np) -> tuple[Any, Any]:
         """g(u) and g'(u), each of the shape of u."""
-        ...
 
 
+ARRAYS = "u : array\n    Arguments.\nxp : module, default=numpy\n    Array library of u: numpy or cupy.\n"
+FLOAT = "u : float\n    Argument.\n"
+DERIVATIVES = "g : {0}\n    g(u).\nslope : {0}\n    g'(u)."
+DOCUMENTATION = {  # of a contrast's methods: summary, parameters, results
+    "loss": ("Evaluate G.", ARRAYS, "G : array\n    G(u), of the shape of u."),
+    "at": ("Evaluate the derivatives of G.", ARRAYS, DERIVATIVES.format("array of the shape of u")),
+    "at_point": ("Evaluate G, g and g' at one number.", FLOAT, f"G : float\n    G(u).\n{DERIVATIVES.format('float')}"),
+}
+
+
+def documented(contrast):
+    """Class decorator that writes the docstrings of a contrast's methods."""
+    for name, (summary, parameters, results) in DOCUMENTATION.items():
+        if name == "at_point" and "alpha" in contrast.__annotations__:
+            parameters += "alpha : float\n    Parameter of the contrast.\n"
+        method = getattr(contrast, name)
+        method.__doc__ = f"{summary}\n\nParameters\n----------\n{parameters}\nReturns\n-------\n{results}\n"
+    return contrast
+
+
+@documented
 @dataclass(frozen=True)
 class LogCosh:
-    """G(u) = log cosh(αu) / α,  g(u) = tanh(αu),  g'(u) = α (1 - tanh²(αu)),  with α in [1, 2].
+    """The contrast G(u) = log cosh(αu) / α, the default of FastICA: robust, and suitable for most sources.
 
-    The default of FastICA: robust, good for most sources.  Hyvärinen 1999, equation (2.13).
+    Its derivatives are g(u) = tanh(αu) and g'(u) = α (1 - tanh²(αu)).
+
+    Parameters
+    ----------
+    alpha : float, default=1.0
+        α, in [1, 2].
+
+    See Also
+    --------
+    Exp, Cube : Other contrasts.
+
+    References
+    ----------
+    A. Hyvärinen, IEEE Transactions on Neural Networks 10(3), 1999, equations (2.13) to (2.15).
+
+    Examples
+    --------
+    >>> from gpuica import FastICA, LogCosh
+    >>> FastICA(fun=LogCosh(1.5)).fun
+    LogCosh(alpha=1.5)
     """
 
     alpha: float = 1.0
@@ -67,12 +105,31 @@ class LogCosh:
         return G, t, alpha * (real(1) - t * t)
 
 
+@documented
 @dataclass(frozen=True)
 class Exp:
-    """G(u) = -exp(-αu²/2) / α,  g(u) = u exp(-αu²/2),  g'(u) = (1 - αu²) exp(-αu²/2),  with α > 0.
+    """The contrast G(u) = -exp(-αu²/2) / α, for very peaked sources, or where outliers must be ignored.
 
-    For very peaked sources, or where outliers must count for nothing.  Hyvärinen 1999, equation (2.14).  FastICA's
-    "exp" has α = 1, Picard's 0.1, as in scikit-learn and python-picard.
+    Its derivatives are g(u) = u exp(-αu²/2) and g'(u) = (1 - αu²) exp(-αu²/2).
+
+    Parameters
+    ----------
+    alpha : float, default=1.0
+        α > 0.  FastICA's fun="exp" has α = 1 and Picard's 0.1, as in scikit-learn and python-picard.
+
+    See Also
+    --------
+    LogCosh : The default.
+
+    References
+    ----------
+    Hyvärinen 1999, as for `LogCosh`.
+
+    Examples
+    --------
+    >>> from gpuica import Exp
+    >>> float(Exp(0.5).loss(0.0))
+    -2.0
     """
 
     alpha: float = 1.0
@@ -96,11 +153,22 @@ class Exp:
         return -e * (real(1) / alpha), u * e, (real(1) - square) * e
 
 
+@documented
 @dataclass(frozen=True)
 class Cube:
-    """G(u) = u⁴/4,  g(u) = u³,  g'(u) = 3u²: kurtosis.
+    """The contrast G(u) = u⁴/4, which is kurtosis: fast, but sensitive to outliers.
 
-    Fast, but ruled by outliers.  Hyvärinen 1999, equation (2.15).
+    Its derivatives are g(u) = u³ and g'(u) = 3u².
+
+    References
+    ----------
+    Hyvärinen 1999, as for `LogCosh`.
+
+    Examples
+    --------
+    >>> from gpuica import Cube
+    >>> Cube().at(2.0)
+    (8.0, 12.0)
     """
 
     params = ()
@@ -122,9 +190,8 @@ class Cube:
 class Custom:
     """A callable in scikit-learn's form: function(x, **kwargs) -> (g(x), mean of g'(x) along the last axis).
 
-    It is called on blocks of samples, x of shape (n_components, n_block), so it must work element by element; `at`
-    takes u as the sums have it, (n_block, n_components).
-    Its G is not known, so solvers that need the loss refuse it.
+    It must work element by element: it is called on blocks x (n_components, n_block).  `at` takes u (n_block,
+    n_components).  G is not known, so it cannot be used where the loss is needed.
     """
 
     function: Callable
@@ -134,15 +201,13 @@ class Custom:
 
     def at(self, u, xp=np):
         x = u.T.copy()  # the function may overwrite its argument
-        answer = self.function(x, **dict(self.kwargs))
-        g, slope = _pair(
-            answer, f"the contrast function {_name(self.function)}", "mean of g'(x) over the last axis", xp
-        )
+        result = self.function(x, **dict(self.kwargs))
+        name = f"the contrast function {_name(self.function)}"
+        g, slope = _pair(result, name, "mean of g'(x) over the last axis", xp)
         if g.shape != x.shape or slope.shape not in (x.shape, x.shape[:-1]):
             raise ValueError(
-                f"the contrast function {_name(self.function)} was given x of shape {x.shape} and must return g(x) of "
-                f"that shape and g'(x) averaged over its last axis, of shape {x.shape[:-1]}; "
-                f"it returned shapes {g.shape} and {slope.shape}."
+                f"{name} was given x of shape {x.shape} and must return g(x) of that shape and g'(x) averaged over its "
+                f"last axis, of shape {x.shape[:-1]}; it returned shapes {g.shape} and {slope.shape}."
             )
         if slope.shape != x.shape:
             slope = xp.broadcast_to(slope[..., None], x.shape)
@@ -177,7 +242,7 @@ class Density:
 
 
 CONTRASTS: dict[str, type] = {"logcosh": LogCosh, "exp": Exp, "cube": Cube}
-SYNONYMS = {"tanh": "logcosh"}  # python-picard's names
+SYNONYMS = {"tanh": "logcosh"}  # names in python-picard
 NAMES = {*CONTRASTS, *SYNONYMS}
 
 
@@ -187,11 +252,11 @@ def is_density(fun):
 
 
 def as_contrast(fun, fun_args=None):
-    """The contrast that scikit-learn's arguments `fun` and `fun_args` name.
+    """The contrast of scikit-learn's arguments `fun` and `fun_args`.
 
     fun: "logcosh" (also "tanh"), "exp", "cube", a callable in scikit-learn's form, a contrast, or a density in
     python-picard's form.  fun_args: dict or None.
-    Raises ValueError for alpha outside [1, 2], whatever fun is (scikit-learn's rule); TypeError for no contrast.
+    Raises ValueError for alpha outside [1, 2], whatever fun is (scikit-learn's rule); TypeError for any other fun.
     """
     fun_args = dict(fun_args or {})
     alpha = fun_args.get("alpha", 1.0)
@@ -212,7 +277,7 @@ def as_contrast(fun, fun_args=None):
 
 
 def _known(density):
-    """The contrast that is the same function as one of python-picard's own densities, and compiled; else None."""
+    """The contrast equal to one of python-picard's own densities, for which there are kernels; else None."""
     kind = type(density)
     ours = {"Tanh": LogCosh, "Exp": Exp, "Cube": Cube}.get(kind.__name__)
     if kind.__module__ != "picard.densities" or ours is None or not set(vars(density)) <= {"alpha"}:
@@ -220,20 +285,37 @@ def _known(density):
     return ours(*map(float, vars(density).values()))
 
 
-def _pair(answer, of, second, xp):
-    """The two arrays that a function gave, or a ValueError that says what it should have given."""
-    if not (isinstance(answer, tuple | list) and len(answer) == 2):
-        raise ValueError(f"{of} must return a tuple (g(x), {second}), but returned {type(answer).__name__}.")
-    return [xp.asarray(part) for part in answer]
+def _pair(result, of, second, xp):
+    """The two arrays that a function returned, or a ValueError that says what it must return."""
+    if not (isinstance(result, tuple | list) and len(result) == 2):
+        raise ValueError(f"{of} must return a tuple (g(x), {second}), but returned {type(result).__name__}.")
+    return [xp.asarray(part) for part in result]
 
 
 def check_contrast(contrast, points=None):
-    """Check a contrast's derivatives by finite differences, and `at_point` against `at`.
+    """Check a contrast's derivatives by finite differences, and `at_point` against `at` and `loss`.
 
-    contrast: a name, a callable in scikit-learn's form or a contrast.  points: (n,) where to look; by default 41 points
-    from -4 to 4.  Returns None; raises ValueError that says which of G, g, g' is wrong, where, and by how much.
+    Parameters
+    ----------
+    contrast : {'logcosh', 'exp', 'cube'}, callable, contrast or density
+        A contrast is an object with `params`, `loss(u, xp)` and `at(u, xp)`, such as `LogCosh`; a callable is in
+        scikit-learn's form, a density in python-picard's.
+    points : array-like of shape (n_points,), default=None
+        The arguments u to check at; None for 41 points from -4 to 4.
 
+    Raises
+    ------
+    ValueError
+        If one of G, g and g' is wrong; the message says which, where, and by how much.
+
+    Examples
+    --------
+    >>> from gpuica import check_contrast
     >>> check_contrast("logcosh")
+    >>> check_contrast(lambda x: (x**3, (2 * x**2).mean(axis=-1)))
+    Traceback (most recent call last):
+        ...
+    ValueError: g' is not the derivative of g: at u = -4 it is 32 instead of 48.
     """
     contrast = as_contrast(contrast)
     u = np.linspace(-4, 4, 41) if points is None else np.asarray(points, dtype=np.float64)
@@ -251,10 +333,11 @@ def check_contrast(contrast, points=None):
     if hasattr(contrast, "at_point"):
         alone = np.array([contrast.at_point(float(v), *contrast.params) for v in u]).T
         for name, found, expected in zip(("G", "g", "g'"), alone, (contrast.loss(u), g, slope), strict=True):
-            _agree(expected, found, u, f"at_point is not what the arrays give for {name}", 1e-12)
+            _agree(expected, found, u, f"at_point differs from the array code for {name}", 1e-12)
 
 
 def _agree(expected, found, u, what, tolerance):
+    """ValueError unless found agrees with expected, (n,) each at u, up to a tolerance relative to 1 + |expected|."""
     error = np.abs(found - expected) / (1 + np.abs(expected))
     worst = int(np.argmax(error))
     if not error[worst] <= tolerance:
@@ -262,4 +345,5 @@ def _agree(expected, found, u, what, tolerance):
 
 
 def _name(function):
+    """The name of a function for messages."""
     return getattr(function, "__name__", repr(function))

@@ -1,8 +1,7 @@
-"""A solver's questions, answered by sums over rows.  Solvers never see rows; answers are means, in float64."""
+"""Oracles of ICA solvers: means over the rows, computed from sums over chunks.  Solvers never see rows."""
 
 import itertools
-import threading
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -11,22 +10,25 @@ from .device import transfers
 from .device.products import UNIT_ROUNDOFF, matmul_precision
 from .exceptions import NotFiniteError
 
-# Operations of a pass below which a device is given the next step before the last one's outcome is read.  A wait leaves
-# it idle for some 0.1 ms; a step too many costs a pass, once in some 20 steps: 2 ms, at 50 TFLOP/s.
+if TYPE_CHECKING:  # the contracts that mypy checks the oracles against, see the end of the file
+    from .solvers import protocol
+
+# Operations of a pass below which a device is given the next iteration before the outcome of the last one is read.  A
+# wait leaves it idle for some 0.1 ms; an unneeded iteration costs a pass, once in some 20: 2 ms, at 50 TFLOP/s.
 SHORT_PASS = 1e11
 
 
 class MomentOracle:
-    """Answers what whitening asks: a center of the rows, and their second moments about it.
+    """A `protocol.WhiteningOracle` and `protocol.MedianOracle`: a center of the rows, and second moments about it.
 
-    evenness: after `moments` or `centered`, about (E r)² / E r² of the rows' distances r from the center: 1 where all
-    are equal, near 0 where a few rows are very much farther than the rest.
+    norm_uniformity: after `moments` or `centered`, about (E r)² / E r² of the rows' distances r from the center: 1
+    where all are equal, near 0 where a few rows are very much farther than the rest.
     """
 
     norm_uniformity = 1.0
 
     def __init__(self, rows, center=None):
-        """center: (d,) where to take moments about; None: the mean."""
+        """center: (d,), the point that moments are taken about; None for the mean."""
         self.rows, self.center, self.xp = rows, center, rows.xp
         self.n_rows, self.n_features, self.weight = rows.n_rows, rows.n_features, rows.weight
 
@@ -62,9 +64,9 @@ class MomentOracle:
         return self.rows.sum(sums.total)[0] / self.weight
 
     def approximate_median(self):
-        """(d,) where most of the first rows that count are: their median, feature by feature.
+        """The median, feature by feature, (d,), of at least 32 of the first rows of positive weight.
 
-        A mean would follow a row of enormous norm.
+        A row of enormous norm would dominate a mean.
         """
         first = self.xp.zeros((0, self.n_features))
         for head in self.rows.batches(64):
@@ -77,19 +79,21 @@ class MomentOracle:
         return self.xp.sort(first, axis=0)[len(first) // 2]
 
     def weiszfeld_sums(self, center):
-        """Where the rows draw a point c (d,): E (x - c) / |x - c| (d,), E 1 / |x - c|, and the share of rows on c
-        itself, which the other two leave out.  One pass."""
+        """E (x - c) / |x - c| (d,), E 1 / |x - c| (1,), and the fraction of the rows that are c (1,), for a point c.
+
+        The first two are over the other rows.  One pass.
+        """
         return tuple(total / self.weight for total in self.rows.sum(sums.weiszfeld_sums, center))
 
     def _about_the_center(self, total, scatter):
-        """Mean and second moments about it, from sums about a point near; about the given center where there is one."""
+        """The center, relative to a point, and second moments about it, from Σ x and Σ x xᵀ relative to that point."""
         drift = total / self.weight if self.center is None else self.xp.zeros(len(total))
         return drift, scatter / self.weight - drift[:, None] * drift[None, :]
 
     def _compare_norms(self, norms, square):
         """Set `norm_uniformity` from Σ r, Σ r², Σ 1 of some rows (3,), and Σ r² of all."""
         r, some_square, some = (float(part) for part in norms)
-        square = max(some_square * self.weight, float(square) * some)  # a giant among some rows counts for too many
+        square = max(some_square * self.weight, float(square) * some)  # an enormous row can be among the some
         if square:
             self.norm_uniformity = r * r / some * self.weight / square
 
@@ -103,7 +107,7 @@ class MomentOracle:
 class Likelihood(NamedTuple):
     """Means over the rows at one W: E G(y) (k,), E g(y) yᵀ (k, k), E g'(y) (k,), E g(y)² (k,).
 
-    squares: the means of `sums.squares`, arrays (k, k), where they were asked for.
+    squares: the means of `sums.squares`, arrays (k, k), where they were requested.
     """
 
     loss: Any
@@ -114,57 +118,51 @@ class Likelihood(NamedTuple):
 
 
 class Accepted:
-    """What a solver has come to, on all rows or a sample, for a fit that is interrupted.
+    """The last iterate of a solver, on all rows or a sample, for a fit that is interrupted.
 
-    iterate: (W, how many were accepted until then), None and 0 at first; of several starts, the first one's.
+    iterate: (W, the number of iterates so far), None and 0 at first; of several starts, those of the first.
     """
 
     iterate: tuple[Any, int] = (None, 0)
 
 
 class ContrastOracle:
-    """Answers what ICA asks about whitened rows z and a contrast G, at an unmixing matrix W (k, d).
+    """Means of a contrast G over whitened rows z: all protocols of ICA solvers, for unmixing matrices W (k, d).
 
-    n_rows is what a pass reads, n_effective what a standard error divides by, n_kish how many rows of equal weight
-    would tell as much: they differ where rows have weights.
-    accepted: the `Accepted` of the solver.
+    n_rows: rows that a pass reads.  n_effective: the effective sample size of standard errors.  n_kish: Kish's.  They
+    differ where rows have weights.  accepted: the `Accepted` of the solver.
     """
 
     def __init__(self, rows, contrast, *, white=True, accepted=None, precision="float32", sample_precision="float32"):
-        """white: whether the rows' second moments E z zᵀ are 1.  accepted: that of the oracle that this is a sample of.
+        """white: whether E z zᵀ = I.  accepted: that of the oracle whose rows these are a sample of.
 
-        precision: of the products of float32 rows, see `products.products`.  of_samples: that of samples' products.
+        precision: of the products of float32 rows, see `products.products`.  sample_precision: that of samples.
         """
         self.rows, self.contrast, self.white = rows, contrast, white
         self.precision, self.sample_precision = precision, sample_precision
         self.accepted = Accepted() if accepted is None else accepted
         self._covariance = rows.xp.eye(rows.n_features) if white else None
-        self._lock = threading.Lock()  # solvers in step ask from threads of their own
         self.xp, self.n_rows, self.weight = rows.xp, rows.n_rows, rows.weight
         self.n_effective, self.n_kish = rows.n_effective, rows.n_kish
         self.n_features = rows.n_features
         coarsest = max(float(np.finfo(rows.dtype).eps), UNIT_ROUNDOFF[precision])
         self.rounding = 32 * coarsest  # relative error of a mean loss, generously
 
-    copy_to_host = staticmethod(transfers.copy_to_host)  # small arrays on their way to the host, see there
+    copy_to_host = staticmethod(transfers.copy_to_host)
 
     def accept(self, W):
-        """Note that a solver goes on from W (k, k), or that it has found the components W (m, k), m < k."""
+        """Take note of an iterate W (k, k), or of the components W (m, k), m < k, that have been computed so far."""
         self.accepted.iterate = W, self.accepted.iterate[1] + 1
-
-    def capture_context(self):
-        """A function that gives a context manager, in which another thread works where this one does."""
-        return transfers.capture_context(self.xp)
 
     @property
     def lookahead(self):
-        """How many steps a solver should ask for before it reads the news of a step, where reading means to wait."""
+        """The number of iterations to enqueue on a device before waiting for the outcome of one."""
         return 1 if 4 * self.n_rows * self.rows.n_features**2 < SHORT_PASS else 0
 
     def fixed_point(self, W, squares=None):
         """E g(y) zᵀ (k, d), E g'(y) (k,) and E g(y)² (k,), with y = W z.  One pass.
 
-        squares: None, or a kind of `sums.squares`, whose means are then a fourth part, a tuple.
+        squares: None, or a kind of `sums.squares`, whose means are then a fourth item, a tuple.
         """
         if squares is None:
             return self._mean(sums.fixed_point, W)
@@ -173,7 +171,7 @@ class ContrastOracle:
     def likelihood(self, W, squares=None):
         """E G(y) (k,), E g(y) yᵀ (k, k), E g'(y) (k,) and E g(y)² (k,), with y = W z.  One pass.
 
-        squares: None, or a kind of `sums.squares`, whose means are to be there too.
+        squares: None, or a kind of `sums.squares`, whose means are then included.
         """
         if squares is None:
             loss, cross, *rest = self._mean(sums.likelihood, W)
@@ -184,12 +182,12 @@ class ContrastOracle:
     def curvature(self, W):
         """E g'(y_i) y_j² / E y_j² (k, k), with y = W z.  One pass.
 
-        The ratio, because of a source that rests in most rows a batch may hold half or twice its share.
+        The ratio, because a batch can contain half or twice its share of a source that is 0 in most rows.
         """
         return self.curvature_batch([W])[0]
 
     def curvature_batch(self, Ws):
-        """[curvature(W) for W in Ws].  A pass for each."""
+        """[curvature(W) for W in Ws].  One pass for each."""
         tiny = float(np.finfo(np.float64).tiny)
         means = [self._mean(sums.curvature, W) for W in Ws]
         return [curvature / self.xp.maximum(power, tiny) for curvature, power in means]
@@ -200,23 +198,27 @@ class ContrastOracle:
 
     def likelihood_batch(self, Ws, squares=None):
         """[likelihood(W) for W in Ws], in one pass.  squares: None, or for each W None or a kind."""
-        if len(Ws) == 1 and self.xp is not np:  # on a device, where to stack costs ten launches
+        if len(Ws) == 1 and self.xp is not np:  # on a device, where stacking costs ten launches
             return [self.likelihood(Ws[0], squares and squares[0])]
-        answers = self._batch(sums.likelihood, Ws, squares, 4)
-        return [Likelihood(loss, cross @ W.T, *rest) for W, (loss, cross, *rest) in zip(Ws, answers, strict=True)]
+        means = self._batch(sums.likelihood, Ws, squares, 4)
+        return [Likelihood(loss, cross @ W.T, *rest) for W, (loss, cross, *rest) in zip(Ws, means, strict=True)]
 
     def _batch(self, contribution, Ws, kinds, n_parts):
+        """Means of a contribution at each W, by one pass, and the squares of those with a kind.
+
+        n_parts: the number of arrays that the contribution returns.
+        """
         ends = list(itertools.accumulate(map(len, Ws), initial=0))
         spans = list(itertools.pairwise(ends))
-        asked = [(*span, kind) for span, kind in zip(spans, kinds or (), strict=False) if kind]
+        requested = [(*span, kind) for span, kind in zip(spans, kinds or (), strict=False) if kind]
         W = self.xp.concatenate(Ws).astype(self.rows.dtype)
-        if asked:
-            totals = self._sum(sums.stacked_and_squares, W, contribution, self.contrast, asked)
+        if requested:
+            totals = self._sum(sums.stacked_and_squares, W, contribution, self.contrast, requested)
         else:
             totals = self._sum(sums.stacked, W, contribution, self.contrast)
         means = [total / self.weight for total in totals]
         squares = iter(means[n_parts:])
-        found = {first: tuple(itertools.islice(squares, sums.N_SQUARES[kind])) for first, _, kind in asked}
+        found = {first: tuple(itertools.islice(squares, sums.N_SQUARES[kind])) for first, _, kind in requested}
         return [(*(mean[a:b] for mean in means[:n_parts]), *([found[a]] if a in found else [])) for a, b in spans]
 
     def gaussian_loss(self):
@@ -226,59 +228,73 @@ class ContrastOracle:
 
     def covariance(self):
         """E z zᵀ (d, d).  One pass the first time, unless the rows are known to be white."""
-        with self._lock:
-            if self._covariance is None:
-                self._covariance = self.rows.sum(sums.moments, self.xp.zeros(self.rows.n_features))[1] / self.weight
-            return self._covariance
+        if self._covariance is None:
+            self._covariance = self.rows.sum(sums.moments, self.xp.zeros(self.rows.n_features))[1] / self.weight
+        return self._covariance
 
     def power(self, W):
         """E y² (k,), with y = W z."""
         return ((W if self.white else W @ self.covariance()) * W).sum(axis=1)
 
     def known_power(self, W):
-        """`power` without a pass: that of white rows where the covariance was not asked for yet."""
+        """`power` without a pass: that of white rows where the covariance was not computed yet."""
         return self.power(W) if self._covariance is not None else (W * W).sum(axis=1)
 
     @property
     def n_passes(self):
-        """How often the rows were read."""
+        """The number of passes over the rows so far."""
         return self.rows.n_passes
 
     def sample(self, n, rng):
-        """The same questions about n rows drawn at random, which are white only nearly."""
+        """The oracle of n random rows, which are only nearly white."""
         return self._about(self.rows.sample(n, rng))
 
     def batches(self, size, rng):
-        """The same questions about `size` rows at a time, once all of them in random order."""
+        """Oracles of `size` rows at a time, all rows once, in random order."""
         return map(self._about, self.rows.batches(size, rng))
 
     def in_memory(self, n, rng):
-        """The same questions about rows whose batches cost no pass each: themselves, or at most n of them in memory."""
+        """An oracle whose batches take no pass each: this one, or one of at most n random rows in memory."""
         if not self.rows.random_access_is_costly:
             return self
         return self.sample(min(n, self.n_rows), rng)
 
-    def cached_result(self, name, make, *asked):
-        """The arrays of make(), a list; a fit that goes on from a checkpoint is told those it made before.
+    def cached_result(self, name, make, *key):
+        """make(), a list of arrays; a fit that resumes from a checkpoint gets those of the earlier fit.
 
-        asked: what they depend on, beside the rows.
+        key: what the arrays depend on, beside the rows.
         """
-        return self.rows.cached_result(name, make, *asked)
+        return self.rows.cached_result(name, make, *key)
 
     def _about(self, rows):
+        """The oracle of some of the rows."""
         return ContrastOracle(rows, self.contrast, white=False, accepted=self.accepted, precision=self.sample_precision)
 
     def _sum(self, contribution, *params):
+        """Totals of a contribution over the rows, in this oracle's precision."""
         if self.precision == "float32":  # a context costs 2 µs, a pass over little data 30
             return self.rows.sum(contribution, *params)
         with matmul_precision(self.xp, self.precision):
             return self.rows.sum(contribution, *params)
 
     def _mean(self, contribution, W, *params):
+        """Means of a contribution at W."""
         means = self._sum(contribution, self.xp.asarray(W, dtype=self.rows.dtype), self.contrast, *params)
         return tuple(total / self.weight for total in means)
 
 
 def _with_squares(means, n_parts):
-    """The first n_parts, and the others as one tuple."""
+    """The first n_parts means, and the others as one tuple."""
     return *means[:n_parts], means[n_parts:]
+
+
+if TYPE_CHECKING:
+
+    def _contracts(oracle: ContrastOracle, moments: MomentOracle) -> None:
+        """Assignments that mypy checks."""
+        _fixed_point: protocol.FixedPointOracle = oracle
+        _likelihood: protocol.LikelihoodOracle = oracle
+        _sampled: protocol.SampledOracle = oracle
+        _batched: protocol.BatchedOracle = oracle
+        _whitening: protocol.WhiteningOracle = moments
+        _median: protocol.MedianOracle = moments

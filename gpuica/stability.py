@@ -1,8 +1,4 @@
-"""Icasso: which components come back when ICA is run again, from other starts or on other rows.
-
-Himberg, Hyvärinen, Esposito, "Validating the independent components of neuroimaging time series via clustering and
-visualization", NeuroImage 22, 2004.
-"""
+"""Icasso: the stability of independent components over runs from different starts or on resampled rows."""
 
 from dataclasses import dataclass
 
@@ -18,16 +14,52 @@ from .device.arrays import as_numpy, unwrap
 __all__ = ["Stability", "stability"]
 
 
+def __dir__():
+    return __all__
+
+
 @dataclass(frozen=True)
 class Stability:
-    """Clusters of the components of all runs, the most stable first.
+    """Clusters of the components of several runs, the most stable first.
 
-    index: (k,) Icasso's stability index of each cluster, mean |correlation| within minus mean |correlation| to the
-    rest: 1 for a component that every run finds, near 0 for one that no run finds again.
-    components: (k, d) centrotypes, the member of each cluster that is most like the others; filters, as `components_`.
-    sizes: (k,) members of each cluster; n_runs where every run found it once.
-    labels: (n_runs, k) the cluster of each run's components.
-    similarity: (n_runs k, n_runs k) |correlation| of all components of all runs.
+    Parameters
+    ----------
+    index : ndarray of shape (n_components,)
+        Icasso's stability index of each cluster, the mean absolute correlation within it minus that with all other
+        components: 1 for a component that every run finds, near 0 for one that no other run finds.
+    components : ndarray of shape (n_components, n_features)
+        The centrotype of each cluster, the member with the largest sum of absolute correlations with the others;
+        filters, as `components_`.
+    sizes : ndarray of shape (n_components,)
+        Number of members of each cluster; n_runs where every run found it once.
+    labels : ndarray of shape (n_runs, n_components)
+        The cluster of each component of each run.
+    similarity : ndarray of shape (n_runs * n_components, n_runs * n_components)
+        Absolute correlations of all components of all runs.
+
+    Attributes
+    ----------
+    n_runs : int
+        Number of runs.
+
+    See Also
+    --------
+    stability : Runs an estimator and returns this.
+
+    References
+    ----------
+    J. Himberg, A. Hyvärinen, F. Esposito, "Validating the independent components of neuroimaging time series via
+    clustering and visualization", NeuroImage 22, 2004.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gpuica import Picard
+    >>> from gpuica.stability import stability
+    >>> X = np.random.default_rng(0).laplace(size=(2000, 3))
+    >>> found = stability(Picard(), X, n_runs=4, random_state=0)
+    >>> found.sizes, found.n_runs
+    (array([4, 4, 4]), 4)
     """
 
     index: np.ndarray
@@ -38,12 +70,23 @@ class Stability:
 
     @property
     def n_runs(self):
+        """Number of runs."""
         return len(self.labels)
 
     def plot(self, path=None):
-        """The index of every cluster, and the |correlations| sorted by cluster; a matplotlib figure.
+        """Plot the index of every cluster, and the absolute correlations sorted by cluster.
 
-        path: file to write it to.  Needs matplotlib: pip install 'gpuica[bench]'.
+        Needs matplotlib: pip install 'gpuica[bench]'.
+
+        Parameters
+        ----------
+        path : str or path-like, default=None
+            The file to save the figure to; None to return it only.
+
+        Returns
+        -------
+        figure : matplotlib.figure.Figure
+            The figure, with two axes.
         """
         from matplotlib.figure import Figure
 
@@ -63,13 +106,54 @@ class Stability:
 
 
 def stability(estimator, X, *, n_runs=20, bootstrap=False, random_state=None, sample_weight=None):
-    """Run an ICA n_runs times and cluster the components of all runs.
+    """Fit an ICA several times and cluster the components of all runs.
 
-    estimator: `FastICA` or `Picard`, unfitted; its random_state is not used.  X: (n, d) array of any kind it takes.
-    n_runs: at least 2.  bootstrap: whether every run also draws its rows anew, with replacement (then X must be an
-    array of NumPy, CuPy or torch, and runs cannot share their passes); else all runs start elsewhere on the same rows,
-    and share every pass.  random_state: int, RandomState or None.  sample_weight: (n,) as for the estimator's `fit`;
-    rows drawn anew bring theirs along.  Returns a `Stability`.
+    Components that depend on the start or on the sample of rows form clusters of low stability.
+
+    Parameters
+    ----------
+    estimator : FastICA or Picard
+        An unfitted estimator, which is cloned; its random_state is ignored.
+    X : array, path, iterable or Dask array of shape (n_samples, n_features)
+        The data, of any kind that the estimator takes.  With bootstrap an array of NumPy, CuPy or torch.
+    n_runs : int, default=20
+        Number of runs, at least 2.
+    bootstrap : bool, default=False
+        Whether each run is also fitted to rows drawn with replacement.  Otherwise runs differ in their starts only,
+        and share every pass over X.
+    random_state : int, RandomState or None, default=None
+        Draws the starts and the rows.
+    sample_weight : array-like of shape (n_samples,), default=None
+        The number of rows that each row counts as, as for the estimator's `fit`.
+
+    Returns
+    -------
+    stability : Stability
+        The clusters, the most stable first.
+
+    Raises
+    ------
+    ValueError
+        If n_runs is less than 2, or runs differ in their number of components.
+
+    See Also
+    --------
+    gpuica.metrics.matched_correlation : Compare the sources of two runs.
+
+    References
+    ----------
+    J. Himberg, A. Hyvärinen, F. Esposito, "Validating the independent components of neuroimaging time series via
+    clustering and visualization", NeuroImage 22, 2004.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gpuica import FastICA
+    >>> from gpuica.stability import stability
+    >>> X = np.random.default_rng(0).laplace(size=(2000, 3))
+    >>> found = stability(FastICA(), X, n_runs=5, random_state=0)
+    >>> bool((found.index > 0.9).all())
+    True
     """
     if n_runs < 2:
         raise ValueError(f"n_runs must be at least 2 to compare runs, got {n_runs}.")
@@ -78,23 +162,23 @@ def stability(estimator, X, *, n_runs=20, bootstrap=False, random_state=None, sa
         X, runs = unwrap(X)[0], []
         w = None if sample_weight is None else as_numpy(sample_weight)
         for _ in range(n_runs):
-            again = clone(estimator).set_params(random_state=rng.randint(2**31 - 1))
+            resampled = clone(estimator).set_params(random_state=rng.randint(2**31 - 1))
             drawn = rng.randint(len(X), size=len(X))
             rows, weights = X[array_device(X).put(drawn)], None if w is None else w[drawn]
-            runs.append(again.fit(rows, sample_weight=weights).components_)
-        spread = np.cov(as_numpy(X).astype(np.float64), rowvar=False, aweights=w)
-        spread = spread.reshape(X.shape[1], X.shape[1])
+            runs.append(resampled.fit(rows, sample_weight=weights).components_)
+        covariance = np.cov(as_numpy(X).astype(np.float64), rowvar=False, aweights=w)
+        covariance = covariance.reshape(X.shape[1], X.shape[1])
     else:
         together = clone(estimator).set_params(random_state=rng)
-        runs, spread = together.fit_runs(X, n_runs, sample_weight)
+        runs, covariance = together.fit_runs(X, n_runs, sample_weight)
     k = min(map(len, runs))
     if k != max(map(len, runs)):
-        raise ValueError("runs differ in their number of components: set n_components to at most the rank of X.")
-    return cluster(np.stack(runs).astype(np.float64), spread)
+        raise ValueError("runs differ in their number of components: pass n_components of at most the rank of X.")
+    return cluster(np.stack(runs).astype(np.float64), covariance)
 
 
 def cluster(runs, covariance):
-    """Cluster components runs (n_runs, k, d) of data of this covariance (d, d); a `Stability`.
+    """The `Stability` of components (n_runs, k, d) of data with this covariance (d, d).
 
     Average linkage on 1 - |correlation|, cut into k clusters.
     """

@@ -1,8 +1,8 @@
-"""What one chunk of rows contributes to each sum that a solver asks for.
+"""The contribution of one chunk of rows to each sum that an oracle needs.
 
 Every function takes a chunk, (n_chunk, k) in the working dtype, and parameters in that dtype, and returns a tuple of
-arrays that add up over chunks.  Σ is Σ w over the rows where they have weights w (n_chunk,), `weights`.  Top-level
-functions, so that they can be sent to workers.
+arrays that add up over chunks.  Σ is Σ w over the rows where they have `weights` w (n_chunk,).  Top-level functions, so
+that they can be sent to workers.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from .device.products import product
 
 
 def identified(name):
-    """Give a sum the name that checkpoints know it by, which stays when the function is renamed."""
+    """Decorator that sets the identifier of a sum in checkpoints, which is independent of the function's name."""
 
     def mark(function):
         function.identifier = name
@@ -23,7 +23,7 @@ def identified(name):
 
 
 N_SQUARES = {"rotation": 2, "matrix": 3}  # arrays of each kind of `squares`
-STACK = 256  # rows of a stack of unmixing matrices that are worked on at once: their scores stay in the cache
+STACK = 256  # rows of a stack of unmixing matrices that are processed at once: their scores stay in the cache
 
 
 @identified("stacked")
@@ -45,14 +45,14 @@ def fixed_point(Z, W, contrast, weights=None):
 @identified("likelihood")
 def likelihood(Z, W, contrast, weights=None):
     """Σ G(y) (k,), Σ g(y) zᵀ (k, d), Σ g'(y) (k,) and Σ g(y)² (k,), with y = W z.  Z: (n, d), W: (k, d)."""
-    with np.errstate(invalid="ignore", over="ignore"):  # a line search may ask too far out, and sees it in the sums
+    with np.errstate(invalid="ignore", over="ignore"):  # a line search can try too long a step
         Y = product(Z, W.T, shared_operand=True)
         loss, slope, square = kernels.score_and_loss(Y, contrast, weights)
         return loss, product(Y.T, Z), slope, square
 
 
 def squares(Z, W, contrast, kind, weights=None):
-    """What the variances of the entries of a relative gradient are made of, each (k, k), with y = W z.
+    """The sums from which variances of the entries of a relative gradient are computed, each (k, k), with y = W z.
 
     kind "rotation": Σ g(y_i)² y_j² and Σ g(y_i) y_i g(y_j) y_j.  "matrix": Σ g(y_i)² y_j², Σ g(y_i) y_i y_j² and
     Σ y_i² y_j².  Z: (n, d), W: (k, d).
@@ -106,10 +106,10 @@ def likelihood_and_squares(Z, W, contrast, kind, weights=None):
 
 
 @identified("stacked_and_squares")
-def stacked_and_squares(Z, W, contribution, contrast, asked, weights=None):
-    """`stacked`, and the `squares` of some of the matrices stacked in W.  asked: (first row, end, kind) of each."""
+def stacked_and_squares(Z, W, contribution, contrast, requested, weights=None):
+    """`stacked`, and the `squares` of some of the matrices in W.  requested: (first row, end, kind) of each."""
     parts = stacked(Z, W, contribution, contrast, weights)
-    for first, end, kind in asked:
+    for first, end, kind in requested:
         parts += squares(Z, W[first:end], contrast, kind, weights)
     return parts
 
@@ -129,9 +129,9 @@ def curvature(Z, W, contrast, weights=None):
 def moments(X, shift, weights=None):
     """Σ (x - shift) (d,) and Σ (x - shift)(x - shift)ᵀ (d, d), in float64 whatever the dtype of X.
 
-    Products in float64: their error, not the data's, would else decide which small directions exist.
+    Products are in float64: otherwise their rounding would hide small directions that the data resolve.
     """
-    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity show in the totals, where they are refused
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinity propagate to the totals, which are checked
         D = X.astype(np.float64)
         D -= shift
         return _first_and_second(D, weights)
@@ -144,7 +144,7 @@ def projected_moments(X, mean, components, weights=None):
 
 
 def _first_and_second(D, weights):
-    """Σ d and Σ d dᵀ of the rows of D, which is overwritten."""
+    """Σ d and Σ d dᵀ over the rows d of D, which is overwritten."""
     if weights is None:
         return kernels.column_sums(D), D.T @ D
     root = weights.astype(np.float64) ** 0.5  # on both sides: BLAS halves the work of a product Dᵀ D
@@ -159,10 +159,10 @@ def moments_and_norms(X, shift, weights=None):
 
 
 def norms(X, shift, weights=None):
-    """Σ r, Σ r² and Σ 1 (3,) of r = |x - shift| over some 64 rows that count, in float64.
+    """Σ r, Σ r² and Σ 1 (3,) of r = |x - shift| over some 64 rows of positive weight, in float64.
 
-    They tell how long a row usually is, for next to nothing; what is rare among rows shows in the trace of the second
-    moments, which see every row.  An odd step, because sequences of tokens have even lengths.
+    A cheap estimate of the typical norm of a row; rare rows of enormous norm contribute to the trace of the second
+    moments, which are over all rows.  The step is odd, because sequences of tokens have even lengths.
     """
     xp = array_device(X).xp
     if weights is None:
@@ -179,6 +179,7 @@ def norms(X, shift, weights=None):
 
 
 def _odd_step(n):
+    """The step at which n rows have some 64 samples, an odd number."""
     return 1 + 2 * (n // 128)
 
 
@@ -190,74 +191,76 @@ def total(X, weights=None):
 
 @identified("pull")
 def weiszfeld_sums(X, center, weights=None):
-    """Σ (x - c) / r (d,), Σ 1 / r (1,) over rows with r = |x - c| > 0, and Σ 1 (1,) over rows on c; in float64."""
+    """Σ (x - c) / r (d,), Σ 1 / r (1,) over rows with r = |x - c| > 0; Σ 1 (1,) over those with r = 0; in float64."""
     with np.errstate(invalid="ignore", over="ignore"):
         D = X.astype(np.float64) - center
         r = (D * D).sum(axis=1) ** 0.5
         w = array_device(X).xp.ones_like(r) if weights is None else weights.astype(np.float64)
-        here = r == 0
-        nearness = ~here * w / (r + here)
-        return nearness @ D, nearness.sum(keepdims=True), (w * here).sum(keepdims=True)
+        at_c = r == 0
+        inverse = ~at_c * w / (r + at_c)
+        return inverse @ D, inverse.sum(keepdims=True), (w * at_c).sum(keepdims=True)
 
 
 def centered(X, mean):
-    """x - mean, (n, d), in the dtype of X.  To be mapped over rows, not added up."""
+    """x - mean, (n, d), in the dtype of X.  For `Rows.map`; it is not a sum."""
     return (X - mean).astype(X.dtype, copy=False)
 
 
 def as_float64(X):
-    """The chunk in float64.  To be mapped over rows."""
+    """The chunk in float64.  For `Rows.map`."""
     return X.astype(np.float64, copy=False)
 
 
 def gram(D, coder):
-    """D Dᵀ (K, K) of a dictionary D (K, d), or None where a coder does better without it or has no use for it."""
+    """D Dᵀ (K, K) of a dictionary D (K, d), or None where a coder does not use it or is faster without it."""
     return kernels.gram(D, coder)
 
 
 def codes(X, D, gram, coder, unfinished):
-    """Codes (n, K) of X (n, d) by a coder.  To be mapped over rows.  unfinished: an `Unfinished`, or the like of it."""
+    """Codes (n, K) of X (n, d) by a coder.  For `Rows.map`.  unfinished: an `Unfinished` or an object like it."""
     C, left = kernels.encode(X, D, gram, coder)
     unfinished.add(left, len(X))
     return C
 
 
 class Unfinished:
-    """Counts the rows whose codes are not finished; chunks of several threads may be added at a time."""
+    """Counts the rows whose coder did not converge.  Several threads can add chunks at the same time."""
 
     def __init__(self):
         self.counts = []
 
     def add(self, n_unfinished, n_rows):
-        """Take the counts of one chunk."""
+        """Add one chunk of n_rows rows."""
         self.counts.append(n_unfinished)
 
     @property
     def count(self):
-        """How many there are."""
+        """The number of rows so far."""
         return sum(self.counts)
 
 
 def sparse_codes(X, D, gram, coder):
-    """(non-zeros a row (n,), their columns, their values) of codes on the host; and how many rows are not finished."""
+    """Codes on the host, (non-zeros of each row (n,), columns, values), and the number of rows not converged."""
     C, left = kernels.encode(X, D, gram, coder)
     return tuple(to_host(part) for part in kernels.compress(C if kernels.compresses(C) else to_host(C))), left
 
 
 def dense_codes(X, D, gram, coder):
-    """Codes (n, K), and how many rows are not finished."""
+    """Codes (n, K), and the number of rows whose coder did not converge."""
     return kernels.encode(X, D, gram, coder)
 
 
 def coded(X, D, gram, coder):
-    """X; its penalty; its codes as `add_code_moments` takes them, compressed, or dense on a device without kernels; and
-    how many rows are not finished."""
+    """X, the penalty of its codes, the codes, and the number of rows whose coder did not converge.
+
+    Codes are in the form that `add_code_moments` takes: compressed, or dense on a device without kernels.
+    """
     C, left = kernels.encode(X, D, gram, coder)
     return X, coder.penalty(C), kernels.compress(C) if kernels.compresses(C) else C, left
 
 
 def add_code_moments(X, D, C, A, B):
-    """Add Σ c cᵀ to A (K, K) and Σ c xᵀ to B (K, d); return ‖x - c D‖² of every row, (n,).  C: of `coded`."""
+    """Add Σ c cᵀ to A (K, K) and Σ c xᵀ to B (K, d); return ‖x - c D‖² of every row, (n,).  C: codes of `coded`."""
     if isinstance(C, tuple):
         counts, indices, values = C
         return kernels.add_code_moments(X, D, counts, indices, values, A, B)
@@ -268,10 +271,10 @@ def add_code_moments(X, D, C, A, B):
 
 
 class CodeTotals:
-    """Sums over rows x and their codes c from a dictionary D (K, d), from parts that `coded` gives.
+    """Accumulates sums over rows x and their codes c by a dictionary D (K, d), from the results of `coded`.
 
-    A: Σ c cᵀ (K, K).  B: Σ c xᵀ (K, d).  costs: Σ ½‖x - c D‖² + penalty(c), (1,).  n_unfinished: rows whose code is not
-    the coder's solution yet.  worst: rows (m, d), m at most n_worst, that D serves worst, the worst first.
+    A: Σ c cᵀ (K, K).  B: Σ c xᵀ (K, d).  costs: Σ ½‖x - c D‖² + penalty(c), (1,).  n_unfinished: the number of rows
+    whose coder did not converge.  worst: the rows (m, d), m at most n_worst, that D reconstructs worst, worst first.
     """
 
     def __init__(self, D, n_worst):
@@ -282,7 +285,7 @@ class CodeTotals:
         self.worst, self.squares = self.xp.zeros((0, D.shape[1]), dtype=D.dtype), self.xp.zeros(0)
 
     def add(self, part):
-        """The rows of a chunk, as `coded` gives them."""
+        """Add a chunk, the result of `coded`."""
         X, penalty, C, n_unfinished = part
         squares = add_code_moments(X, self.D, C, self.A, self.B)
         self.costs += squares.sum(dtype=np.float64) / 2 + penalty
@@ -291,16 +294,16 @@ class CodeTotals:
 
     @property
     def added(self):
-        """What adds up: A, B, costs (1,) and n_unfinished (1,)."""
+        """The sums: A, B, costs (1,) and n_unfinished (1,)."""
         return self.A, self.B, self.costs, self.xp.zeros(1) + self.n_unfinished
 
     @property
     def kept(self):
-        """The worst rows (m, d) and their squared distances (m,), where some are asked for."""
+        """The worst rows (m, d) and their squared residuals (m,), if n_worst; else ()."""
         return (self.worst, self.squares) if self.n_worst else ()
 
     def merge(self, added, kept):
-        """Take in the totals of other rows, that come after these."""
+        """Add the totals of later rows: their `added` and `kept`."""
         A, B, costs, n_unfinished = added
         self.A += A
         self.B += B
@@ -310,6 +313,7 @@ class CodeTotals:
             self._keep(*kept)
 
     def _keep(self, X, squares):
+        """Merge rows (n, d) and their squared residuals (n,) into the worst rows."""
         if not self.n_worst:
             return
         first = self.xp.argsort(-squares)[: self.n_worst]

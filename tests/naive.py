@@ -68,7 +68,7 @@ def fastica(Z, W, n_iter):
     return W
 
 
-def pull(x, c):
+def weiszfeld_terms(x, c):
     """(x - c) / |x - c|, 1 / |x - c| and 0 of one row x; 0, 0 and 1 where it is c."""
     r = math.dist(x, c)
     return ((x - c) / r, np.array([1 / r]), np.zeros(1)) if r else (np.zeros(len(c)), np.zeros(1), np.ones(1))

@@ -1,4 +1,4 @@
-"""Contrasts: derivatives by finite differences, numbers against arrays, and what a callable may return."""
+"""Contrasts: derivatives by finite differences, scalar code against array code, and what a callable can return."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ class WrongPoint(LogCosh):
     [
         (Wrong(), "g' is not the derivative of g"),
         (WrongLoss(), "g is not the derivative of G"),
-        (WrongPoint(), "at_point is not what the arrays give for g'"),
+        (WrongPoint(), "at_point differs from the array code for g'"),
         (lambda x: (x**3, (2 * x**2).mean(axis=-1)), "g' is not the derivative of g"),
     ],
 )
@@ -77,7 +77,7 @@ def test_check_contrast_accepts_a_right_callable():
     "nonsense",
     [np.tanh, lambda x: None, lambda x: (x, x, x), lambda x: (x[:1], x.mean(-1)), lambda x: (x, np.float64(1))],
 )
-def test_a_callable_that_returns_nonsense_is_told_what_is_needed(nonsense):
+def test_the_error_for_a_wrong_callable_says_what_is_needed(nonsense):
     with pytest.raises(ValueError, match="must return"):
         Custom(nonsense).at(np.ones((3, 5)))
 

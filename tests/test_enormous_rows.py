@@ -1,5 +1,4 @@
-"""A few rows of enormous norm: a center that they do not move, a sentence that tells of them, and answers that stay
-finite."""
+"""A few rows of enormous norm: a robust center, a warning with remedies, and results that stay finite."""
 
 import logging
 
@@ -24,7 +23,7 @@ def median_of(X, weights=None, **options):
 # ---- the geometric median --------------------------------------------------------------------------------------------
 @settings(max_examples=40, deadline=None)
 @given(n=st.integers(1, 60), d=st.integers(1, 4), seed=st.integers(0, 99), lattice=st.booleans())
-def test_the_median_is_where_the_rows_pull_to_all_sides_alike(n, d, seed, lattice):
+def test_0_is_a_subgradient_at_the_median(n, d, seed, lattice):
     """0 is a subgradient of Σ w |x - m|: unit vectors to the rows sum to no more than the weight of those on m."""
     rng = np.random.default_rng(seed)
     X = rng.integers(-2, 3, size=(n, d)).astype(float) if lattice else rng.normal(size=(n, d))
@@ -101,7 +100,7 @@ def test_the_median_costs_its_passes_and_the_mean_none():
         assert ica.n_passes_ < 2 + ica.n_iter_ + 25
 
 
-def test_center_that_cannot_be():
+def test_invalid_centers():
     X, _ = mixture(100, 3)
     for estimator in (FastICA, Picard):
         with pytest.raises(ValueError, match="center='median' needs whitening: with whiten=False nothing is centered"):
@@ -118,7 +117,7 @@ def test_center_that_cannot_be():
             FastICA(center="median").fit(X)
 
 
-# ---- what is told ----------------------------------------------------------------------------------------------------
+# ---- the warning -----------------------------------------------------------------------------------------------------
 def sparse_source(n, k, rng):
     """k sources, of which one is active in a row of a thousand."""
     S = rng.normal(size=(n, k))
@@ -169,7 +168,7 @@ ENORMOUS = {
 }
 
 
-def said(caplog, X, estimator=FastICA, sample_weight=None, **params):
+def warned(caplog, X, estimator=FastICA, sample_weight=None, **params):
     caplog.clear()
     with caplog.at_level(logging.WARNING, logger="gpuica"):
         estimator(random_state=0, n_components=2 if X.shape[1] > 1 else 1, tol=1.0, **params).fit(
@@ -180,47 +179,47 @@ def said(caplog, X, estimator=FastICA, sample_weight=None, **params):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("case", ORDINARY)
-def test_ordinary_data_are_not_told_of_enormous_rows(case, dtype, caplog, rng):
-    assert not said(caplog, ORDINARY[case](rng).astype(dtype))
+def test_no_warning_for_ordinary_data(case, dtype, caplog, rng):
+    assert not warned(caplog, ORDINARY[case](rng).astype(dtype))
 
 
 @pytest.mark.parametrize("estimator", [FastICA, Picard])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("case", ENORMOUS)
-def test_enormous_rows_are_told_with_the_remedies(case, dtype, estimator, caplog):
+def test_the_warning_names_the_remedies(case, dtype, estimator, caplog):
     X = enormous(*ENORMOUS[case]).astype(dtype)
-    assert said(caplog, X, estimator)
+    assert warned(caplog, X, estimator)
     for remedy in ("normalize_rows=True", "sample_weight", "center='median'"):
         assert remedy in caplog.text
-    assert said(caplog, X, estimator, center="median")
+    assert warned(caplog, X, estimator, center="median")
 
 
 def test_rows_of_which_few_count(caplog, rng):
     for seed in range(10):
         X, w = mixture(8000, 4, seed=seed)[0], rng.random(8000) < 0.01
-        assert not said(caplog, X, sample_weight=w)
+        assert not warned(caplog, X, sample_weight=w)
         X[w.argmax()] *= 1e6
-        assert said(caplog, X, sample_weight=w)
+        assert warned(caplog, X, sample_weight=w)
 
 
 @pytest.mark.parametrize("which", [0, 937 * 7, 937 * 7 + 1])
 def test_the_norms_of_large_chunks(which):
-    """Of 60,000 rows 64 are looked at; an enormous one must not pass for usual when it is among them."""
+    """Of 60,000 rows 64 are looked at; an enormous one among them must be noticed."""
     X = enormous(60_000, 3, which, 1e6)
     oracle = MomentOracle(HostRows(X, chunk_rows=60_000))
     oracle.moments()
     assert oracle.norm_uniformity < 0.02
 
 
-def test_what_the_remedies_cure(caplog):
+def test_no_warning_with_a_remedy(caplog):
     X = enormous(20_000, 8, slice(500, None, 1000), 1000)
-    assert not said(caplog, X, normalize_rows=True)
+    assert not warned(caplog, X, normalize_rows=True)
     weights = np.where(np.linalg.norm(X, axis=1) > 100, 0, 1)
-    assert not said(caplog, X, sample_weight=weights)
-    assert said(caplog, enormous(20_000, 8, 77, 100), sample_weight=np.where(np.arange(20_000) == 77, 1e4, 1))
+    assert not warned(caplog, X, sample_weight=weights)
+    assert warned(caplog, enormous(20_000, 8, 77, 100), sample_weight=np.where(np.arange(20_000) == 77, 1e4, 1))
 
 
-# ---- what must end ---------------------------------------------------------------------------------------------------
+# ---- finite results --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("fun", ["logcosh", "exp", "cube"])
 @pytest.mark.parametrize("estimator", [FastICA(), FastICA(algorithm="deflation"), Picard(), Picard(ortho=False)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -14,7 +14,8 @@ from gpuica.contrasts import CONTRASTS, LogCosh, as_contrast
 from gpuica.device import Device
 from gpuica.oracle import ContrastOracle
 from gpuica.rows import open_rows
-from gpuica.solvers.fastica import _steps
+from gpuica.solvers.fastica import _iterate
+from gpuica.solvers.multistart import evaluate_all
 from gpuica.solvers.orthonormal import orthonormal, polar
 
 from .problems import amari, mixture, white
@@ -91,7 +92,12 @@ def test_iterations_do_not_wait(cp, rng):
     W = orthonormal(cp.asarray(rng.normal(size=(6, 6))), cp)
 
     def steps(n):
-        return list(_steps(oracle, W, 0, n, 1e-4, 1.0, False, measure=False, by_definition=False))
+        found, at = [], W
+        for number in range(n):
+            iteration = _iterate(oracle, at, number, tol=1e-4, fraction=1.0, exact=False)
+            found.append(evaluate_all(oracle, iteration))
+            at = found[-1].new
+        return found
 
     warm = steps(2)  # compiles, and makes the handles of the libraries
     with cupyx.allow_synchronize(False):

@@ -21,7 +21,7 @@ from gpuica.oracle import ContrastOracle
 from gpuica.rows import threaded
 from gpuica.rows.host import HostRows
 from gpuica.rows.threaded import run_in_threads
-from gpuica.solvers.stochastic import annealed
+from gpuica.solvers.stochastic import stochastic_picard
 
 from .problems import mixture, white
 
@@ -340,7 +340,7 @@ def test_whatever_pass_is_interrupted_the_estimator_works_or_is_not_fitted(kind,
 def test_annealing_notes_every_step():
     oracle = ContrastOracle(HostRows(white(4000, 3)), Picard()._contrast())
     start = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
-    Ws, _, _ = annealed(oracle, [start, np.eye(3)], rng=np.random.RandomState(0), rounds=3)
+    Ws, _, _ = stochastic_picard(oracle, [start, np.eye(3)], rng=np.random.RandomState(0), max_epochs=3)
     W, n_steps = oracle.accepted.iterate
     np.testing.assert_array_equal(W, Ws[0])
     assert n_steps > 3

@@ -1,4 +1,4 @@
-"""partial_fit: as good, nearly, as a fit of all the rows that it saw."""
+"""partial_fit: nearly as good as a fit of all rows so far."""
 
 import pickle
 
@@ -36,7 +36,7 @@ def followed(model, parts):
 @pytest.mark.parametrize(
     "model", [FastICA(random_state=0), Picard(random_state=0), FastICA(fun="cube", random_state=0)]
 )
-def test_it_is_nearly_as_near_to_the_truth_as_a_fit_of_all_rows(model, size, A):
+def test_the_error_is_nearly_that_of_a_fit_of_all_rows(model, size, A):
     """Theory says sqrt(4/3) of its error: see `solvers.online`."""
     errors = []
     for seed in range(6):
@@ -45,7 +45,7 @@ def test_it_is_nearly_as_near_to_the_truth_as_a_fit_of_all_rows(model, size, A):
         errors.append([amari(found @ A) for found in (followed(model, parts).components_, whole)])
     found, best = np.mean(errors, axis=0)
     assert found < 1.35 * best
-    assert found < 0.5 * amari(model.fit(parts[0]).components_ @ A)  # and far nearer than its first guess
+    assert found < 0.5 * amari(model.fit(parts[0]).components_ @ A)  # and far better than the fit of the first batch
 
 
 def test_whitening_is_that_of_all_rows(A, rng):
@@ -60,7 +60,7 @@ def test_whitening_is_that_of_all_rows(A, rng):
     assert (ica.n_samples_seen_, ica.n_steps_) == (658, 5)
 
 
-def test_directions_are_renewed_when_the_rows_have_doubled(rng):
+def test_whitening_is_refreshed_when_the_rows_have_doubled(rng):
     """Only the first 3 of 6 directions are kept: which ones, the first batch cannot know."""
     deviations = np.array([5.0, 4.0, 3.0, 1.0, 1.0, 1.0])
     first = rng.laplace(size=(100, 6)) * deviations[::-1]
@@ -70,7 +70,7 @@ def test_directions_are_renewed_when_the_rows_have_doubled(rng):
     assert abs(ica.components_[:, 3:]).max() < 0.05 * abs(ica.components_[:, :3]).max()
 
 
-def test_a_heavy_tail_or_an_enormous_row_does_not_throw_it(A):
+def test_heavy_tails_and_enormous_rows(A):
     for tails in (1.5, 2.2):
         ica = followed(FastICA(random_state=0), batches(20, 1000, A, tails=tails))
         assert amari(ica.components_ @ A) < 0.05
@@ -82,11 +82,11 @@ def test_a_heavy_tail_or_an_enormous_row_does_not_throw_it(A):
     assert np.isfinite(ica.components_).all()
 
 
-def test_at_rest_when_its_steps_are_below_what_the_rows_can_tell(A):
+def test_components_converge_when_steps_are_below_their_standard_errors(A):
     ica = Picard(random_state=0)
-    rest = [ica.partial_fit(part).converged_components_.mean() for part in batches(40, 1000, A)]
-    assert max(rest[1:4]) < 0.7  # steps of a half or so of what is known
-    assert rest[-1] == 1
+    fractions = [ica.partial_fit(part).converged_components_.mean() for part in batches(40, 1000, A)]
+    assert max(fractions[1:4]) < 0.7  # steps of half or so of the standard error
+    assert fractions[-1] == 1
     assert ica.converged_
     assert ica.gradient_norm_ < 0.02
 
@@ -102,7 +102,7 @@ def test_weights_count_rows(A, rng):
     np.testing.assert_allclose(ica.whitening_, other.whitening_, atol=1e-9)
 
 
-def test_a_pickle_goes_on_to_the_same_bits(A):
+def test_a_pickle_resumes_to_the_same_bits(A):
     parts = list(batches(6, 500, A))
     whole = followed(Picard(random_state=0), parts)
     half = pickle.loads(pickle.dumps(followed(Picard(random_state=0), parts[:3])))
@@ -120,7 +120,7 @@ def test_on_the_device(cupy, A):
     assert b"cupy" not in pickle.dumps(there)
 
 
-def test_fit_begins_anew(A):
+def test_fit_resets_partial_fit(A):
     parts = list(batches(3, 500, A))
     ica = followed(FastICA(random_state=0), parts)
     ica.fit(parts[0])
@@ -151,12 +151,12 @@ def test_a_bad_batch_loses_nothing(A):
         (FastICA(fun=lambda x: (x**3, (3 * x**2).mean(-1))), "a contrast with a known G"),
     ],
 )
-def test_what_it_does_not_do(model, sentence, A):
+def test_unsupported_parameters(model, sentence, A):
     with pytest.raises(ValueError, match=sentence):
         model.partial_fit(next(batches(1, 500, A)))
 
 
-def test_matrices_that_are_no_rotations_are_not_followed():
+def test_partial_fit_needs_ortho():
     assert not hasattr(Picard(ortho=False), "partial_fit")
     with pytest.raises(AttributeError, match="has no attribute 'partial_fit'"):
         Picard(ortho=False).partial_fit(np.eye(4))

@@ -1,6 +1,6 @@
-"""Many starting points in step: the answers of each alone, for the passes of one."""
+"""Several starts in lockstep: the solutions of each alone, for the passes of one."""
 
-import threading
+import gc
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from gpuica.oracle import ContrastOracle
 from gpuica.rows.host import HostRows
 from gpuica.solvers.fastica import deflation, parallel
 from gpuica.solvers.growth import fittest
-from gpuica.solvers.multistart import solve_all
+from gpuica.solvers.multistart import START, FixedPoint, Likelihood, Solver, solve_all
 from gpuica.solvers.picard import picard
 
 from .problems import amari, mixture, white
@@ -22,16 +22,13 @@ def oracle(Z):
 
 
 @pytest.mark.parametrize("solver", [parallel, picard, deflation])
-def test_each_takes_the_path_it_takes_alone(solver, rng):
+def test_each_start_takes_the_same_path_as_alone(solver, rng):
     Z = white(1500, 5)
     starts = [rng.normal(size=(5, 5)) for _ in range(7)]
 
-    def solve(which, W):
-        return solver(which, W, max_iter=300, tol=1e-8)
-
     together, apart = oracle(Z), oracle(Z)
-    found = solve_all(solve, together, starts)
-    alone = [solve(apart, W) for W in starts]
+    found = solve_all(solver, together, starts, max_iter=300, tol=1e-8)
+    alone = [solver(apart, W, max_iter=300, tol=1e-8) for W in starts]
     for one, other in zip(found, alone, strict=True):
         np.testing.assert_allclose(one.W, other.W, atol=1e-6)
         assert one.n_iter == other.n_iter
@@ -39,7 +36,7 @@ def test_each_takes_the_path_it_takes_alone(solver, rng):
     assert together.n_passes <= 1.5 * slowest + 3 < apart.n_passes
 
 
-def test_a_stack_is_worked_on_in_blocks_without_changing_the_answer(rng, monkeypatch):
+def test_blocks_of_a_stack_do_not_change_the_result(rng, monkeypatch):
     from gpuica import sums
 
     Z, Ws = white(800, 6), [rng.normal(size=(6, 6)) for _ in range(5)]
@@ -53,36 +50,64 @@ def test_a_stack_is_worked_on_in_blocks_without_changing_the_answer(rng, monkeyp
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_error_in_one_stops_all_and_is_raised(error, rng):
-    def solve(which, W):
-        for i in range(100):
-            which.fixed_point(W)
-            if i == 3 and W[0, 0] == 1:
-                raise error("number three")
+    closed = []
 
-    before = threading.active_count()
+    @Solver
+    def failing(oracle, W):
+        try:
+            for i in range(100):
+                yield FixedPoint(W)
+                if i == 3 and W[0, 0] == 2:
+                    raise error("number three")
+        finally:
+            closed.append(float(W[0, 0]))
+
     with pytest.raises(error, match="number three"):
-        solve_all(solve, oracle(white(200, 3)), [np.eye(3), 2 * np.eye(3), 3 * np.eye(3)])
-    assert threading.active_count() <= before
+        solve_all(failing, oracle(white(200, 3)), [np.eye(3), 2 * np.eye(3), 3 * np.eye(3)])
+    gc.collect()
+    assert sorted(closed) == [1, 2, 3]
+
+
+def test_requests_of_a_kind_share_a_pass_and_know_their_start():
+    """A solver of each kind in turn; one ends before the other."""
+    which, numbers = oracle(white(200, 3)), []
+
+    @Solver
+    def solver(oracle, W):
+        for i in range(int(W[0, 0])):
+            numbers.append(START.get())
+            sums = yield (FixedPoint if i % 2 else Likelihood)(W, "rotation" if W[0, 0] == 2 else None)
+        oracle.accept(W)
+        return sums
+
+    two, three = solve_all(solver, which, [2 * np.eye(3), 3 * np.eye(3)])
+    assert which.n_passes == 3
+    assert numbers == [0, 1, 0, 1, 1]
+    assert START.get() is None
+    np.testing.assert_array_equal(which.accepted.iterate[0], 2 * np.eye(3))  # the first start's
+    for part, right in zip(two, which.fixed_point(2 * np.eye(3), "rotation"), strict=True):
+        np.testing.assert_allclose(part, right, rtol=1e-12)
+    np.testing.assert_allclose(three.loss, which.likelihood(3 * np.eye(3)).loss, rtol=1e-12)
 
 
 def test_an_error_in_a_pass_is_raised(monkeypatch):
-    def broken(self, Ws):
+    def broken(self, Ws, squares=None):
         raise RuntimeError("the device is gone")
 
     monkeypatch.setattr(ContrastOracle, "fixed_point_batch", broken)
     with pytest.raises(RuntimeError, match="the device is gone"):
-        solve_all(lambda which, W: which.fixed_point(W), oracle(white(200, 3)), [np.eye(3), np.eye(3)])
+        solve_all(parallel, oracle(white(200, 3)), [np.eye(3), np.eye(3)], max_iter=2, tol=1e-4)
 
 
-def test_solvers_in_step_share_the_covariance_of_a_sample(rng):
+def test_starts_share_the_covariance_of_a_sample(rng):
     sample = oracle(white(4000, 4)).sample(2000, np.random.RandomState(0))
     starts = [np.linalg.qr(rng.normal(size=(4, 4)))[0] for _ in range(6)]
-    found = solve_all(lambda which, W: picard(which, W, max_iter=100, tol="auto"), sample, starts)
+    found = solve_all(picard, sample, starts, max_iter=100, tol="auto")
     assert sample.n_passes <= 1.5 * max(solution.n_iter for solution in found) + 4  # one of them for the covariance
 
 
 def test_the_best_is_kept():
-    """With few rows starts end in different answers; n_init must not be worse than any single one of them."""
+    """With few rows starts end at different solutions; n_init must not be worse than any single one of them."""
     rng = np.random.default_rng(0)
     X = rng.laplace(size=(400, 12)) @ rng.normal(size=(12, 12))
     run = FastICA(random_state=0, n_init=6, algorithm="picard", tol=1e-6).fit(X)
@@ -120,9 +145,9 @@ def test_starts_compete_on_samples_and_one_reads_all_rows(estimator, monkeypatch
 
     in_step, solve_all = [], growth.solve_all
 
-    def counted(solve, oracle, starts, numbers):
+    def counted(solver, oracle, starts, numbers, **options):
         in_step.append((oracle.n_rows, len(starts)))
-        return solve_all(solve, oracle, starts)
+        return solve_all(solver, oracle, starts, **options)
 
     monkeypatch.setattr(growth, "solve_all", counted)
     X, A = mixture(50_000, 6, dtype=np.float32)
@@ -133,7 +158,7 @@ def test_starts_compete_on_samples_and_one_reads_all_rows(estimator, monkeypatch
     assert [n for n, _ in in_step] == sorted(n for n, _ in in_step)
 
 
-def test_restarts_that_cannot_be():
+def test_invalid_restarts():
     X, _ = mixture(100, 3)
     with pytest.raises(ValueError, match="'n_init' parameter"):
         FastICA(n_init=0).fit(X)

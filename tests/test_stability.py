@@ -1,4 +1,4 @@
-"""Icasso: what comes back is told from what does not."""
+"""Icasso: sources that every run finds are stable, directions of a Gaussian are not."""
 
 import numpy as np
 import pytest
@@ -74,6 +74,6 @@ def test_plot(tmp_path):
     assert (tmp_path / "stability.png").stat().st_size > 1000
 
 
-def test_one_run_is_refused():
+def test_one_run_raises():
     with pytest.raises(ValueError, match="n_runs must be at least 2"):
         stability(Picard(), half_gaussian(100)[0], n_runs=1)

@@ -1,4 +1,4 @@
-"""When a fit has converged: gradients in standard errors, measured on the rows; what tol="auto" and warnings go by."""
+"""Convergence in standard errors of the gradient, measured on the rows: tol="auto", and the warnings."""
 
 import warnings
 
@@ -11,8 +11,9 @@ from gpuica import FastICA, Picard
 from gpuica.contrasts import as_contrast
 from gpuica.oracle import ContrastOracle
 from gpuica.rows.host import HostRows
-from gpuica.solvers.picard import Matrices, Rotations, picard
-from gpuica.solvers.stopping import distance, expects_convergence, largest_noise, quantile
+from gpuica.solvers.manifolds import GeneralLinearGroup, OrthogonalGroup
+from gpuica.solvers.picard import picard
+from gpuica.solvers.stopping import distance, expected_max_noise, expects_convergence, quantile
 
 from . import naive
 from .problems import mixture
@@ -22,7 +23,7 @@ FAR = 10  # standard errors beyond which a fit has not converged, whatever its r
 
 
 def whitened(X):
-    """White rows, turned as little as can be."""
+    """White rows, by the symmetric whitening matrix."""
     X = X - X.mean(0)
     eigenvalues, vectors = np.linalg.eigh(X.T @ X / len(X))
     return X @ (vectors / np.sqrt(eigenvalues)) @ vectors.T
@@ -87,13 +88,13 @@ def test_squares_are_means_over_the_rows(as_rows, kind, rng):
 def test_squares_of_some_of_a_stack(rng):
     oracle = ContrastOracle(HostRows(dependent(500, 3, rng)), as_contrast("logcosh"))
     Ws, kinds = [rng.normal(size=(m, 3)) for m in (3, 1, 3, 3)], [None, None, "matrix", "rotation"]
-    for ask in ("fixed_point", "likelihood"):
+    pairs = ((oracle.fixed_point, oracle.fixed_point_batch), (oracle.likelihood, oracle.likelihood_batch))
+    for alone, batch in pairs:
         before = oracle.n_passes
-        answers = getattr(oracle, f"{ask}_batch")(Ws, kinds)
+        results = batch(Ws, kinds)
         assert oracle.n_passes == before + 1
-        for W, kind, answer in zip(Ws, kinds, answers, strict=True):
-            right = getattr(oracle, ask)(W, kind)
-            for part, same in zip(answer, right, strict=True):
+        for W, kind, result in zip(Ws, kinds, results, strict=True):
+            for part, same in zip(result, alone(W, kind), strict=True):
                 np.testing.assert_allclose(part, same, rtol=1e-12)
 
 
@@ -104,29 +105,29 @@ def test_measured_errors_are_those_of_the_rows(ortho, extended, weighted, rng):
     w = weights_of(weighted, 400, rng)
     W = np.linalg.qr(rng.normal(size=(4, 4)))[0] if ortho else rng.normal(size=(4, 4))
     oracle = ContrastOracle(HostRows(Z, weights=w), as_contrast("logcosh"), white=False)
-    space = (Rotations if ortho else Matrices)(oracle, extended=extended, floor=0.01)
-    at = oracle.likelihood(W, space.squares)
-    sign = space.signs(W, at)
+    manifold = (OrthogonalGroup if ortho else GeneralLinearGroup)(oracle, extended=extended, min_curvature=0.01)
+    at = oracle.likelihood(W, manifold.squares)
+    sign = manifold.signs(W, at)
     mean, variance = naive.gradient_and_variance(Z @ W.T, "logcosh", sign, ortho=ortho, extended=extended, weights=w)
     n = 400 if w is None else n_effective(w)
     counts = ~np.eye(4, dtype=bool) if ortho else np.ones((4, 4), bool)  # no rotation turns a component into itself
-    np.testing.assert_allclose(space.gradient(W, at, sign), mean, atol=1e-12)
-    np.testing.assert_allclose(space.error(W, at, sign)[counts], np.sqrt(variance / n)[counts], rtol=1e-9)
+    np.testing.assert_allclose(manifold.gradient(W, at, sign), mean, atol=1e-12)
+    np.testing.assert_allclose(manifold.error(W, at, sign)[counts], np.sqrt(variance / n)[counts], rtol=1e-9)
 
 
 def test_the_largest_of_noise(rng):
     for k in (30, 400):
         largest = [np.abs(rng.normal(size=(k, k))).max() for _ in range(30)]
-        assert 0.9 < np.mean(largest) / largest_noise(k) < 1
-    assert largest_noise(1) == 1
+        assert 0.9 < np.mean(largest) / expected_max_noise(k) < 1
+    assert expected_max_noise(1) == 1
 
 
 def test_distance_counts_both_the_row_and_its_largest_entry():
     z = np.zeros((100, 100))
     z[0] = 0.49
     z[1] = 0.51
-    z[2, 7] = largest_noise(100) + 0.01  # a row of root mean square 0.43
-    z[3, 7] = largest_noise(100) - 0.01
+    z[2, 7] = expected_max_noise(100) + 0.01  # a row of root mean square 0.43
+    z[3, 7] = expected_max_noise(100) - 0.01
     assert (distance(z) < 1).tolist() == [True, False, False] + 97 * [True]
     assert quantile(distance(z), 1.0) > 1 > quantile(distance(z), 0.98)
 
@@ -154,21 +155,21 @@ def test_one_pair_that_is_still_mixed_is_no_solution(rng):
         x = (T[:, 0] * Y[:, 1] - T[:, 1] * Y[:, 0]) / 2
         return abs(x.mean()) / (x.std() / n**0.5)
 
-    def turned(angle):
+    def rotated(angle):
         rotation = np.eye(k)
         rotation[:2, :2] = [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
         return rotation @ W
 
-    angle = min(np.linspace(0, 0.1, 200), key=lambda angle: abs(z_of(turned(angle)) - 4.7))
-    assert abs(z_of(turned(angle)) - 4.7) < 0.1
+    angle = min(np.linspace(0, 0.1, 200), key=lambda angle: abs(z_of(rotated(angle)) - 4.7))
+    assert abs(z_of(rotated(angle)) - 4.7) < 0.1
     sign = np.ones(k)
-    z = _by_loop(Z @ turned(angle).T, sign)
+    z = _by_loop(Z @ rotated(angle).T, sign)
     assert (np.sqrt((z**2).mean(1)) < 0.5).all()
     assert not converged_components(z)[:2].any()
-    by_rows_alone = picard(oracle, turned(angle), max_iter=50, tol="auto", final=False)
+    by_rows_alone = picard(oracle, rotated(angle), max_iter=50, tol="auto", final=False)
     assert by_rows_alone.converged
     assert by_rows_alone.n_iter == 0
-    found = picard(oracle, turned(angle), max_iter=50, tol="auto")
+    found = picard(oracle, rotated(angle), max_iter=50, tol="auto")
     assert found.converged
     assert 0 < found.n_iter < 10
     z = _by_loop(Z @ found.W.T, sign)
@@ -207,7 +208,7 @@ def test_what_has_converged_satisfies_the_rule(estimator, weighted, rng):
     np.testing.assert_allclose(ica.gradient_z_, z.max(1), rtol=1e-5, atol=1e-5)
 
 
-def test_a_part_of_the_components_at_rest_is_enough_for_stop_percentile(rng):
+def test_stop_percentile_needs_a_fraction_of_the_components(rng):
     X = np.hstack([rng.laplace(size=(4000, 8)), rng.normal(size=(4000, 2))])
     ica = Picard(stop_percentile=80, random_state=0).fit(X)
     assert ica.converged_
@@ -267,7 +268,7 @@ def test_without_measuring_errors_are_those_of_independent_sources():
 
 @pytest.mark.parametrize("algorithm", ["parallel", "deflation", "picard"])
 def test_no_pass_is_made_for_it(algorithm, monkeypatch):
-    monkeypatch.setattr(ContrastOracle, "covariance", None)  # its first answer is a pass
+    monkeypatch.setattr(ContrastOracle, "covariance", None)  # it would take a pass
     Z = whitened(mixture(3000, 4)[0])
     assert FastICA(algorithm=algorithm, whiten=False, random_state=0).fit(Z).converged_
 
@@ -350,7 +351,7 @@ def test_what_is_elliptical_to_within_noise_is_not_warned_of(algorithm, rng):
 @pytest.mark.parametrize("algorithm", ["parallel", "deflation", "picard"])
 @pytest.mark.parametrize("growth", [None, 2.0])
 def test_separated_sources_are_not_warned_of(algorithm, growth):
-    """At the default tol the last gradient of many rows may be ten standard errors, that of the answer is not."""
+    """At the default tol the last gradient of many rows can be ten standard errors, that of the solution is not."""
     if algorithm == "deflation" and growth:
         pytest.skip("deflation does not grow")
     for seed in range(2):

@@ -17,7 +17,9 @@ from gpuica.rows import host, open_rows, threaded
 from gpuica.rows.base import ProjectedRows, round_projection
 from gpuica.rows.host import HostRows
 from gpuica.solvers import growth
-from gpuica.solvers.fastica import orthonormal, parallel, rotation_error, rotation_gradient
+from gpuica.solvers.fastica import parallel
+from gpuica.solvers.manifolds import rotation_error, rotation_gradient
+from gpuica.solvers.orthonormal import orthonormal
 from gpuica.solvers.picard import picard
 from gpuica.solvers.whitening import WHITENERS
 from gpuica.stability import stability
@@ -47,7 +49,7 @@ def test_weighted_contributions_are_the_textbook_sums(n, d, k, fun):
         "projected": (sums.projected_moments(Z, c, W, w), [naive.moments((W @ (z - c))[None], 0) for z in Z]),
         "total": (sums.total(Z, w), [(z,) for z in Z]),
         "norms": ((sums.norms(Z, c, w),), [(np.linalg.norm(z - c) ** np.array([1, 2, 0]),) for z in Z]),
-        "pull": (sums.weiszfeld_sums(Z, c, w), [naive.pull(z, c) for z in Z]),
+        "pull": (sums.weiszfeld_sums(Z, c, w), [naive.weiszfeld_terms(z, c) for z in Z]),
     }
     one_by_one["stacked"] = sums.stacked(Z, W, sums.likelihood, contrast, w), one_by_one["likelihood"][1]
     for name, (found, rows) in one_by_one.items():
@@ -77,14 +79,14 @@ def test_weighted_sweeps_are_the_formula(shape, fun, dtype, rng):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_array_code_and_weighted_kernel_agree(dtype, rng, monkeypatch):
     Y, w = rng.normal(size=(500, 5)).astype(dtype), rng.exponential(size=500).astype(dtype)
-    answers = []
+    results = []
     for worth in (0, 1 << 60):
         monkeypatch.setattr(kernels, "WORTH_COMPILING", worth)
         work, again = Y.copy(), Y.copy()
-        answers.append(
+        results.append(
             [*kernels.score_and_loss(work, LogCosh(1.3), w), work, *kernels.score(again, LogCosh(1.3), w), again]
         )
-    for compiled, array in zip(*answers, strict=True):
+    for compiled, array in zip(*results, strict=True):
         np.testing.assert_allclose(compiled, array, rtol=1e-5 if dtype == np.float32 else 1e-13, atol=1e-6)
 
 
@@ -138,12 +140,12 @@ def test_batches_keep_their_weights(rng):
 
 def test_threads_do_not_change_a_bit_of_weighted_sums(rng, monkeypatch):
     X, W = rng.normal(size=(20_000, 40)).astype(np.float32), rng.normal(size=(40, 40)).astype(np.float32)
-    weights, answers = rng.exponential(size=20_000), []
+    weights, results = rng.exponential(size=20_000), []
     for threads in (1, 3):
         monkeypatch.setattr(threaded, "host_threads", lambda threads=threads: threads)
         monkeypatch.setattr(host, "MIN_WORK_FOR_THREADS", 0)
-        answers.append(HostRows(X, chunk_rows=500, weights=weights).sum(sums.fixed_point, W, LogCosh()))
-    for one, many in zip(*answers, strict=True):
+        results.append(HostRows(X, chunk_rows=500, weights=weights).sum(sums.fixed_point, W, LogCosh()))
+    for one, many in zip(*results, strict=True):
         np.testing.assert_array_equal(one, many)
 
 
@@ -228,7 +230,7 @@ def test_integer_weights_are_repeated_rows(estimator, seed, dtype):
     products = expected.T @ sources  # rounding may decide between starts, and when to stop: order and sign
     _, order = metrics.match(products)
     sign = np.sign(products[np.arange(3), order])
-    tolerance = 1e-6 if dtype == np.float64 else 5e-3  # of an answer found to sqrt(tol)
+    tolerance = 1e-6 if dtype == np.float64 else 5e-3  # of a solution that is accurate to sqrt(tol)
     pairs = {"sources": (sources[:, order] * sign, expected)}
     pairs["components_"] = (one.components_[order] * sign[:, None], two.components_)
     pairs["mixing_"] = (one.mixing_[:, order] * sign, two.mixing_)
@@ -270,7 +272,7 @@ def test_the_standard_error_of_weighted_means_is_that_of_repeated_samples():
 
 
 def stops(solver, oracle, W):
-    """Which components are at rest at W itself."""
+    """Which components have converged at W itself."""
     if solver is parallel:
         return parallel(oracle, W, max_iter=1, tol="auto").converged_components
     return picard(oracle, W, max_iter=0, tol="auto", ortho=solver == "rotations").converged_components
@@ -350,7 +352,7 @@ def test_only_the_best_start_goes_on_to_all_weighted_rows(monkeypatch):
 
 
 # ---- what is said and refused ----------------------------------------------------------------------------------------
-def test_few_rows_that_count_are_told(caplog):
+def test_warning_of_few_rows_of_positive_weight(caplog):
     X = np.random.default_rng(0).laplace(size=(500, 10))
     with caplog.at_level(logging.WARNING, logger="gpuica"):
         FastICA(random_state=0, tol=1).fit(X, sample_weight=np.arange(500) < 50)
@@ -446,7 +448,7 @@ def test_metrics_of_integer_weights_are_those_of_repeated_rows(rng):
         metrics.negentropy(S, sample_weight=-np.ones(500))
 
 
-def test_rows_without_weights_are_asked_without(rng):
+def test_contributions_without_weights(rng):
     """A contribution that knows no weights serves rows that have none."""
     rows = open_rows(rng.normal(size=(50, 2)), dtype=np.dtype(float), device=CPU)
     np.testing.assert_allclose(rows.sum(lambda chunk: (chunk.sum(axis=0),))[0], rows.array.sum(0))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..solvers.stopping import FAR
+from ..solvers.stopping import MAX_Z
 
 
 def describe_fastica(estimator, solution):
@@ -12,7 +12,7 @@ def describe_fastica(estimator, solution):
         remedy = "raise max_iter" if estimator.algorithm == "picard" else "use a smaller tol, or algorithm='picard'"
         return (
             f"FastICA did not converge: all components changed by less than tol={estimator.tol} in the last of "
-            f"{solution.n_iter} iterations, but the gradient of {remaining} of {k} is more than {FAR:.0f} standard "
+            f"{solution.n_iter} iterations, but the gradient of {remaining} of {k} is more than {MAX_Z:.0f} standard "
             f"errors from zero, up to {float(solution.z.max()):.0f} (see gradient_z_). Dependent sources make steps "
             f"short also far from a solution: {remedy}."
         )

@@ -79,7 +79,7 @@ def open_fit(estimator, problem):
 def atom_options(estimator, rng, xp):
     """The options of a solver that say how atoms are updated, and how unused atoms are replaced."""
     update = partial(UPDATES[estimator.update], positive=estimator.positive_dict, xp=xp)
-    return {"update": update, "renew": DEAD_ATOMS[estimator.dead_atoms](rng, estimator.positive_dict)}
+    return {"update": update, "dead_atoms": DEAD_ATOMS[estimator.dead_atoms](rng, estimator.positive_dict)}
 
 
 def initial_atoms(estimator, problem, oracle, rng, decompose):

@@ -9,8 +9,8 @@ from ..device import to_host
 from ..input import check_input, report_nonfinite, with_sample_weight
 from ..oracle import ContrastOracle, MomentOracle
 from ..solvers import Solution
-from ..solvers.fastica import orthonormal
 from ..solvers.online import RunningMoments, online_step
+from ..solvers.orthonormal import orthonormal
 from ._fit import store
 from ._preprocess import open_data
 
@@ -70,7 +70,7 @@ def _step(estimator, rows, mean, covariance, weight, device):
     """Update the state and the fitted attributes with a batch of this weight and these moments."""
     state, eps = estimator._online_state.to(device.put), float(np.finfo(rows.dtype).eps)
     moments = state.moments.with_batch(weight, mean, covariance, rows.xp)
-    moments, W = moments.renew(state.W, eps=eps, xp=rows.xp)
+    moments, W = moments.refresh_whitening(state.W, eps=eps, xp=rows.xp)
     n_effective = state.n_effective + rows.n_effective
     oracle = ContrastOracle(rows.projected(moments.mean, moments.whitening), estimator._contrast())
     covariance = moments.whitening @ covariance @ moments.whitening.T

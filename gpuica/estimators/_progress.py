@@ -49,13 +49,13 @@ class Progress:
         )
 
 
-def by_batches(anneal):
-    """A function like `solvers.stochastic.annealed` that reports by `Progress.batches`."""
+def by_batches(stochastic):
+    """A function like `solvers.stochastic.stochastic_picard` that reports by `Progress.batches`."""
 
-    def annealed(oracle, starts, *, report=None, **options):
-        return anneal(oracle, starts, report=report and report.batches, **options)
+    def reporting(oracle, starts, *, report=None, **options):
+        return stochastic(oracle, starts, report=report and report.batches, **options)
 
-    return annealed
+    return reporting
 
 
 def print_line(estimator, text):

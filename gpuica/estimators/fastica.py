@@ -9,16 +9,13 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from ..contrasts import NAMES, as_contrast
 from ..device.products import ROUNDED_PRECISIONS
-from ..solvers.fastica import SOLVERS
+from ..solvers import SOLVERS
 from ..solvers.growth import run, run_all
-from ..solvers.picard import picard
-from ..solvers.stochastic import annealed
+from ..solvers.stochastic import stochastic_picard
 from ._convergence import describe_fastica
 from ._ica import ICA
 from ._parameters import as_number
 from ._progress import by_batches
-
-ALGORITHMS = {**SOLVERS, "picard": picard}
 
 
 class FastICA(ICA, SklearnFastICA):
@@ -165,7 +162,7 @@ class FastICA(ICA, SklearnFastICA):
     _parameter_constraints: dict = {
         **SklearnFastICA._parameter_constraints,
         "fun": [StrOptions(NAMES), callable, HasMethods("at"), HasMethods(["log_lik", "score_and_der"])],
-        "algorithm": [StrOptions(set(ALGORITHMS))],
+        "algorithm": [StrOptions(set(SOLVERS))],
         "tol": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
         "device": [str],
         "verbose": ["verbose"],
@@ -252,14 +249,14 @@ class FastICA(ICA, SklearnFastICA):
                 raise ValueError(f"{setting} needs a contrast with a known G: a name, or an object with `loss`.")
 
     def _solve(self, oracle, starts, rng, report, *, keep_all=False):
-        options: dict[str, Any] = {"share": self.stop_percentile / 100}
+        options: dict[str, Any] = {"fraction": self.stop_percentile / 100}
         if self.algorithm == "picard":
-            options |= {"by": "delta", "anneal": by_batches(annealed)}
+            options |= {"by": "delta", "stochastic": by_batches(stochastic_picard)}
         elif self.algorithm == "deflation":
             options = {"stage_tol": self.tol}
         options |= {"growth": as_number(self.growth), "max_iter": self.max_iter, "tol": self.tol}
         return (run_all if keep_all else run)(
-            ALGORITHMS[self.algorithm], oracle, starts, rng=rng, report=report, **options
+            SOLVERS[self.algorithm], oracle, starts, rng=rng, report=report, **options
         )
 
     def _not_converged(self, solution):

@@ -6,11 +6,11 @@ from numbers import Integral, Real
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from ..contrasts import NAMES, Exp, as_contrast
-from ..solvers.fastica import SOLVERS, orthonormal
+from ..solvers import SOLVERS
 from ..solvers.growth import run, run_all
 from ..solvers.multistart import solve_all
-from ..solvers.picard import picard as minimise
-from ..solvers.stochastic import annealed
+from ..solvers.orthonormal import orthonormal
+from ..solvers.stochastic import stochastic_picard
 from ._convergence import describe_picard
 from ._ica import ICA
 from ._parameters import as_number
@@ -246,16 +246,16 @@ class Picard(ICA):
     def _solve(self, oracle, starts, rng, report, *, keep_all=False):
         extended = self.ortho if self.extended is None else self.extended
         return (run_all if keep_all else run)(
-            minimise,
+            SOLVERS["picard"],
             oracle,
             self._refined(oracle, starts, report),
             growth=as_number(self.growth),
-            anneal=by_batches(partial(annealed, extended=extended)) if self.ortho else None,
+            stochastic=by_batches(partial(stochastic_picard, extended=extended)) if self.ortho else None,
             rng=rng,
             max_iter=self.max_iter,
             tol=self.tol,
             report=report,
-            share=self.stop_percentile / 100,
+            fraction=self.stop_percentile / 100,
             ortho=self.ortho,
             extended=extended,
             memory=self.m,
@@ -269,7 +269,7 @@ class Picard(ICA):
             starts = [orthonormal(start, oracle.xp) for start in starts]
         if self.fastica_it:
             options = {"max_iter": self.fastica_it, "tol": 0.0, "report": report and report.of_fastica()}
-            starts = [solution.W for solution in solve_all(partial(SOLVERS["parallel"], **options), oracle, starts)]
+            starts = [solution.W for solution in solve_all(SOLVERS["parallel"], oracle, starts, **options)]
         return starts
 
     def _not_converged(self, solution):

@@ -7,8 +7,8 @@ Every function of `UPDATES` takes (D, A, B) and
 
     positive: whether entries of D must be at least 0.
     norm: "ball", every atom of norm at most 1 (Mairal, scikit-learn), or "unit", norm 1.
-    least_use: an atom with A_jj = Σ c_j² at or below this is unused; it stays as it is, but for entries below 0 if
-        positive.
+    least_use: an atom with A_jj = Σ c_j² at or below this is unused and stays unchanged, except that entries below 0
+        become 0 if positive.
 
 and returns the new D, in D's dtype, and which atoms are unused, (k,) booleans.
 """
@@ -19,19 +19,19 @@ import numpy as np
 
 from .. import kernels
 
-LEAST_USE = 1e-6  # scikit-learn's and, it says, SPAMS's
-BLOCK = 128  # atoms of a block: fewer make slow products, more make work within blocks; flat from 96 to 256
-PARALLEL = 1 - 1e-6  # a larger |cosine| makes two atoms the same
+LEAST_USE = 1e-6  # as in scikit-learn and SPAMS
+BLOCK = 128  # atoms of a block: fewer make slow products, more make more work within blocks; flat from 96 to 256
+MAX_COSINE = 1 - 1e-6  # directions with a larger |cosine| count as the same
 
 
 def block_descent(D, A, B, *, positive=False, norm="ball", least_use=LEAST_USE, block=BLOCK, sweeps=1, xp=np):
-    """Each atom in turn to its best place while all others stay: u_j = (B_j - A_j D) / A_jj + D_j, constrained.
+    """Block coordinate descent, atom by atom: u_j = (B_j - A_j D) / A_jj + D_j, then constrained.
 
     Mairal, Bach, Ponce, Sapiro, "Online dictionary learning for sparse coding", ICML 2009, algorithm 2.  The objective
-    never rises (norm="unit": from atoms of norm 1).  sweeps: times over all atoms.
+    never rises (norm="unit": from atoms of norm 1).  sweeps: passes over all atoms.
 
-    Blocked: within a block of atoms only the block's own rows of D change, so one product A D serves the block, and
-    what its atoms do to each other is corrected on the way.  The same operations as one product per atom, up to the
+    Blocked: within a block of atoms only the block's own rows of D change, so one product A D suffices for the block,
+    and the changes of its own atoms are added as they occur.  The same operations as one product per atom, up to the
     order of additions.
     """
     used, scale = _use(A, least_use, xp)
@@ -44,41 +44,42 @@ def block_descent(D, A, B, *, positive=False, norm="ball", least_use=LEAST_USE, 
             U = (B[rows].astype(D.dtype, copy=False) - across @ D) / divisor + D[rows]
             within = xp.ascontiguousarray(across[:, rows] / divisor)
             kernels.descend(D[rows], U, within, used[rows], positive, _is_unit(norm))
-    return _allowed(D, positive, xp), ~used
+    return _nonnegative(D, positive, xp), ~used
 
 
 def least_squares(D, A, B, *, positive=False, norm="ball", least_use=LEAST_USE, ridge=None, xp=np):
-    """All atoms at once to the least-squares solution A⁻¹ B, then constrained: the method of optimal directions, MOD.
+    """All atoms at once by least squares, A⁻¹ B, then constrained: the method of optimal directions, MOD.
 
-    Engan, Aase, Husøy, "Method of optimal directions for frame design", ICASSP 1999.  The constraint comes after the
-    solution, so the objective may rise; code the rows again before comparing.
+    Engan, Aase, Husøy, "Method of optimal directions for frame design", ICASSP 1999.  The constraint is applied after
+    the solution, so the objective can rise; code the rows again before comparing.
 
-    ridge: D - old D is shortened as if each A_jj were larger by this share, so that atoms that the codes cannot tell
-    apart move little.  Default: the rounding of D's dtype to the power 2/3.  Solved in float64.
+    ridge: each A_jj is larger by this fraction where it multiplies D - old D, so that atoms that the codes cannot
+    distinguish change little.  Default: the rounding unit of D's dtype to the power 2/3.  Solved in float64.
     """
     used, scale = _use(A, least_use, xp)
     ridge = float(np.finfo(D.dtype).eps) ** (2 / 3) if ridge is None else ridge
     system = xp.where(used[:, None] & used, A.astype(np.float64, copy=False), 0.0)
-    places = xp.arange(len(A))
-    system[places, places] += xp.where(used, ridge * scale, 1.0)  # an unused atom has no equation but "stay"
+    diagonal = xp.arange(len(A))
+    system[diagonal, diagonal] += xp.where(used, ridge * scale, 1.0)  # the step of an unused atom is 0
     old = D.astype(np.float64)
     step = xp.linalg.solve(system, (B - A @ old) * used[:, None])
-    return _settled(D, old + step, used, positive, norm, xp)
+    return _constrained(D, old + step, used, positive, norm, xp)
 
 
 def approximate_ksvd(D, A, B, *, positive=False, norm="unit", least_use=LEAST_USE, xp=np):
-    """All atoms at once to E_jᵀ c_j normalised, E_j = X - C D + c_j D_j the residual without atom j, D old throughout.
+    """All atoms at once: E_jᵀ c_j normalised, with E_j = X - C D + c_j D_j the residual without atom j.
 
-    E_jᵀ c_j = B_j - A_j D + A_jj D_j is one power iteration towards the first singular vector that K-SVD asks for:
-    the atoms' half of approximate K-SVD (Rubinstein, Zibulevsky, Elad, Technion CS-2008-08), in the parallel form of
+    E_jᵀ c_j = B_j - A_j D + A_jj D_j is one power iteration towards the first singular vector, which K-SVD computes:
+    the atom update of approximate K-SVD (Rubinstein, Zibulevsky, Elad, Technion CS-2008-08), in the parallel form of
     Irofti and Dumitrescu, "GPU parallel implementation of the approximate K-SVD algorithm", EUSIPCO 2014.  The codes
-    stay, they are found anew with the new atoms.  Atoms that move at once may overshoot: the objective may rise.
+    are not updated; they are computed again for the new atoms.  D is the old dictionary throughout, so that atoms can
+    overshoot and the objective can rise.
 
-    norm="ball" keeps the length E_jᵀ c_j / A_jj, cut to 1: `block_descent` by Jacobi instead of Gauss-Seidel.
+    norm="ball" has E_jᵀ c_j / A_jj, shortened to norm 1: `block_descent` by Jacobi instead of Gauss-Seidel.
     """
     used, scale = _use(A, least_use, xp)
     A, B, scale = (part.astype(D.dtype, copy=False) for part in (A, B, scale))
-    return _settled(D, (B - A @ D) / scale[:, None] + D, used, positive, norm, xp)
+    return _constrained(D, (B - A @ D) / scale[:, None] + D, used, positive, norm, xp)
 
 
 UPDATES: dict[str, Any] = {
@@ -89,21 +90,21 @@ UPDATES: dict[str, Any] = {
 
 
 def replace_unused(D, unused, candidates, *, rng, positive=False, xp=np):
-    """D with each unused atom replaced by a candidate of norm 1, or a random direction when they run out.
+    """D with each unused atom replaced by a normalised candidate, or a random direction when candidates run out.
 
-    unused: (k,) booleans.  candidates: (m, d), the worst-reconstructed rows, worst first; taken in this order, without
+    unused: (k,) booleans.  candidates: (m, d), the worst-reconstructed rows, worst first; used in this order, except
     zeros, multiples of used atoms and multiples of each other.  rng: a NumPy generator or RandomState.
-    What A and B hold about a replaced atom is the caller's to forget.
+    The caller resets A and B of the replaced atoms.
     """
-    places = xp.nonzero(unused)[0]
-    if len(places) == 0:
+    indices = xp.nonzero(unused)[0]
+    if len(indices) == 0:
         return D
-    fresh = _distinct(candidates.astype(D.dtype, copy=False), D[~unused], positive, xp)[: len(places)]
-    drawn = rng.normal(size=(len(places) - len(fresh), D.shape[1]))
+    fresh = _distinct(candidates.astype(D.dtype, copy=False), D[~unused], positive, xp)[: len(indices)]
+    drawn = rng.normal(size=(len(indices) - len(fresh), D.shape[1]))
     drawn = np.abs(drawn) if positive else drawn
     drawn = xp.asarray((drawn / np.sqrt((drawn**2).sum(axis=1, keepdims=True))).astype(D.dtype))
     D = D.copy()
-    D[places] = xp.concatenate([fresh, drawn])
+    D[indices] = xp.concatenate([fresh, drawn])
     return D
 
 
@@ -113,34 +114,35 @@ def _distinct(candidates, atoms, positive, xp, chunk=1024):
     atoms = kernels.constrained(atoms, 0, False, unit=True)
     keep = (directions * directions).sum(axis=1) > 0
     order = xp.arange(len(directions))
-    for start in range(0, len(directions), chunk):  # cosines of all at once might not fit
+    for start in range(0, len(directions), chunk):  # all cosines at once might not fit in memory
         rows = slice(start, start + chunk)
-        earlier = (xp.abs(directions[rows] @ directions.T) > PARALLEL) & (order < order[rows, None])
+        earlier = (xp.abs(directions[rows] @ directions.T) > MAX_COSINE) & (order < order[rows, None])
         keep[rows] &= ~earlier.any(axis=1)
-        keep[rows] &= ~(xp.abs(directions[rows] @ atoms.T) > PARALLEL).any(axis=1)
+        keep[rows] &= ~(xp.abs(directions[rows] @ atoms.T) > MAX_COSINE).any(axis=1)
     return directions[keep]
 
 
 def _use(A, least_use, xp):
-    """Which atoms are used, (k,) booleans, and A_jj, 1 where atom j is not."""
+    """Which atoms are used, (k,) booleans, and A_jj, or 1 where atom j is unused."""
     diagonal = A.diagonal()
     used = diagonal > least_use
     return used, xp.where(used, diagonal, 1)
 
 
-def _settled(D, U, used, positive, norm, xp):
-    """U (k, d) constrained, in D's dtype, with D's rows for unused atoms; and which are unused."""
-    D = _allowed(D, positive, xp)
+def _constrained(D, U, used, positive, norm, xp):
+    """U (k, d) with the constraint, in D's dtype, with D's rows for unused atoms; and which are unused."""
+    D = _nonnegative(D, positive, xp)
     U = kernels.constrained(U, D, positive, _is_unit(norm))
     return xp.where(used[:, None], U, D).astype(D.dtype, copy=False), ~used
 
 
-def _allowed(D, positive, xp):
-    """D with entries at least 0 if positive, for atoms that an update leaves as they are: a start may have others."""
+def _nonnegative(D, positive, xp):
+    """D with entries at least 0 if positive; unused atoms are not updated, and initial ones can have others."""
     return xp.maximum(D, 0) if positive else D
 
 
 def _is_unit(norm):
+    """Whether norm is "unit"; ValueError if it is neither that nor "ball"."""
     if norm not in ("ball", "unit"):
         raise ValueError(f"norm must be 'ball' (at most 1) or 'unit', got {norm!r}.")
     return norm == "unit"

@@ -1,5 +1,6 @@
-"""Dictionary learning: codes for the present atoms, then atoms for these codes, on all rows or on one batch after the
-other.  Codes never leave the rows; a solver sees Σ c cᵀ and Σ c xᵀ.
+"""Dictionary learning: codes for the present atoms, then atoms for these codes, on all rows or batch by batch.
+
+Codes never leave the rows; a solver sees Σ c cᵀ and Σ c xᵀ.
 """
 
 from dataclasses import dataclass, field
@@ -8,15 +9,16 @@ from typing import Any
 import numpy as np
 
 from .atoms import replace_unused
+from .protocol import DictionaryOracle
 
 
 @dataclass
 class FitState:
-    """What learning has come to; enough to go on from, and always whole: it changes at once, after an iteration.
+    """The state of a fit, enough to resume from; it changes as a whole, after an iteration, so it is always consistent.
 
-    D: atoms (K, d).  coded_with: the atoms that the last codes were found with.  costs: after every iteration, or mean
-    costs before every batch.  converged: whether a stopping rule was met.  n_replaced: unused atoms that were replaced,
-    in all.  n_unfinished: rows of the last iteration whose code was not finished.
+    D: atoms (K, d).  coded_with: the atoms that the last codes were computed with.  costs: after every iteration, or
+    mean costs before every batch.  converged: whether a stopping rule was met.  n_replaced: unused atoms that were
+    replaced, in total.  n_unfinished: rows of the last iteration whose coder did not converge.
     """
 
     D: Any
@@ -36,111 +38,122 @@ class FitState:
         return len(self.costs)
 
     def update(self, D, cost, converged, n_replaced, n_unfinished):
-        """Take the outcome of one more iteration."""
+        """Set the outcome of one more iteration."""
         self.D, self.coded_with, self.converged = D, self.D, converged
         self.costs.append(cost)
         self.n_replaced += n_replaced
         self.n_unfinished = n_unfinished
 
 
-def alternate(oracle, learned, *, max_iter, tol, update, renew, report):
-    """Codes of all rows and all atoms in turn, until the cost falls by less than tol of itself.
+def alternate(oracle: DictionaryOracle, state, *, max_iter, tol, update, dead_atoms, report):
+    """Codes of all rows and all atoms alternately, until the relative decrease of the cost is below tol.
 
-    learned: a `FitState` to go on from.  update: a function of `solvers.atoms.UPDATES`, its options bound.  renew: (D,
-    unused, found, oracle) -> D, a policy for unused atoms.  report: called with `learned` after every iteration.
+    oracle: a `protocol.DictionaryOracle`.  state: a `FitState` to start or resume from.  update: a function of
+    `solvers.atoms.UPDATES`, its options bound.  dead_atoms: a policy for unused atoms, such as `Resample`.  report:
+    called with the state after every iteration.
     """
-    while learned.n_iter < max_iter and not learned.converged:
-        old = learned.D
-        found = oracle.moments(old, renew.n_worst(len(old)))
-        D, unused = update(old, found.A, found.B)
+    while state.n_iter < max_iter and not state.converged:
+        old = state.D
+        moments = oracle.moments(old, dead_atoms.n_worst(len(old)))
+        D, unused = update(old, moments.A, moments.B)
         n_replaced = 0
         if bool(unused.any()):
-            found.A[unused], found.B[unused] = 0, 0
-            found.A[:, unused] = 0
-            D = renew(D, unused, found.worst, oracle)
-            n_replaced = int(unused.sum()) * renew.replaces
-        cost = found.cost_at(D, old)
-        before = learned.costs[-1] if learned.costs else float("inf")
-        converged = learned.n_iter > 0 and (before - cost < tol * cost or cost == 0)
-        learned.update(D, cost, converged, n_replaced, found.n_unfinished)
-        report(learned)
-    return learned
+            moments.A[unused], moments.B[unused] = 0, 0
+            moments.A[:, unused] = 0
+            D = dead_atoms(D, unused, moments.worst, oracle)
+            n_replaced = int(unused.sum()) * dead_atoms.replaces
+        cost = moments.cost_at(D, old)
+        before = state.costs[-1] if state.costs else float("inf")
+        converged = state.n_iter > 0 and (before - cost < tol * cost or cost == 0)
+        state.update(D, cost, converged, n_replaced, moments.n_unfinished)
+        report(state)
+    return state
 
 
 class SufficientStatistics:
-    """The past of the batches in two matrices: A (K, K) and B (K, d), older batches weighing less and less.
+    """Weighted means of Σ c cᵀ / n, A (K, K), and Σ c xᵀ / n, B (K, d), over the batches; weights decay with age.
 
-    memory: rows that the past holds, an exponential window; None for the weights of Mairal et al. 2009, section 3.4.3,
-    which hold about n_rows² rows for batches of n_rows.
+    memory: the number of rows in an exponential window; None for the weights of Mairal et al. 2009, section 3.4.3,
+    which amount to about n² rows for batches of n rows.
     """
 
     def __init__(self, shape, dtype, xp=np, memory=None):
         self.A, self.B = xp.zeros((shape[0], shape[0]), dtype=dtype), xp.zeros(shape, dtype=dtype)
         self.memory = memory
 
-    def add(self, found, n_rows, step):
-        """Batch number `step`, from 0, of n_rows rows.  The sums found are its own afterwards."""
+    def add(self, moments, n_rows, step):
+        """Add batch number `step`, from 0, of n_rows rows.  Overwrites A and B of its moments."""
         if self.memory:
             beta = 1 - 1 / min(step + 1, max(self.memory / n_rows, 1))
         else:
             theta = (step + 1) * n_rows if step < n_rows - 1 else n_rows**2 + step + 1 - n_rows
             beta = (theta + 1 - n_rows) / (theta + 1)
-        for total, part in ((self.A, found.A), (self.B, found.B)):
+        for total, part in ((self.A, moments.A), (self.B, moments.B)):
             total *= beta
-            part /= n_rows  # in place: on a device K² numbers in float64 are not few
+            part /= n_rows  # in place: K² numbers in float64 take much of a device's memory
             total += part.astype(total.dtype, copy=False)
 
     def to(self, put):
-        """Move both by a function of an array."""
+        """Replace both by put(array), which copies to another device."""
         self.A, self.B = put(self.A), put(self.B)
 
-    def forget(self, atoms):
-        """What is known of these atoms, (K,) booleans."""
+    def reset(self, atoms):
+        """Set the statistics of these atoms, (K,) booleans, to 0."""
         self.A[atoms], self.B[atoms] = 0, 0
         self.A[:, atoms] = 0
 
 
-def one_batch(oracle, D, statistics, step, *, update, renew):
+def one_batch(oracle: DictionaryOracle, D, statistics, step, *, update, dead_atoms):
     """Codes of one batch, then the atoms.  Returns D, the mean cost before, atoms replaced, rows unfinished.
 
-    What is decided on is read at once, after all that does not depend on it was asked for: one wait for a device.
+    oracle: a `protocol.DictionaryOracle` of the batch.  The numbers that decisions depend on are read once, after all
+    work that does not depend on them was enqueued: one wait for a device.
     """
-    found = oracle.moments(D, renew.n_worst(len(D)))
-    statistics.add(found, oracle.n_rows, step)
+    moments = oracle.moments(D, dead_atoms.n_worst(len(D)))
+    statistics.add(moments, oracle.n_rows, step)
     D, unused = update(D, statistics.A, statistics.B)
-    news = oracle.xp.concatenate([found.costs / oracle.n_rows, unused.sum(keepdims=True).astype(found.costs.dtype)])
-    cost, n_unused = news.tolist()
+    numbers = oracle.xp.concatenate(
+        [moments.costs / oracle.n_rows, unused.sum(keepdims=True).astype(moments.costs.dtype)]
+    )
+    cost, n_unused = numbers.tolist()
     if n_unused:
-        D = renew(D, unused, found.worst, oracle)
-        if renew.forgets:
-            statistics.forget(unused)
-    return D, cost, int(n_unused) * renew.replaces, found.n_unfinished
+        D = dead_atoms(D, unused, moments.worst, oracle)
+        if dead_atoms.resets_statistics:
+            statistics.reset(unused)
+    return D, cost, int(n_unused) * dead_atoms.replaces, moments.n_unfinished
 
 
-def online(learned, statistics, batches, *, max_steps, update, renew, stop, report):
-    """One batch after the other.  Mairal, Bach, Ponce, Sapiro, "Online dictionary learning for sparse coding", 2009.
+def online(state, statistics, batches, *, max_steps, update, dead_atoms, stop, report):
+    """Online dictionary learning, batch by batch: Mairal, Bach, Ponce, Sapiro, ICML 2009.
 
-    learned: a `FitState` to go on from.  batches: an iterator over the oracles of those that come next.  stop: (step,
-    D, old D, mean cost, rows of the batch) -> whether to end.  report: called with `learned` after every batch.
+    state: a `FitState` to start or resume from.  batches: an iterator over `protocol.DictionaryOracle`s, one for each
+    of the following batches.  stop: (step, D, old D, mean cost, rows of the batch) -> whether to end, such as
+    `EarlyStopping`.  report: called with the state after every batch.
     """
-    while learned.n_iter < max_steps and not learned.converged:
-        step, old, batch = learned.n_iter, learned.D, next(batches)
-        D, cost, replaced, n_unfinished = one_batch(batch, old, statistics, step, update=update, renew=renew)
-        learned.update(D, cost, stop(step, D, old, cost, batch.n_rows), replaced, n_unfinished)
-        report(learned)
-    return learned
+    while state.n_iter < max_steps and not state.converged:
+        step, old, batch = state.n_iter, state.D, next(batches)
+        D, cost, replaced, n_unfinished = one_batch(batch, old, statistics, step, update=update, dead_atoms=dead_atoms)
+        state.update(D, cost, stop(step, D, old, cost, batch.n_rows), replaced, n_unfinished)
+        report(state)
+    return state
 
 
 class Resample:
-    """An unused atom becomes a row drawn at random, with noise of a hundredth of its spread: scikit-learn's policy."""
+    """Replace an unused atom by a random row plus noise of 0.01 of its standard deviation: scikit-learn's policy.
 
-    replaces, forgets = True, False
+    A policy has n_worst(n_atoms), how many of the worst-reconstructed rows it needs; `replaces`, whether it replaces
+    atoms; `resets_statistics`, whether the statistics of replaced atoms are to be reset; and is called with (D, unused,
+    worst, oracle), unused (K,) booleans and worst (m, d) those rows, worst first, and returns the new D.
+    """
+
+    replaces, resets_statistics = True, False
 
     def __init__(self, rng, positive):
-        """rng: a numpy RandomState."""
+        """rng: a numpy RandomState.  positive: whether entries of atoms must be at least 0."""
         self.rng, self.positive = rng, positive
 
     def n_worst(self, n_atoms):
+        """The number of worst-reconstructed rows that are needed."""
         return 0
 
     def __call__(self, D, unused, worst, oracle):
@@ -155,19 +168,19 @@ class Resample:
 
 
 class Worst(Resample):
-    """Unused atoms become the rows that the dictionary serves worst; what was known of the old ones is forgotten."""
+    """Replace unused atoms by the rows that the dictionary reconstructs worst, and reset their statistics."""
 
-    forgets = True
+    resets_statistics = True
 
     def n_worst(self, n_atoms):
-        return 2 * n_atoms  # rows that are alike make one atom
+        return 2 * n_atoms  # because parallel rows make one atom
 
     def __call__(self, D, unused, worst, oracle):
         return replace_unused(D, unused, worst, rng=self.rng, positive=self.positive, xp=oracle.xp)
 
 
 class Keep(Resample):
-    """Unused atoms stay as they are."""
+    """Leave unused atoms unchanged."""
 
     replaces = False
 
@@ -179,10 +192,10 @@ DEAD_ATOMS = {"resample": Resample, "worst": Worst, "keep": Keep}
 
 
 class EarlyStopping:
-    """scikit-learn's two rules to end: atoms at rest, or no better mean cost for `patience` batches.
+    """scikit-learn's two stopping rules: a small change of the atoms, or no lower mean cost for `patience` batches.
 
-    tol: ‖new D - old D‖ / K at or below which atoms are at rest; 0 for never.  The mean cost is an exponential average,
-    begun after 100 batches or one pass over the rows.
+    tol: the fit ends where ‖new D - old D‖ / K is at or below it; 0 for never.  patience: None for never.  The mean
+    cost is an exponential average, from the 100th batch or the end of the first pass over the rows on.
     """
 
     def __init__(self, n_rows, n_atoms, tol, patience):
@@ -194,8 +207,8 @@ class EarlyStopping:
         """Whether to end after batch number `step`, from 0."""
         if step + 1 <= min(100, self.n_rows / batch_rows):
             return False
-        share = min(batch_rows / (self.n_rows + 1), 1)
-        self.average = cost if self.average is None else self.average * (1 - share) + cost * share
+        weight = min(batch_rows / (self.n_rows + 1), 1)
+        self.average = cost if self.average is None else self.average * (1 - weight) + cost * weight
         if self.tol > 0 and float(((D - old) ** 2).sum()) ** 0.5 / self.n_atoms <= self.tol:
             self.why = "small dictionary change"
             return True

@@ -1,46 +1,49 @@
 """A solver on growing samples, finished on all rows.
 
 The error of ICA from n rows is about 1/sqrt(n), so early iterations on all rows are waste: start on a small random
-sample, stop each stage when the gradient is below its own sampling error, enlarge the sample, start again where the
-last stage stopped.  Hyvärinen, IEEE Trans. Neural Networks 10(3), 1999, recommends samples while the estimate is poor.
+sample, stop each stage when the gradient is below its own standard error, enlarge the sample, and start the next stage
+where the last one stopped.  Hyvärinen, IEEE Trans. Neural Networks 10(3), 1999, recommends samples while the estimate
+is poor.
 
-Where a sample does not come to rest soon, sources depend on each other, and larger samples would not either: what
-`annealing` makes of batches of all rows takes the place of the samples that are left.
+Where a solver does not converge on a sample within a stage, sources depend on each other, and it would not on larger
+samples either: `stochastic_picard` on batches of all rows then replaces the remaining samples.
 """
 
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from .multistart import solve_all
-from .stochastic import ROUNDS
+from .multistart import Solver, solve_all
+from .protocol import SampledOracle
+from .stochastic import MAX_EPOCHS
 
-FACTOR = 2.0
-KEPT = 4  # of so many starts one goes on to the next sample, after STAGE / 2 iterations: enough to tell them apart
-STAGE = 20  # iterations of a stage: a sample too small for its k would never settle
-WARM = 5  # iterations of a stage that begins where another ended: few independent sources take two or three
+FACTOR = 2.0  # of growth="auto"
+COMPETITORS = 4  # of so many starts one continues on the next sample
+MAX_ITER_STAGE = 20  # iterations of a stage: a sample too small for its k would never converge
+MAX_ITER_COMPETITION = 10  # of a stage that starts compete in: enough to rank them
+MAX_ITER_WARM = 5  # of a stage that starts from the last one's solution: few independent sources take two or three
 
 
 def first_sample(k):
-    """Rows of the first sample for k components: enough for the gradient's sign to mean something."""
+    """The number of rows of the first sample for k components: enough for the gradient's sign to be significant."""
     return max(10_000, 30 * k)
 
 
 def worth_growing(n_rows, k):
-    """Whether "auto" grows: when the first sample is a small part of the rows."""
+    """Whether growth="auto" grows: when the first sample is a small part of the rows."""
     return n_rows >= 4 * first_sample(k)
 
 
-def run(solver, oracle, starts, **options):
+def run(solver: Solver, oracle: SampledOracle, starts, **options):
     """The best Solution of `run_all`, whose starts compete on samples."""
-    solutions = run_all(solver, oracle, starts, survivors=1, **options)
+    solutions = run_all(solver, oracle, starts, compete=True, **options)
     return solutions[fittest(oracle, solutions)[0]]
 
 
 def run_all(
-    solver,
-    oracle,
+    solver: Solver,
+    oracle: SampledOracle,
     starts,
     *,
     growth,
@@ -48,74 +51,125 @@ def run_all(
     max_iter,
     tol,
     stage_tol="auto",
-    anneal=None,
-    survivors=None,
+    stochastic=None,
+    compete=False,
     report=None,
     **options,
 ):
     """The Solutions of solver(oracle, W, ...) for the starts, on all rows or on growing samples.
 
-    starts: list of W (k, k).  growth: None, a factor > 1, or "auto", FACTOR where that is worth it.  rng: draws the
-    samples, whose sizes count effective rows, so that none is made of rows of no weight.  max_iter, tol: of the last
-    stage, on all rows; earlier stages have stage_tol, "auto": stop when the gradient is below its standard error.
-    survivors: 1, one start in KEPT goes from each sample to the next and the best to all rows, or None, all do; several
-    starts compete on one sample without growth too.  anneal: what to do, as `annealed`, when a sample does not come to
-    rest, or None.  n_iter of a solution counts the iterations of all its stages and the rounds of annealing, `sampled`
-    the passes over samples and batches.
+    solver: a `multistart.Solver`.  oracle: a `protocol.SampledOracle`.  starts: list of W (k, k).  growth: None, a
+    factor > 1, or "auto", FACTOR where that is worth it.  rng: draws the samples, whose sizes count effective rows, so
+    that no sample consists of rows of weight 0.  max_iter, tol: of the last stage, on all rows; earlier stages have
+    stage_tol, "auto": stop when the gradient is below its standard error.  stochastic: `stochastic_picard` or a
+    function like it, called when a sample does not converge, or None.  compete: whether only one start in COMPETITORS
+    continues from each sample to the next, and the best on all rows; several starts then compete on one sample without
+    growth too.  options: further arguments of the solver.
+
+    The n_iter of a solution counts the iterations of all its stages and the epochs of `stochastic`, its `sampled` the
+    passes over samples and batches.
     """
-    worth_it = worth_growing(oracle.n_kish, len(starts[0]))
+    k = len(starts[0])
+    growth, stochastic = _resolve(growth, stochastic, oracle, k, compete and len(starts) > 1)
+    runs = _Runs(starts, list(range(len(starts))) if len(starts) > 1 else [None], [0] * len(starts))
+    size = first_sample(k)
+    while growth and size * growth <= oracle.n_kish:
+        sample = oracle.sample(int(size * (oracle.n_rows / oracle.n_kish)), rng)
+        alone = not compete or len(runs.starts) == 1
+        limit = min(_stage_iterations(alone, stochastic and size > first_sample(k)), max_iter)
+        stage = {"max_iter": limit, "tol": stage_tol, "final": False, "report": report, **options}
+        solutions = solve_all(solver, sample, runs.starts, runs.numbers, **stage)
+        size *= growth
+        if not alone:
+            last = size * growth > oracle.n_kish
+            best = fittest(sample, solutions)[: 1 if last else -(-len(solutions) // COMPETITORS)]
+            solutions, runs = [solutions[i] for i in best], runs.subset(best)
+        runs.advance([s.W for s in solutions], [s.n_iter for s in solutions])
+        runs.sampled += sample.n_passes * sample.n_rows / oracle.n_rows
+        if stochastic and alone and not all(solution.converged for solution in solutions):
+            Ws, passes, epochs = _cached(stochastic, oracle, runs.starts, rng, min(MAX_EPOCHS, max_iter), report)
+            runs.advance(Ws, [epochs] * len(Ws))
+            runs.sampled += passes
+            break
+    final = {"max_iter": max_iter, "tol": tol, "report": report, **options}
+    return runs.finish(solve_all(solver, oracle, runs.starts, runs.numbers, **final))
+
+
+@dataclass
+class _Runs:
+    """The starts that still compete.
+
+    starts: W (k, k) of each, at present.  numbers: START of each.  n_iter: iterations of each.  sampled: passes over
+    samples, as a number of passes over all rows.
+    """
+
+    starts: list[Any]
+    numbers: list[int | None]
+    n_iter: list[int]
+    sampled: float = 0.0
+
+    def subset(self, indices):
+        """Only these starts."""
+        return _Runs(
+            [self.starts[i] for i in indices],
+            [self.numbers[i] for i in indices],
+            [self.n_iter[i] for i in indices],
+            self.sampled,
+        )
+
+    def advance(self, Ws, n_iter):
+        """Continue from Ws, after so many iterations of each."""
+        self.starts = Ws
+        self.n_iter = [before + more for before, more in zip(self.n_iter, n_iter, strict=True)]
+
+    def finish(self, solutions):
+        """The solutions on all rows, with the iterations and passes of all stages."""
+        return [
+            replace(solution, n_iter=before + solution.n_iter, sampled=self.sampled)
+            for before, solution in zip(self.n_iter, solutions, strict=True)
+        ]
+
+
+def _resolve(growth, stochastic, oracle, k, competition):
+    """The factor by which samples grow, or None, and `stochastic`, or None without growth.
+
+    A competition of several starts without growth takes place on one sample: the factor from it to all rows.
+    """
+    worth_it = worth_growing(oracle.n_kish, k)
     if growth == "auto":
         growth = FACTOR if worth_it else None
-    n, sampled, n_iter = first_sample(len(starts[0])), 0.0, [0] * len(starts)
-    numbers = list(range(len(starts))) if len(starts) > 1 else [None]
-    if growth is None:
-        anneal = None
-        if survivors and len(starts) > 1 and worth_it:
-            growth = oracle.n_kish / n
-    while growth and n * growth <= oracle.n_kish:
-        sample = oracle.sample(int(n * (oracle.n_rows / oracle.n_kish)), rng)
-        alone, warm = not survivors or len(starts) == 1, n > first_sample(len(starts[0]))
-        most = (WARM if anneal and warm else STAGE) if alone else STAGE // 2
-        stage = partial(solver, max_iter=min(most, max_iter), tol=stage_tol, final=False, report=report, **options)
-        found = solve_all(stage, sample, starts, numbers)
-        n *= growth
-        if survivors and len(found) > 1:
-            kept = 1 if n * growth > oracle.n_kish else -(-len(found) // KEPT)
-            best = fittest(sample, found)[:kept]
-            found, n_iter, numbers = ([part[i] for i in best] for part in (found, n_iter, numbers))
-        starts = [solution.W for solution in found]
-        n_iter = [before + solution.n_iter for before, solution in zip(n_iter, found, strict=True)]
-        sampled += sample.n_passes * sample.n_rows / oracle.n_rows
-        if anneal and alone and not all(solution.converged for solution in found):
-            rounds = min(ROUNDS, max_iter)
-            starts, passes, rounds = _remembered(anneal, oracle, starts, rng, rounds, report)
-            sampled, n_iter = sampled + passes, [before + rounds for before in n_iter]
-            break
-    final = solve_all(partial(solver, max_iter=max_iter, tol=tol, report=report, **options), oracle, starts, numbers)
-    return [
-        replace(solution, n_iter=before + solution.n_iter, sampled=sampled)
-        for before, solution in zip(n_iter, final, strict=True)
-    ]
+    if growth is not None:
+        return growth, stochastic
+    return oracle.n_kish / first_sample(k) if competition and worth_it else None, None
 
 
-def _remembered(anneal, oracle, starts, rng, rounds, report):
-    """anneal(oracle, starts, ...), or what it was before the fit was interrupted."""
+def _stage_iterations(alone, warm):
+    """The largest number of iterations of a stage.  alone: whether no starts compete.  warm: whether it continues from
+    an earlier stage, and `stochastic` follows where it does not converge."""
+    if not alone:
+        return MAX_ITER_COMPETITION
+    return MAX_ITER_WARM if warm else MAX_ITER_STAGE
 
-    def make():
-        Ws, *counts = anneal(oracle, starts, rng=rng, rounds=rounds, report=report)
+
+def _cached(stochastic, oracle, starts, rng, max_epochs, report):
+    """stochastic(oracle, starts, ...), or its result from before the fit was interrupted."""
+
+    def compute():
+        Ws, *counts = stochastic(oracle, starts, rng=rng, max_epochs=max_epochs, report=report)
         return [*Ws, np.array(counts, dtype=np.float64)]
 
-    *Ws, (passes, rounds) = oracle.cached_result("annealed", make, starts, rng, rounds)
-    return Ws, float(passes), int(rounds)
+    # "annealed" is the name of the result in checkpoints
+    *Ws, (passes, epochs) = oracle.cached_result("annealed", compute, starts, rng, max_epochs)
+    return Ws, float(passes), int(epochs)
 
 
-def fittest(oracle, solutions):
-    """The indices of the solutions, those first whose sources are farthest from Gaussian.
+def fittest(oracle: SampledOracle, solutions):
+    """The indices of the solutions, those whose sources are farthest from Gaussian first.
 
-    By Σ |E G(y_i) - E G(Gaussian)|.
+    By Σ |E G(y_i) - E G(u)| of a standard normal u.  One pass where there are several.
     """
     if len(solutions) == 1:
         return [0]
     gaussian = oracle.gaussian_loss()
-    answers = oracle.likelihood_batch([solution.W for solution in solutions])
-    return np.argsort([-float(abs(answer.loss - gaussian).sum()) for answer in answers], kind="stable").tolist()
+    likelihoods = oracle.likelihood_batch([solution.W for solution in solutions])
+    return np.argsort([-float(abs(at.loss - gaussian).sum()) for at in likelihoods], kind="stable").tolist()

@@ -1,9 +1,9 @@
 """The orthonormal rows nearest to those of a matrix, (M Mᵀ)^-1/2 M, the orthogonal factor of its polar decomposition.
 
-`orthonormal` is the definition, by an eigendecomposition: on a GPU a chain of some k small steps, each waiting for the
-one before, and a wait of the host.  `polar` is 17 pairs of products, 4 k³ operations a pair, which nothing waits
-for, and on a GPU one launch for k up to 64 (`python -m benchmarks.gpu` measures both).  It takes any condition number
-up to 1 / REACH; beyond, it says how much it fell short, and its caller falls back on the definition.
+`orthonormal` is the definition, by an eigendecomposition: on a GPU a chain of some k small steps, each of which depends
+on the one before, and a wait of the host.  `polar` takes 17 pairs of products, 4 k³ operations a pair, without a wait,
+and on a GPU one launch for k up to 64 (`python -m benchmarks.gpu` measures both).  It converges for condition numbers
+up to 1 / MIN_SINGULAR; beyond, its defect shows that it did not, and its caller falls back on the definition.
 """
 
 from functools import cache
@@ -14,9 +14,9 @@ from .. import kernels
 from ..device.products import combine
 
 TINY = float(np.finfo(np.float64).tiny)
-REACH = 1e-5  # least singular value, as a part of the bound for the largest, that come to 1
-NEAR = 0.1  # the same for what is nearly a rotation
-LOOSE = 1e-8  # a larger defect of `polar` means that it fell short
+MIN_SINGULAR = 1e-5  # least singular value, as a fraction of the bound for the largest, that `polar` brings to 1
+MIN_SINGULAR_NEAR_ROTATION = 0.1  # the same for a matrix that is nearly orthonormal
+MAX_DEFECT = 1e-8  # a larger defect of `polar` means that it did not converge
 
 
 def orthonormal(W, xp=np):
@@ -26,10 +26,10 @@ def orthonormal(W, xp=np):
     return (vectors / xp.sqrt(eigenvalues)) @ (vectors.T @ W)
 
 
-def polar(M, xp=np, least=REACH):
+def polar(M, xp=np, least=MIN_SINGULAR):
     """`orthonormal(M)` of M (k, k) by products alone, and its defect: the largest entry of |W Wᵀ - I|, 0-d.
 
-    least: singular value, as a part of the bound for the largest, from which on they come to 1.
+    least: the least singular value, as a fraction of the bound for the largest, that converges to 1.
 
     Newton and Schulz's iteration X ← (3 a X - a³ X Xᵀ X) / 2, a chosen so that singular values in [l, 1] come as near
     to 1 as a cubic brings them: Chen and Chow, "A stable scaling of Newton-Schulz for improving the sign function
@@ -50,21 +50,24 @@ def polar(M, xp=np, least=REACH):
     return X, xp.abs(X @ X.T - xp.eye(len(M))).max()
 
 
-def turned(W, D, xp=np):
-    """W (k, k), orthonormal, turned by the skew matrix D (k, k): Cayley's (I - D/2)^-1 (I + D/2) W.
+def cayley_rotation(W, D, xp=np):
+    """Orthonormal W (k, k) rotated by a skew matrix D (k, k), by Cayley's transform: (I - D/2)^-1 (I + D/2) W.
 
-    That is, to second order, the exponential of D.  It is also the nearest rotation to (I + D/2)², whose singular
-    values are 1 + |δ|²/4 for the eigenvalues δ of D, and so nearly 1: on a device, where to solve is slow, by products.
+    To second order it is the exponential of D times W.  It is also the nearest rotation to (I + D/2)² W, where
+    (I + D/2)² has singular values 1 + |δ|²/4 for the eigenvalues δ of D, and so nearly 1: on a device, where a solve is
+    slow, `polar` computes it by products.
     """
     if kernels.products_pay(W):
-        return polar(W + D @ (W + D @ W / 4), xp, NEAR)[0]
+        return polar(W + D @ (W + D @ W / 4), xp, MIN_SINGULAR_NEAR_ROTATION)[0]
     return xp.linalg.solve(xp.eye(len(W)) - D / 2, W + D @ W / 2)
 
 
 @cache
 def _scales(least):
-    """a for each step: (3 / (1 + l + l²))^1/2, after which the least singular value l is a l (3 - a² l²) / 2; until
-    that is 1 but for rounding, by a last step."""
+    """The scales a of the steps of `polar`, until the least singular value l is 1 but for rounding.
+
+    a = (3 / (1 + l + l²))^1/2 takes l to a l (3 - a² l²) / 2; the last step has a = 1.
+    """
     scales: list[float] = []
     while not scales or least < 1:
         a = (3 / (1 + least + least**2)) ** 0.5

@@ -1,9 +1,9 @@
 """Whitening: from the moments of the rows to a matrix that makes them uncorrelated with variance 1.
 
-Principal directions come from the covariance, summed over rows in float64, never from a decomposition of the data.  Its
-eigenvalues alone would lose singular values below 1e-8 of the largest; `by_svd` gets them back by scaling the features
-to unit variance first, and, for float64 data that need it, by asking for the covariance once more in coordinates in
-which it is nearly the identity (the idea of CholeskyQR2: Yamamoto et al. 2015, ETNA 44).
+Principal directions are computed from the covariance, summed over rows in float64, not from a decomposition of the
+data.  Its eigenvalues alone would lose singular values below 1e-8 of the largest; `by_svd` recovers them by scaling the
+features to unit variance first, and, for float64 data that need it, by computing the covariance once more in
+coordinates in which it is nearly the identity (the idea of CholeskyQR2: Yamamoto et al. 2015, ETNA 44).
 """
 
 from dataclasses import dataclass, replace
@@ -12,19 +12,20 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
+from .protocol import WhiteningOracle
 
 DOUBLE = float(np.finfo(np.float64).eps)
 TINY = float(np.finfo(np.float64).tiny)
-RESOLVED = 0.1  # variance and covariances of a whitened direction may be so far from 1 and 0
+MAX_SKEWNESS = 0.1  # error of the variance and covariances of a whitened direction that is resolved
 
 
 @dataclass(frozen=True)
 class Spectrum:
     """The covariance of the rows as directions and standard deviations.
 
-    mean: (d,), or the center that the covariance is taken about.  directions: (d, m), orthonormal columns u, signs
-    fixed by the first feature.  deviations: (m,), standard deviations along them, descending.  rank: how many
-    deviations are more than rounding noise.  kept: how many of the directions are wanted.
+    mean: (d,), or another center of the covariance.  directions: (d, m), orthonormal columns u, signs fixed by the
+    first feature.  deviations: (m,), standard deviations along them, descending.  rank: the number of deviations above
+    rounding noise.  kept: the number of directions that are kept.
     """
 
     mean: Any
@@ -34,7 +35,7 @@ class Spectrum:
     kept: int
 
     def cut(self, n_components):
-        """The same spectrum, of which the first n_components directions are wanted."""
+        """The same spectrum, of which the first n_components directions are kept."""
         return replace(self, kept=n_components)
 
     @property
@@ -52,10 +53,10 @@ class Spectrum:
         return (((components @ self.directions) * self.deviations) ** 2).sum(axis=1)
 
 
-def by_svd(oracle, *, eps):
+def by_svd(oracle: WhiteningOracle, *, eps):
     """Principal directions to the accuracy of a singular value decomposition.
 
-    eps: rounding unit of the dtype that the data are worked on in.
+    oracle: a `protocol.WhiteningOracle`.  eps: rounding unit of the rows' dtype.
     """
     xp = oracle.xp
     if oracle.n_rows < oracle.n_features:
@@ -63,7 +64,7 @@ def by_svd(oracle, *, eps):
     mean, covariance = oracle.moments()
     variance = xp.diagonal(covariance)
     varies = variance > eps**2 * (mean**2 + variance)
-    scale = xp.sqrt(xp.where(varies, variance, 0))  # a constant feature counts for nothing
+    scale = xp.sqrt(xp.where(varies, variance, 0))  # a constant feature is ignored
     unscale = xp.where(varies, 1 / (scale + ~varies), 0)
     eigenvalues, vectors = xp.linalg.eigh(covariance * unscale[:, None] * unscale)
     floor = oracle.n_features * DOUBLE * float(eigenvalues[-1])
@@ -77,7 +78,7 @@ def by_svd(oracle, *, eps):
         directions, deviations = found
         return _spectrum(xp, mean, directions, deviations, variance, eps)
     _, deviations, vectors = xp.linalg.svd(factor)
-    resolved = _skewness(xp, factor, vectors.T, deviations) < RESOLVED
+    resolved = _skewness(xp, factor, vectors.T, deviations) < MAX_SKEWNESS
     return _spectrum(xp, mean, vectors.T, deviations, variance, eps, resolved=resolved)
 
 
@@ -85,9 +86,9 @@ def _by_products(xp, factor, mean, variance, eps):
     """Directions (d, d) and deviations (d,) of covariance = factorᵀ factor by an eigendecomposition, or None where a
     singular value decomposition of the factor would be more accurate than rows of eps need.
 
-    On an H200 it takes 26 ms and the other 391 for d = 2,048.  Its error is relative to the largest eigenvalue:
-    directions that exist must come out white to eps^3/4, and those that do not must be seen not to.  factor: (d, d);
-    mean, variance: (d,) of the features.
+    On an H200 it takes 26 ms and the other 391 ms for d = 2,048.  Its error is relative to the largest eigenvalue:
+    whitened directions that exist must be white to eps^3/4, and those that do not must be recognised as noise.
+    factor: (d, d); mean, variance: (d,) of the features.
     """
     eigenvalues, vectors = xp.linalg.eigh(factor.T @ factor)
     directions, deviations = vectors[:, ::-1], xp.sqrt(xp.maximum(eigenvalues[::-1], 0))
@@ -103,8 +104,11 @@ def _skewness(xp, factor, directions, deviations):
     return xp.abs(xp.tril(white.T @ white) - xp.eye(len(deviations))).max(axis=1)
 
 
-def by_eigh(oracle, *, eps):
-    """Principal directions by one eigendecomposition of the covariance: cheaper, blind below 1e-8 of the largest."""
+def by_eigh(oracle: WhiteningOracle, *, eps):
+    """Principal directions by one eigendecomposition of the covariance: cheap, but limited to 1e-8 of the largest.
+
+    oracle: a `protocol.WhiteningOracle`.  eps: rounding unit of the rows' dtype.
+    """
     if oracle.n_rows < oracle.n_features:
         return _few_rows(oracle, eps)
     return of_covariance(*oracle.moments(), eps=eps, xp=oracle.xp)
@@ -114,12 +118,12 @@ def of_covariance(mean, covariance, *, eps, xp=np):
     """The spectrum of a mean (d,) and covariance (d, d), by one eigendecomposition."""
     eigenvalues, vectors = xp.linalg.eigh(covariance)
     deviations = xp.sqrt(xp.maximum(eigenvalues[::-1], 0))
-    blind = float(deviations[0]) * (len(mean) * DOUBLE) ** 0.5
-    return _spectrum(xp, mean, vectors[:, ::-1], deviations, xp.diagonal(covariance), eps, blind)
+    least = float(deviations[0]) * (len(mean) * DOUBLE) ** 0.5
+    return _spectrum(xp, mean, vectors[:, ::-1], deviations, xp.diagonal(covariance), eps, least)
 
 
-def _few_rows(oracle, eps):
-    """For fewer rows than features the covariance is larger than the data: decompose the data."""
+def _few_rows(oracle: WhiteningOracle, eps):
+    """The spectrum of fewer rows than features, by a decomposition of the data: the covariance would be larger."""
     xp = oracle.xp
     mean, centered = oracle.centered()
     _, deviations, directions = xp.linalg.svd(centered, full_matrices=False)
@@ -128,30 +132,30 @@ def _few_rows(oracle, eps):
     return _spectrum(xp, mean, directions.T.astype(np.float64), deviations, variance, eps)
 
 
-def _spectrum(xp, mean, directions, deviations, variance, eps, blind=0.0, resolved=True):
-    """Fix signs and count the rank: a direction exists if its deviation exceeds `_noise`.  variance: (d,) of features.
+def _spectrum(xp, mean, directions, deviations, variance, eps, least=0.0, resolved=True):
+    """Fix signs and compute the rank: a direction exists if its deviation exceeds `_noise`, and `least`.
 
-    Features of very different scales keep their own, as far as the decomposition resolved them: its error is relative
-    to the largest deviation, so that a direction of 1e-17 of that need not whiten (trained LayerNorms have gains of
-    1e-33).
+    variance: (d,) of the features.  resolved: (m,) booleans, which directions the decomposition resolved, or True.
+    Its error is relative to the largest deviation, so that a direction of 1e-17 of that cannot be whitened (trained
+    LayerNorms have gains of 1e-33).
     """
     directions = directions * xp.where(directions[0] < 0, -1.0, 1.0)
     noise = _noise(xp, mean, directions, variance, eps)
-    exists = (deviations > xp.maximum(noise, blind)) & resolved
+    exists = (deviations > xp.maximum(noise, least)) & resolved
     rank = int(exists.sum())
-    if rank < len(deviations):  # noise of a large feature comes last too
+    if rank < len(deviations):  # noise can exceed deviations that exist: it is put last
         order = xp.concatenate([xp.nonzero(exists)[0], xp.nonzero(~exists)[0]])
         directions, deviations = directions[:, order], deviations[order]
     return Spectrum(mean, directions, deviations, rank, kept=rank)
 
 
 def _noise(xp, mean, directions, variance, eps):
-    """(m,) the deviation that rounding puts into each of the directions (d, m).
+    """(m,) the standard deviation of rounding errors along each of the directions (d, m).
 
-    The numbers of feature j are rounded once, as large as they are, which is noise of at most eps / √12 times their
-    root mean square (Bennett, Bell System Technical Journal 27, 1948): allowed for is eps, the noise of a dozen such
-    roundings.  The products that made the numbers, and those of this package, round what varies, for which
-    (10 + √d) eps of the feature's deviation is allowed.
+    The numbers of feature j are rounded once, which is noise of at most eps / √12 times their root mean square
+    (Bennett, Bell System Technical Journal 27, 1948); eps is assumed, the noise of a dozen roundings.  The products
+    that the numbers were computed by, and those of this package, round the deviations from the mean, for which
+    (10 + √d) eps of the feature's standard deviation is assumed.
     """
     d = len(directions)
     of_products = (10 + d**0.5) * eps + d * DOUBLE

@@ -1,4 +1,4 @@
-"""Steps by batches that shrink to nothing: against differences of the loss, textbook loops, and in whole fits."""
+"""Stochastic Picard-O: against finite differences of the loss, textbook loops, and in whole fits."""
 
 import numpy as np
 import pytest
@@ -11,14 +11,15 @@ from gpuica.estimators import picard as estimators_picard
 from gpuica.oracle import ContrastOracle
 from gpuica.rows.memory import memory_rows
 from gpuica.solvers import growth, stochastic
-from gpuica.solvers.picard import Rotations, picard
-from gpuica.solvers.stochastic import LOOK, ROWS, Walk, annealed
+from gpuica.solvers.manifolds import OrthogonalGroup
+from gpuica.solvers.picard import picard
+from gpuica.solvers.stochastic import CURVATURE_INTERVAL, MIN_BATCH, State, stochastic_picard
 
 from . import naive
 from .problems import amari, mixture, white
 
 
-def asking(Z, weights=None):
+def oracle_of(Z, weights=None):
     return ContrastOracle(memory_rows(Z, device=array_device(Z), weights=weights), as_contrast("logcosh"))
 
 
@@ -30,8 +31,8 @@ def loss(oracle, W, sign):
     return float((sign * oracle.likelihood(W).loss).sum())
 
 
-def loud(n, k):
-    """Sources that are all loud at once, so that they depend on each other; X (n, k) and their mixing."""
+def dependent(n, k):
+    """Sources that share their scale row by row, so that they depend on each other; X (n, k) and their mixing."""
     X, A = mixture(n, k, mean=0.0)
     return X * np.exp(0.7 * np.random.default_rng(1).normal(size=(n, 1))), A
 
@@ -47,9 +48,10 @@ def of_loops(Z, W, weights):
 
 
 @pytest.fixture
-def restless(monkeypatch):
-    """No sample comes to rest."""
-    monkeypatch.setattr(growth, "STAGE", 1)
+def unconverged(monkeypatch):
+    """No stage converges on its sample."""
+    monkeypatch.setattr(growth, "MAX_ITER_STAGE", 1)
+    monkeypatch.setattr(growth, "MAX_ITER_COMPETITION", 0)
 
 
 # ---- one step --------------------------------------------------------------------------------------------------------
@@ -57,32 +59,32 @@ def restless(monkeypatch):
 def test_curvature_of_the_rows_is_the_textbooks(weighted, rng):
     Z, W = white(500, 4), rng.normal(size=(4, 4))
     weights = rng.integers(0, 4, size=500).astype(float) if weighted else np.ones(500)
-    oracle = asking(Z, weights if weighted else None)
+    oracle = oracle_of(Z, weights if weighted else None)
     np.testing.assert_allclose(oracle.curvature(W), of_loops(Z, W, weights), rtol=1e-11)
     assert oracle.n_passes == 1
 
 
-def test_a_batch_without_a_source_tells_no_nan():
+def test_the_curvature_of_a_constant_source_is_finite():
     Z = np.zeros((100, 2))
     Z[:, 0] = 1.0
-    assert np.isfinite(asking(Z).curvature(np.eye(2))).all()
+    assert np.isfinite(oracle_of(Z).curvature(np.eye(2))).all()
 
 
 def test_a_step_divides_the_slope_of_the_loss_by_its_second_derivative(rng, monkeypatch):
-    """Along a turn of every pair (i, j), by differences; and by no less than FLAT."""
-    monkeypatch.setattr(stochastic, "FLAT", 0.005)
+    """Along the rotation of every pair (i, j), by finite differences; and by no less than MIN_CURVATURE."""
+    monkeypatch.setattr(stochastic, "MIN_CURVATURE", 0.005)
     Z, W = white(2000, 5), rotation(rng, 5)
-    oracle, rate = asking(Z), 1e-5
+    oracle, rate = oracle_of(Z), 1e-5
     at = oracle.likelihood(W)
-    walk = Walk(W, np, extended=True)
-    walk.see(at, oracle.curvature(W))
-    _, sign = walk.step(at, rate)
-    np.testing.assert_allclose(walk.W @ walk.W.T, np.eye(5), atol=1e-14)
-    step, seconds = walk.W @ W.T - np.eye(5), []
+    state = State(W, np, extended=True)
+    state.update(at, oracle.curvature(W))
+    _, sign = state.step(at, rate)
+    np.testing.assert_allclose(state.W @ state.W.T, np.eye(5), atol=1e-14)
+    step, seconds = state.W @ W.T - np.eye(5), []
     for i, j in zip(*np.triu_indices(5, 1), strict=True):
-        turn = np.zeros((5, 5))
-        turn[i, j], turn[j, i] = 1.0, -1.0
-        before, here, after = (loss(oracle, scipy.linalg.expm(t * turn) @ W, sign) for t in (-3e-4, 0.0, 3e-4))
+        pair = np.zeros((5, 5))
+        pair[i, j], pair[j, i] = 1.0, -1.0
+        before, here, after = (loss(oracle, scipy.linalg.expm(t * pair) @ W, sign) for t in (-3e-4, 0.0, 3e-4))
         second = (after - 2 * here + before) / 9e-8
         # twice the floor: the loss rises by the curvatures of both sources
         np.testing.assert_allclose(step[i, j], -rate * (after - before) / 6e-4 / max(second, 0.01), rtol=1e-3)
@@ -90,17 +92,17 @@ def test_a_step_divides_the_slope_of_the_loss_by_its_second_derivative(rng, monk
     assert min(seconds) < 0.01 < max(seconds)
 
 
-def test_what_is_usual_is_an_average(rng):
+def test_running_averages(rng):
     """The plain mean at first, later one that forgets."""
-    Z, walk = white(3000, 3), Walk(np.eye(3), np, extended=True)
-    answers = [asking(part).likelihood(np.eye(3)) for part in np.split(Z, 10)]
-    for at in answers:
-        walk.see(at, None)
-    np.testing.assert_allclose(walk.slope, np.mean([at.slope for at in answers], axis=0))
-    np.testing.assert_allclose(walk.middle, np.mean([np.diag(at.cross) for at in answers], axis=0))
+    Z, state = white(3000, 3), State(np.eye(3), np, extended=True)
+    likelihoods = [oracle_of(part).likelihood(np.eye(3)) for part in np.split(Z, 10)]
+    for at in likelihoods:
+        state.update(at, None)
+    np.testing.assert_allclose(state.slope, np.mean([at.slope for at in likelihoods], axis=0))
+    np.testing.assert_allclose(state.middle, np.mean([np.diag(at.cross) for at in likelihoods], axis=0))
     for _ in range(200):
-        walk.see(answers[0], None)
-    np.testing.assert_allclose(walk.slope, answers[0].slope, rtol=1e-4)
+        state.update(likelihoods[0], None)
+    np.testing.assert_allclose(state.slope, likelihoods[0].slope, rtol=1e-4)
 
 
 # ---- all steps -------------------------------------------------------------------------------------------------------
@@ -109,65 +111,67 @@ def test_it_ends_within_the_error_of_the_sample(dtype, rng):
     """The loss above its least is below k² / 4n, what n rows leave open; the start's is a thousand times that."""
     k, n = 6, 30_000
     Z = white(n, k, dtype=dtype)
-    oracle = asking(Z)
+    oracle = oracle_of(Z)
     best = picard(oracle, rotation(rng, k), max_iter=200, tol=1e-6)
     at = oracle.likelihood(best.W)
-    sign = Rotations(oracle, extended=True, floor=0.01).signs(best.W, at)
+    sign = OrthogonalGroup(oracle, extended=True, min_curvature=0.01).signs(best.W, at)
     start = scipy.linalg.expm(0.1 * (lambda D: D - D.T)(rng.normal(size=(k, k)))) @ best.W
-    (W,), _, _ = annealed(oracle, [start], rng=np.random.RandomState(0))
+    (W,), _, _ = stochastic_picard(oracle, [start], rng=np.random.RandomState(0))
     bound = k * k / (4 * n)
     assert loss(oracle, start, sign) - at.loss @ sign > 30 * bound
     assert abs(loss(oracle, W, sign) - at.loss @ sign) < bound
     np.testing.assert_allclose(W @ W.T, np.eye(k), atol=1e-10)
 
 
-def test_passes_and_rounds_are_counted(rng):
-    oracle = asking(white(10 * ROWS + 7, 3))
-    for rounds in (1, 4):
-        _, passes, told = annealed(oracle, [rotation(rng, 3)], rng=np.random.RandomState(0), rounds=rounds)
-        steps = 10 * rounds
-        assert passes == pytest.approx((steps + -(-steps // LOOK)) * ROWS / oracle.n_rows)
-        assert told == rounds
+def test_passes_and_epochs_are_counted(rng):
+    oracle = oracle_of(white(10 * MIN_BATCH + 7, 3))
+    for most in (1, 4):
+        _, passes, epochs = stochastic_picard(oracle, [rotation(rng, 3)], rng=np.random.RandomState(0), max_epochs=most)
+        steps = 10 * most
+        assert passes == pytest.approx((steps + -(-steps // CURVATURE_INTERVAL)) * MIN_BATCH / oracle.n_rows)
+        assert epochs == most
     assert oracle.n_passes == 0
-    _, passes, told = annealed(asking(white(ROWS // 2, 3)), [np.eye(3)], rng=np.random.RandomState(0), rounds=1)
-    assert (passes, told) == (2, 1)  # fewer rows than a batch: they are the batch, and its curvature is asked for
+    _, passes, epochs = stochastic_picard(
+        oracle_of(white(MIN_BATCH // 2, 3)), [np.eye(3)], rng=np.random.RandomState(0), max_epochs=1
+    )
+    assert (passes, epochs) == (2, 1)  # fewer rows than a batch: they are the batch, and its curvature is measured
 
 
 def test_starts_share_the_passes(rng):
-    """The answers of each start alone, and a look for each of them."""
-    oracle, starts = asking(white(20_000, 4)), [rotation(rng, 4) for _ in range(3)]
-    together, passes, _ = annealed(oracle, starts, rng=np.random.RandomState(5))
+    """The results of each start alone; the curvature takes a pass for each."""
+    oracle, starts = oracle_of(white(20_000, 4)), [rotation(rng, 4) for _ in range(3)]
+    together, passes, _ = stochastic_picard(oracle, starts, rng=np.random.RandomState(5))
     for start, found in zip(starts, together, strict=True):
-        (alone,), one, _ = annealed(oracle, [start], rng=np.random.RandomState(5))
+        (alone,), one, _ = stochastic_picard(oracle, [start], rng=np.random.RandomState(5))
         np.testing.assert_allclose(found, alone, atol=1e-9)
-    assert passes == pytest.approx(one * (1 + 3 / LOOK) / (1 + 1 / LOOK))
+    assert passes == pytest.approx(one * (1 + 3 / CURVATURE_INTERVAL) / (1 + 1 / CURVATURE_INTERVAL))
 
 
 def test_signs_are_left_alone_unless_extended(rng):
     Z = white(4000, 4)  # two sub-Gaussian sources among them
-    W = picard(asking(Z), rotation(rng, 4), max_iter=100, tol=1e-8).W
-    oracle = asking(Z)
+    W = picard(oracle_of(Z), rotation(rng, 4), max_iter=100, tol=1e-8).W
+    oracle = oracle_of(Z)
     for extended, negative in ((True, 2), (False, 0)):
-        walk = Walk(W, np, extended)
-        walk.see(oracle.likelihood(W), oracle.curvature(W))
-        assert (walk.step(oracle.likelihood(W), 0.1)[1] < 0).sum() == negative
+        state = State(W, np, extended)
+        state.update(oracle.likelihood(W), oracle.curvature(W))
+        assert (state.step(oracle.likelihood(W), 0.1)[1] < 0).sum() == negative
 
 
 def test_rows_of_no_weight_do_not_count(rng):
     X = white(40_000, 3)
     w = (np.arange(40_000) < 30_000).astype(float)
-    W = picard(asking(X[:30_000]), rotation(rng, 3), max_iter=100, tol=1e-8).W
+    W = picard(oracle_of(X[:30_000]), rotation(rng, 3), max_iter=100, tol=1e-8).W
     X[30_000:] = X[30_000:, ::-1] ** 3
-    (found,), _, _ = annealed(asking(X, w), [W], rng=np.random.RandomState(0))
+    (found,), _, _ = stochastic_picard(oracle_of(X, w), [W], rng=np.random.RandomState(0))
     np.testing.assert_allclose(abs(found @ W.T), np.eye(3), atol=0.02)
 
 
-def test_batches_of_no_weight_are_passed_over(monkeypatch):
-    monkeypatch.setattr(stochastic, "ROWS", 2)
-    monkeypatch.setattr(stochastic, "ROWS_OF_ONE", 1)
+def test_batches_of_weight_0_are_skipped(monkeypatch):
+    monkeypatch.setattr(stochastic, "MIN_BATCH", 2)
+    monkeypatch.setattr(stochastic, "BATCH_PER_COMPONENT", 1)
     w = (np.arange(20_000) % 100 == 0).astype(float)  # batches of 200 rows: some two of them count, or none
     with np.errstate(all="raise", under="ignore"):
-        (W,), _, _ = annealed(asking(white(20_000, 2), w), [np.eye(2)], rng=np.random.RandomState(0))
+        (W,), _, _ = stochastic_picard(oracle_of(white(20_000, 2), w), [np.eye(2)], rng=np.random.RandomState(0))
     assert np.isfinite(W).all()
 
 
@@ -175,8 +179,8 @@ def test_batches_of_no_weight_are_passed_over(monkeypatch):
 @pytest.mark.parametrize(
     "estimator", [Picard(), Picard(n_init=8), FastICA(algorithm="picard", growth="auto", tol="auto")]
 )
-def test_a_fit_whose_samples_come_to_rest_does_without(estimator, monkeypatch):
-    monkeypatch.setattr(stochastic, "Walk", None)
+def test_no_stochastic_steps_where_samples_converge(estimator, monkeypatch):
+    monkeypatch.setattr(stochastic, "State", None)
     X, A = mixture(80_000, 8, dtype=np.float32)
     estimator.set_params(random_state=0).fit(X)
     assert estimator.converged_
@@ -192,27 +196,27 @@ def test_a_fit_whose_samples_come_to_rest_does_without(estimator, monkeypatch):
         FastICA(algorithm="picard", growth="auto", tol="auto"),
     ],
 )
-def test_a_restless_sample_is_annealed(estimator, restless, monkeypatch):
-    walks = []
-    original = Walk.__init__
+def test_stochastic_steps_replace_samples_that_do_not_converge(estimator, unconverged, monkeypatch):
+    states = []
+    original = State.__init__
 
     def counted(self, *arguments):
-        walks.append(self)
+        states.append(self)
         original(self, *arguments)
 
-    monkeypatch.setattr(Walk, "__init__", counted)
+    monkeypatch.setattr(State, "__init__", counted)
     rng = np.random.default_rng(0)
     A = rng.normal(size=(8, 8))
     X = (rng.laplace(size=(60_000, 8)) @ A.T).astype(np.float32)
     estimator.set_params(random_state=0).fit(X)
-    assert len(walks) == 1  # the best start's
+    assert len(states) == 1  # the best start's
     assert estimator.converged_
     assert amari(estimator.components_ @ A) < 0.01
     assert len(estimator.losses_) < 6  # there is nearly nothing left to do for all rows
 
 
 def test_dependent_sources_take_fewer_passes_to_no_higher_a_loss():
-    X, _ = loud(150_000, 40)
+    X, _ = dependent(150_000, 40)
     ica, full = (Picard(random_state=0, growth=growing).fit(X.astype(np.float32)) for growing in ("auto", None))
     assert ica.converged_
     assert full.converged_
@@ -220,53 +224,53 @@ def test_dependent_sources_take_fewer_passes_to_no_higher_a_loss():
     assert ica.losses_[-1] < full.losses_[-1] + 40**2 / 150_000
 
 
-def test_no_annealing_without_growth_or_off_the_rotations(restless, monkeypatch):
-    monkeypatch.setattr(stochastic, "Walk", None)
+def test_no_stochastic_steps_without_growth_or_ortho(unconverged, monkeypatch):
+    monkeypatch.setattr(stochastic, "State", None)
     X, _ = mixture(60_000, 4, dtype=np.float32)
     assert Picard(growth=None, random_state=0).fit(X).converged_
     assert Picard(growth=None, n_init=3, random_state=0).fit(X).converged_
     assert Picard(ortho=False, extended=True, random_state=0).fit(X).converged_
 
 
-def test_max_iter_bounds_the_rounds(restless, monkeypatch):
-    rounds, original = [], estimators_picard.annealed
+def test_max_iter_bounds_the_epochs(unconverged, monkeypatch):
+    epochs, original = [], estimators_picard.stochastic_picard
 
     def watch(*arguments, **options):
-        rounds.append(options["rounds"])
+        epochs.append(options["max_epochs"])
         return original(*arguments, **options)
 
-    monkeypatch.setattr(estimators_picard, "annealed", watch)
+    monkeypatch.setattr(estimators_picard, "stochastic_picard", watch)
     X, _ = mixture(60_000, 4, dtype=np.float32)
     for max_iter in (2, 500):
         ica = Picard(max_iter=max_iter, tol=1.0, random_state=0).fit(X)
-        assert ica.n_iter_ >= rounds[-1]
-    assert rounds == [2, stochastic.ROUNDS]
+        assert ica.n_iter_ >= epochs[-1]
+    assert epochs == [2, stochastic.MAX_EPOCHS]
 
 
-def test_two_fits_agree_to_the_bit(restless):
+def test_two_fits_agree_to_the_bit(unconverged):
     X, _ = mixture(60_000, 5, dtype=np.float32)
     a, b = (Picard(random_state=3).fit(X) for _ in range(2))
     np.testing.assert_array_equal(a.components_, b.components_)
 
 
-def test_a_checkpoint_keeps_what_was_annealed(restless, tmp_path, monkeypatch):
+def test_a_checkpoint_keeps_the_result_of_stochastic_steps(unconverged, tmp_path, monkeypatch):
     X, _ = mixture(60_000, 4, dtype=np.float32)
     expected = Picard(random_state=0).fit(X)
     first = Picard(random_state=0, checkpoint=tmp_path / "fit").fit(X)
-    monkeypatch.setattr(stochastic, "Walk", None)
+    monkeypatch.setattr(stochastic, "State", None)
     again = Picard(random_state=0, checkpoint=tmp_path / "fit").fit(X)
     for ica in (first, again):
         np.testing.assert_array_equal(ica.components_, expected.components_)
         assert ica.n_passes_ == pytest.approx(expected.n_passes_)
 
 
-def test_progress_is_told(restless, capsys):
+def test_progress_is_printed(unconverged, capsys):
     X, _ = mixture(60_000, 4, dtype=np.float32)
     Picard(random_state=0, verbose=2).fit(X)
-    assert f"[Picard] batches of {ROWS} rows, step 50: " in capsys.readouterr().out
+    assert f"[Picard] batches of {MIN_BATCH} rows, step 50: " in capsys.readouterr().out
 
 
-def test_rows_of_workers_are_drawn_once(restless, monkeypatch):
+def test_rows_of_workers_are_drawn_once(unconverged, monkeypatch):
     da = pytest.importorskip("dask.array")
     from gpuica.rows.dask import DaskRows
 
@@ -280,7 +284,10 @@ def test_rows_of_workers_are_drawn_once(restless, monkeypatch):
     X, A = mixture(60_000, 4)
     ica = Picard(random_state=0).fit(da.from_array(X, chunks=(9_000, -1)))
     assert amari(ica.components_ @ A) < 0.02
-    assert [size for size in drawn if size >= ROWS] == [10_000, 60_000]  # the sample, and what is annealed on
+    assert [size for size in drawn if size >= MIN_BATCH] == [
+        10_000,
+        60_000,
+    ]  # the sample, and the rows that batches are drawn from
 
 
 def test_on_a_device_as_on_the_host(cupy, rng, monkeypatch):
@@ -288,17 +295,17 @@ def test_on_a_device_as_on_the_host(cupy, rng, monkeypatch):
     Z, W = white(6000, 4), rotation(rng, 4)
     weights = rng.integers(0, 3, size=6000).astype(float)
     for w in (None, weights):
-        there = annealed(
-            asking(cupy.asarray(Z), None if w is None else cupy.asarray(w)),
+        there = stochastic_picard(
+            oracle_of(cupy.asarray(Z), None if w is None else cupy.asarray(w)),
             [cupy.asarray(W)],
             rng=np.random.RandomState(0),
         )
-        here = annealed(asking(Z, w), [W], rng=np.random.RandomState(0))
+        here = stochastic_picard(oracle_of(Z, w), [W], rng=np.random.RandomState(0))
         np.testing.assert_allclose(there[0][0].get(), here[0][0], atol=1e-8)
         assert there[1:] == here[1:]
 
 
-def test_rows_of_files_are_read_in_batches(restless, tmp_path):
+def test_rows_of_files_are_read_in_batches(unconverged, tmp_path):
     X, A = mixture(60_000, 4, dtype=np.float32)
     np.save(tmp_path / "rows.npy", X)
     ica = Picard(random_state=0, memory_limit="1MB").fit(str(tmp_path / "rows.npy"))
