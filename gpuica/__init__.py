@@ -4,6 +4,7 @@ scikit-learn's estimators with the same parameters and attributes: replace the i
 """
 
 from importlib import import_module
+from typing import Any
 
 from . import comm
 from ._version import __version__
@@ -50,11 +51,11 @@ __all__ = [
 ]
 
 
-def __getattr__(name):
+def __getattr__(name: Any) -> Any:
     if name in _SUBMODULES:
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted(__all__)

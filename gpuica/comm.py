@@ -11,6 +11,10 @@ import numpy as np
 __all__ = ["Comm", "MPIComm", "TorchComm", "loopback"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 class Comm(Protocol):
     """Protocol of the communicators that `gpuica.shared` accepts.
 
@@ -84,7 +88,7 @@ class TorchComm:
     MPIComm : Ranks of an mpi4py communicator.
     """
 
-    def __init__(self, group=None):
+    def __init__(self, group: Any = None) -> None:
         try:
             import torch
             import torch.distributed as distributed
@@ -99,7 +103,7 @@ class TorchComm:
         self.rank, self.size = distributed.get_rank(group), distributed.get_world_size(group)
         self._device = "cuda" if "nccl" in distributed.get_backend(group) else "cpu"
 
-    def allreduce(self, arrays):
+    def allreduce(self, arrays: Any) -> Any:
         """Sum arrays over the ranks, see `Comm.allreduce`.
 
         Parameters
@@ -137,10 +141,10 @@ class MPIComm:
     TorchComm : Ranks of torch.distributed.
     """
 
-    def __init__(self, comm: Any):
+    def __init__(self, comm: Any) -> None:
         self.comm, self.rank, self.size = comm, comm.Get_rank(), comm.Get_size()
 
-    def allreduce(self, arrays):
+    def allreduce(self, arrays: Any) -> Any:
         """Sum arrays over the ranks, see `Comm.allreduce`.
 
         Parameters
@@ -160,7 +164,7 @@ class MPIComm:
         return _unflatten(total, arrays)
 
 
-def loopback(size, timeout=60.0):
+def loopback(size: int, timeout: Any = 60.0) -> Any:
     """Connect threads of this process as ranks, for experiments and tests.
 
     Parameters
@@ -198,15 +202,15 @@ def loopback(size, timeout=60.0):
 class _Loopback:
     """The communicator of one of several threads, which exchange arrays by a shared list."""
 
-    def __init__(self, rank, barrier, contributions):
+    def __init__(self, rank: int, barrier: Any, contributions: Any) -> None:
         self.rank, self.size = rank, len(contributions)
         self._barrier, self._contributions = barrier, contributions
 
-    def leave(self):
+    def leave(self) -> None:
         """Stop taking part: threads that wait for this one raise a RuntimeError."""
         self._barrier.abort()
 
-    def allreduce(self, arrays):
+    def allreduce(self, arrays: Any) -> Any:
         """Sum arrays over the threads, see `Comm.allreduce`."""
         self._contributions[self.rank] = _flatten(arrays)
         try:
@@ -223,12 +227,12 @@ class _Loopback:
         return _unflatten(total, arrays)
 
 
-def _flatten(arrays):
+def _flatten(arrays: Any) -> Any:
     """The entries of all arrays, (n,) in float64."""
     return np.concatenate([np.asarray(array, dtype=np.float64).ravel() for array in arrays])
 
 
-def _unflatten(flat, arrays):
+def _unflatten(flat: Any, arrays: Any) -> Any:
     """The inverse of `_flatten`: parts of `flat` with the shapes of the arrays."""
     ends = np.cumsum([np.size(array) for array in arrays])[:-1]
     return [part.reshape(np.shape(array)) for part, array in zip(np.split(flat, ends), arrays, strict=True)]

@@ -28,10 +28,10 @@ class Contrast(Protocol):
     def params(self) -> tuple[float, ...]:
         """The arguments of `at_point` after u."""
 
-    def loss(self, u, xp=np) -> Any:
+    def loss(self, u: Any, xp: Any = np) -> Any:
         """G(u), of the shape of u.  xp: numpy or cupy."""
 
-    def at(self, u, xp=np) -> tuple[Any, Any]:
+    def at(self, u: Any, xp: Any = np) -> tuple[Any, Any]:
         """g(u) and g'(u), each of the shape of u."""
 
 
@@ -45,7 +45,7 @@ DOCUMENTATION = {  # of a contrast's methods: summary, parameters, results
 }
 
 
-def documented(contrast):
+def documented(contrast: Any) -> Any:
     """Class decorator that writes the docstrings of a contrast's methods."""
     for name, (summary, parameters, results) in DOCUMENTATION.items():
         if name == "at_point" and "alpha" in contrast.__annotations__:
@@ -85,19 +85,19 @@ class LogCosh:
     alpha: float = 1.0
 
     @property
-    def params(self):
+    def params(self) -> Any:
         return (float(self.alpha),)
 
-    def loss(self, u, xp=np):
+    def loss(self, u: Any, xp: Any = np) -> Any:
         size = xp.abs(u)
         return size + (xp.log1p(xp.exp(-2 * self.alpha * size)) - math.log(2)) / self.alpha
 
-    def at(self, u, xp=np):
+    def at(self, u: Any, xp: Any = np) -> Any:
         t = xp.tanh(self.alpha * u)
         return t, self.alpha * (1 - t * t)
 
     @staticmethod
-    def at_point(u, alpha):
+    def at_point(u: Any, alpha: float) -> Any:
         v = alpha * u
         t = tanh(v)
         size = abs(v)
@@ -135,19 +135,19 @@ class Exp:
     alpha: float = 1.0
 
     @property
-    def params(self):
+    def params(self) -> Any:
         return (float(self.alpha),)
 
-    def loss(self, u, xp=np):
+    def loss(self, u: Any, xp: Any = np) -> Any:
         return -xp.exp(-0.5 * self.alpha * u * u) / self.alpha
 
-    def at(self, u, xp=np):
+    def at(self, u: Any, xp: Any = np) -> Any:
         square = self.alpha * u * u
         e = xp.exp(-0.5 * square)
         return u * e, (1 - square) * e
 
     @staticmethod
-    def at_point(u, alpha):
+    def at_point(u: Any, alpha: float) -> Any:
         square = alpha * u * u
         e = exp(real(-0.5) * square)
         return -e * (real(1) / alpha), u * e, (real(1) - square) * e
@@ -173,15 +173,15 @@ class Cube:
 
     params = ()
 
-    def loss(self, u, xp=np):
+    def loss(self, u: Any, xp: Any = np) -> Any:
         return (u * u) ** 2 / 4
 
-    def at(self, u, xp=np):
+    def at(self, u: Any, xp: Any = np) -> Any:
         square = u * u
         return square * u, 3 * square
 
     @staticmethod
-    def at_point(u):
+    def at_point(u: Any) -> Any:
         square = u * u
         return real(0.25) * square * square, square * u, real(3) * square
 
@@ -199,7 +199,7 @@ class Custom:
 
     params = ()
 
-    def at(self, u, xp=np):
+    def at(self, u: Any, xp: Any = np) -> Any:
         x = u.T.copy()  # the function may overwrite its argument
         result = self.function(x, **dict(self.kwargs))
         name = f"the contrast function {_name(self.function)}"
@@ -226,11 +226,11 @@ class Density:
 
     params = ()
 
-    def loss(self, u, xp=np):
+    def loss(self, u: Any, xp: Any = np) -> Any:
         u = xp.asarray(u)
         return xp.asarray(self.density.log_lik(u.T.ravel())).reshape(u.T.shape).T
 
-    def at(self, u, xp=np):
+    def at(self, u: Any, xp: Any = np) -> Any:
         y = u.T.copy()
         g, slope = _pair(self.density.score_and_der(y), f"score_and_der of {_name(self.density)}", "g'(x)", xp)
         if g.shape != y.shape or slope.shape != y.shape:
@@ -246,12 +246,12 @@ SYNONYMS = {"tanh": "logcosh"}  # names in python-picard
 NAMES = {*CONTRASTS, *SYNONYMS}
 
 
-def is_density(fun):
+def is_density(fun: Any) -> Any:
     """Whether fun has the methods of python-picard's densities."""
     return all(callable(getattr(fun, method, None)) for method in ("log_lik", "score_and_der"))
 
 
-def as_contrast(fun, fun_args=None):
+def as_contrast(fun: Any, fun_args: dict[str, Any] | None = None) -> Any:
     """The contrast of scikit-learn's arguments `fun` and `fun_args`.
 
     fun: "logcosh" (also "tanh"), "exp", "cube", a callable in scikit-learn's form, a contrast, or a density in
@@ -276,7 +276,7 @@ def as_contrast(fun, fun_args=None):
     return Custom(fun, tuple(fun_args.items()))
 
 
-def _known(density):
+def _known(density: Any) -> Any:
     """The contrast equal to one of python-picard's own densities, for which there are kernels; else None."""
     kind = type(density)
     ours = {"Tanh": LogCosh, "Exp": Exp, "Cube": Cube}.get(kind.__name__)
@@ -285,14 +285,14 @@ def _known(density):
     return ours(*map(float, vars(density).values()))
 
 
-def _pair(result, of, second, xp):
+def _pair(result: Any, of: Any, second: Any, xp: Any) -> Any:
     """The two arrays that a function returned, or a ValueError that says what it must return."""
     if not (isinstance(result, tuple | list) and len(result) == 2):
         raise ValueError(f"{of} must return a tuple (g(x), {second}), but returned {type(result).__name__}.")
     return [xp.asarray(part) for part in result]
 
 
-def check_contrast(contrast, points=None):
+def check_contrast(contrast: Any, points: Any = None) -> Any:
     """Check a contrast's derivatives by finite differences, and `at_point` against `at` and `loss`.
 
     Parameters
@@ -320,7 +320,7 @@ def check_contrast(contrast, points=None):
     contrast = as_contrast(contrast)
     u = np.linspace(-4, 4, 41) if points is None else np.asarray(points, dtype=np.float64)
 
-    def at(v):  # one row per point, so that a callable's own average over the last axis is g' itself
+    def at(v: Any) -> Any:  # one row per point, so that a callable's own average over the last axis is g' itself
         g, slope = contrast.at(v[None, :])
         return np.asarray(g)[0], np.asarray(slope)[0]
 
@@ -336,7 +336,7 @@ def check_contrast(contrast, points=None):
             _agree(expected, found, u, f"at_point differs from the array code for {name}", 1e-12)
 
 
-def _agree(expected, found, u, what, tolerance):
+def _agree(expected: Any, found: Any, u: Any, what: Any, tolerance: Any) -> None:
     """ValueError unless found agrees with expected, (n,) each at u, up to a tolerance relative to 1 + |expected|."""
     error = np.abs(found - expected) / (1 + np.abs(expected))
     worst = int(np.argmax(error))
@@ -344,6 +344,6 @@ def _agree(expected, found, u, what, tolerance):
         raise ValueError(f"{what}: at u = {u[worst]:g} it is {found[worst]:g} instead of {expected[worst]:g}.")
 
 
-def _name(function):
+def _name(function: Any) -> Any:
     """The name of a function for messages."""
     return getattr(function, "__name__", repr(function))

@@ -1,6 +1,7 @@
 """Icasso: the stability of independent components over runs from different starts or on resampled rows."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.cluster.hierarchy import average, fcluster
@@ -14,7 +15,7 @@ from .device.arrays import as_numpy, unwrap
 __all__ = ["Stability", "stability"]
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return __all__
 
 
@@ -69,11 +70,11 @@ class Stability:
     similarity: np.ndarray
 
     @property
-    def n_runs(self):
+    def n_runs(self) -> int:
         """Number of runs."""
         return len(self.labels)
 
-    def plot(self, path=None):
+    def plot(self, path: Any = None) -> Any:
         """Plot the index of every cluster, and the absolute correlations sorted by cluster.
 
         Needs matplotlib: pip install 'gpuica[bench]'.
@@ -105,7 +106,15 @@ class Stability:
         return figure
 
 
-def stability(estimator, X, *, n_runs=20, bootstrap=False, random_state=None, sample_weight=None):
+def stability(
+    estimator: Any,
+    X: Any,
+    *,
+    n_runs: int = 20,
+    bootstrap: bool = False,
+    random_state: int | np.random.RandomState | None = None,
+    sample_weight: Any = None,
+) -> Stability:
     """Fit an ICA several times and cluster the components of all runs.
 
     Components that depend on the start or on the sample of rows form clusters of low stability.
@@ -177,7 +186,7 @@ def stability(estimator, X, *, n_runs=20, bootstrap=False, random_state=None, sa
     return cluster(np.stack(runs).astype(np.float64), covariance)
 
 
-def cluster(runs, covariance):
+def cluster(runs: Any, covariance: Any) -> Stability:
     """The `Stability` of components (n_runs, k, d) of data with this covariance (d, d).
 
     Average linkage on 1 - |correlation|, cut into k clusters.

@@ -30,7 +30,8 @@ def public_callables():
             thing = getattr(module, public)
             if not callable(thing):
                 continue
-            found[f"{name}.{public}"] = thing
+            if not getattr(thing, "_is_protocol", False):  # its __init__ is typing's
+                found[f"{name}.{public}"] = thing
             if inspect.isclass(thing):
                 for member, function in inspect.getmembers(thing):
                     here = getattr(inspect.unwrap(function), "__module__", None) or ""

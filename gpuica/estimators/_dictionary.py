@@ -1,6 +1,7 @@
 """The base class of the estimators that have a dictionary."""
 
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from scipy.sparse import hstack, issparse
@@ -32,12 +33,12 @@ class DictionaryEstimator(TransformerMixin, BaseEstimator):
     `fit`, unless it overrides `_dictionary`.
     """
 
-    def _dictionary(self, n_features=None):
+    def _dictionary(self, n_features: Any = None) -> Any:
         """The dictionary (K, d) on the host.  ValueError if its atoms do not have n_features features."""
         return np.asarray(self.components_)
 
     @checks_parameters
-    def transform(self, X, y=None, *, out=None):
+    def transform(self, X: Any, y: Any = None, *, out: Any = None) -> Any:
         """Compute the sparse codes of X.
 
         Parameters
@@ -85,7 +86,7 @@ class DictionaryEstimator(TransformerMixin, BaseEstimator):
         return data.to_caller(_split_sign(codes) if self.split_sign else codes)
 
     @checks_parameters
-    def inverse_transform(self, X, *, out=None):
+    def inverse_transform(self, X: Any, *, out: Any = None) -> Any:
         """Reconstruct rows from their codes: the product of codes and dictionary.
 
         Parameters
@@ -127,20 +128,20 @@ class DictionaryEstimator(TransformerMixin, BaseEstimator):
             params = (device.put(D.astype(dtype)),)
             return to_output(self, data, device, rows, reconstruct, params, D.shape[1], out)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
 
-def _check_codes(estimator, codes):
+def _check_codes(estimator: Any, codes: Any) -> Any:
     """Codes, dense of any kind or SciPy sparse, as `InputData`."""
     if issparse(codes):
         return InputData(check_array(codes, accept_sparse="csr"), estimator._dictionary().dtype, None)
     return check_input(estimator, codes, reset=None)
 
 
-def _split_sign(codes):
+def _split_sign(codes: Any) -> Any:
     """Codes (n, K) as their positive parts, then the absolute values of their negative parts, (n, 2 K)."""
     n_atoms = codes.shape[1]
     split = np.empty_like(codes, shape=(codes.shape[0], 2 * n_atoms))

@@ -2,7 +2,7 @@
 
 from copy import copy
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context
@@ -54,22 +54,22 @@ class ICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     _unmixing: Any
     _monitored: str  # "delta" or "gradient"
 
-    def _contrast(self):
+    def _contrast(self) -> Any:
         """The contrast that the parameters specify."""
         raise NotImplementedError
 
-    def _solve(self, oracle, starts, rng, report, *, keep_all=False):
+    def _solve(self, oracle: Any, starts: Any, rng: Any, report: Any, *, keep_all: bool = False) -> Any:
         """The best `Solution` from the starting points (k, k), or with keep_all the solutions from all of them.
 
         rng: draws the samples.  report: the solver's callback, or None.
         """
         raise NotImplementedError
 
-    def _not_converged(self, solution):
+    def _not_converged(self, solution: Any) -> Any:
         """The text of the ConvergenceWarning: how far the solution is from convergence, and the remedy."""
         raise NotImplementedError
 
-    def _check_settings(self, contrast):
+    def _check_settings(self, contrast: Any) -> None:
         """Raise ValueError for parameters that exclude each other."""
         if self.n_init > 1 and self.w_init is not None:
             raise ValueError("w_init is one starting point: use n_init=1, or w_init=None.")
@@ -77,7 +77,7 @@ class ICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             raise ValueError("center='median' needs whitening: with whiten=False nothing is centered.")
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, sample_weight=None):
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit the model to X.
 
         A KeyboardInterrupt (Ctrl-C) during the iterations keeps the components of the last completed iteration, with a
@@ -113,7 +113,7 @@ class ICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit_transform(self, X, y=None, sample_weight=None):
+    def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """Fit the model to X and return the sources.
 
         Parameters
@@ -138,7 +138,7 @@ class ICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         with transactional_fit(self):
             return _fit.fit_transform(self, X, sample_weight, compute_sources=True)
 
-    def fit_runs(self, X, n_runs, sample_weight=None):
+    def fit_runs(self, X: Any, n_runs: int, sample_weight: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """Fit the model to X from several starting points, which share every pass over X.
 
         The estimator itself is not changed.  `gpuica.stability.stability` clusters the components.
@@ -170,7 +170,7 @@ class ICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     @available_if(_online.check_available)
     @checks_parameters  # _fit_context checks before the first call only
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None, sample_weight=None):
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Update the model with one more batch of rows.
 
         The first batch is fitted by `fit`; it should have thousands of rows, and every batch should be a random sample
@@ -206,7 +206,7 @@ class ICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return self
 
     @checks_parameters
-    def transform(self, X, copy=True, *, out=None):
+    def transform(self, X: Any, copy: bool = True, *, out: Any = None) -> Any:
         """Compute the sources of X, ``(X - mean_) @ components_.T``.
 
         Parameters
@@ -237,7 +237,7 @@ class ICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
         return self._apply(data, C, before=before, after=after, prepare=self._prepare, out=out)
 
     @checks_parameters
-    def inverse_transform(self, X, copy=True, *, out=None):
+    def inverse_transform(self, X: Any, copy: bool = True, *, out: Any = None) -> Any:
         """Reconstruct data from sources, ``X @ mixing_.T + mean_``.
 
         Parameters
@@ -269,25 +269,27 @@ class ICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     at_rest_ = renamed("at_rest_", "converged_components_")
     movement_ = renamed("movement_", "delta_")
 
-    def __sklearn_is_fitted__(self):
+    def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "components_")  # a failed fit may have set other attributes
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
     @property
-    def _n_features_out(self):
+    def _n_features_out(self) -> int:
         return self.components_.shape[0]
 
     @classmethod
     @cache
-    def _get_param_names(cls):
+    def _get_param_names(cls) -> Any:
         """scikit-learn's, cached: reading the signature takes 0.05 ms of every fit."""
         return super()._get_param_names()
 
-    def _apply(self, data, matrix, before=0.0, after=0.0, prepare=None, out=None):
+    def _apply(
+        self, data: Any, matrix: Any, before: Any = 0.0, after: Any = 0.0, prepare: Any = None, out: Any = None
+    ) -> Any:
         """(X - before) @ matrixᵀ + after, computed in chunks."""
         dtype = np.result_type(data.dtype, matrix.dtype)
         device = self._device(data, work=2 * data.shape[0] * matrix.size)
@@ -297,10 +299,10 @@ class ICA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
             return to_output(self, data, device, rows, project_chunk, (projection,), len(matrix), out)
 
     @property
-    def _prepare(self):
+    def _prepare(self) -> Any:
         return normalize_rows if self.normalize_rows else None
 
-    def _device(self, data, work):
+    def _device(self, data: Any, work: Any) -> Any:
         user_code = callable(self.fun) or is_density(self.fun)
         refusal = "a contrast function is called with arrays of the kind that X has." if user_code else None
         return select_device(self, data, work=work, refusal=refusal)

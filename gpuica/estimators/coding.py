@@ -1,7 +1,7 @@
 """Sparse coding with a given dictionary, drop-in for scikit-learn's."""
 
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Self
 
 from sklearn.base import _fit_context
 from sklearn.decomposition import SparseCoder as SklearnSparseCoder
@@ -19,10 +19,10 @@ class InstanceAttribute:
     this descriptor has no `__set__`.
     """
 
-    def __set_name__(self, owner, name):
+    def __set_name__(self, owner: Any, name: Any) -> None:
         self.name = name
 
-    def __get__(self, instance, owner):
+    def __get__(self, instance: Any, owner: Any) -> Any:
         if instance is None:
             return self
         raise AttributeError(f"{owner.__name__} has no attribute {self.name!r} before it is fitted")
@@ -141,19 +141,19 @@ class SparseCoder(DictionaryEstimator, SklearnSparseCoder):
 
     def __init__(
         self,
-        dictionary,
+        dictionary: Any,
         *,
-        transform_algorithm="omp",
-        transform_n_nonzero_coefs=None,
-        transform_alpha=None,
-        split_sign=False,
-        n_jobs=None,
-        positive_code=False,
-        transform_max_iter=1000,
-        device="auto",
-        sparse_output=False,
-        memory_limit=None,
-    ):
+        transform_algorithm: str = "omp",
+        transform_n_nonzero_coefs: int | None = None,
+        transform_alpha: float | None = None,
+        split_sign: bool = False,
+        n_jobs: int | None = None,
+        positive_code: bool = False,
+        transform_max_iter: int = 1000,
+        device: str = "auto",
+        sparse_output: bool = False,
+        memory_limit: int | str | None = None,
+    ) -> None:
         SklearnSparseCoder.__init__(
             self,
             dictionary,
@@ -170,7 +170,7 @@ class SparseCoder(DictionaryEstimator, SklearnSparseCoder):
         self.memory_limit = memory_limit
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None):
+    def fit(self, X: Any, y: Any = None) -> Self:
         """Validate the parameters and X; nothing is learned.
 
         Parameters
@@ -197,5 +197,5 @@ class SparseCoder(DictionaryEstimator, SklearnSparseCoder):
         self.n_components_ = len(D)
         return self
 
-    def _dictionary(self, n_features=None):
+    def _dictionary(self, n_features: Any = None) -> Any:
         return check_dictionary(self.dictionary, n_features)

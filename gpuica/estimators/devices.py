@@ -2,6 +2,7 @@
 
 import threading
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from sklearn.base import clone
@@ -14,7 +15,7 @@ from ..messages import collect_warnings, warn
 from ..rows.shared import Shared
 
 
-def fit_on_devices(estimator, X, devices="all", sample_weight=None):
+def fit_on_devices(estimator: Any, X: Any, devices: Any = "all", sample_weight: Any = None) -> Any:
     """Fit an estimator on several devices of this machine, each holding a part of the rows.
 
     The result is that of a fit on one device, up to the order of additions.
@@ -81,7 +82,7 @@ def fit_on_devices(estimator, X, devices="all", sample_weight=None):
     return estimator
 
 
-def _split(X, sample_weight, n_parts):
+def _split(X: Any, sample_weight: Any, n_parts: Any) -> Any:
     """The rows and the keyword arguments of `fit` for each of n_parts consecutive parts of X."""
     ends = np.linspace(0, len(X), n_parts + 1).astype(int).tolist()
     parts = []
@@ -91,7 +92,7 @@ def _split(X, sample_weight, n_parts):
     return parts
 
 
-def _for_rank(estimator, rank, device):
+def _for_rank(estimator: Any, rank: int, device: str) -> Any:
     """A clone for one device; only the first is verbose, and each has its own checkpoint."""
     model = clone(estimator).set_params(device=device)
     if rank and getattr(model, "verbose", 0):
@@ -101,13 +102,13 @@ def _for_rank(estimator, rank, device):
     return model
 
 
-def _fit_in_threads(models, parts):
+def _fit_in_threads(models: Any, parts: Any) -> Any:
     """Fit each model to its part of the rows, the first in this thread; return the warnings, (message, category)."""
     comms = loopback(len(models), timeout=None)
     failures: list[BaseException | None] = [None] * len(models)
     caught: list[tuple] = []
 
-    def fit(rank):
+    def fit(rank: int) -> None:
         rows, options = parts[rank]
         try:
             with collect_warnings() as warnings:
@@ -127,7 +128,7 @@ def _fit_in_threads(models, parts):
     return caught
 
 
-def _raise_first(failures):
+def _raise_first(failures: Any) -> None:
     """Raise the cause of a failed fit, if any: a rank that another left fails too, with a RuntimeError."""
     errors = [error for error in failures if error is not None]
     causes = [error for error in errors if not isinstance(error, RuntimeError)]
@@ -135,7 +136,7 @@ def _raise_first(failures):
         raise error
 
 
-def _copy_fitted_attributes(model, estimator):
+def _copy_fitted_attributes(model: Any, estimator: Any) -> None:
     """Set the attributes of the estimator that are not parameters to those of a fitted clone."""
     parameters = estimator.get_params()
     vars(estimator).update({name: value for name, value in vars(model).items() if name not in parameters})

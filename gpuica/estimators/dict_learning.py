@@ -1,5 +1,8 @@
 """Dictionary learning as functions, drop-in for scikit-learn's."""
 
+from typing import Any
+
+import numpy as np
 from sklearn.utils._param_validation import StrOptions, validate_params
 
 from .dictionary import DictionaryLearning
@@ -16,25 +19,25 @@ from .minibatch import MiniBatchDictionaryLearning
     prefer_skip_nested_validation=False,
 )
 def dict_learning(
-    X,
-    n_components,
+    X: Any,
+    n_components: int | None,
     *,
-    alpha,
-    max_iter=100,
-    tol=1e-8,
-    method="lars",
-    n_jobs=None,
-    dict_init=None,
-    code_init=None,
-    callback=None,
-    verbose=False,
-    random_state=None,
-    return_n_iter=False,
-    positive_dict=False,
-    positive_code=False,
-    method_max_iter=1000,
-    device="auto",
-):
+    alpha: float,
+    max_iter: int = 100,
+    tol: float | str = 1e-8,
+    method: str = "lars",
+    n_jobs: int | None = None,
+    dict_init: Any = None,
+    code_init: Any = None,
+    callback: Any = None,
+    verbose: int = False,
+    random_state: int | np.random.RandomState | None = None,
+    return_n_iter: bool = False,
+    positive_dict: bool = False,
+    positive_code: bool = False,
+    method_max_iter: int = 1000,
+    device: str = "auto",
+) -> tuple[Any, ...]:
     """Dictionary learning with all rows in each iteration, as a function.
 
     A drop-in replacement of `sklearn.decomposition.dict_learning`, on CPUs or GPUs.
@@ -155,27 +158,27 @@ def dict_learning(
     prefer_skip_nested_validation=False,
 )
 def dict_learning_online(
-    X,
-    n_components=2,
+    X: Any,
+    n_components: int | None = 2,
     *,
-    alpha=1,
-    max_iter=100,
-    return_code=True,
-    dict_init=None,
-    callback=None,
-    batch_size=256,
-    verbose=False,
-    shuffle=True,
-    n_jobs=None,
-    method="lars",
-    random_state=None,
-    positive_dict=False,
-    positive_code=False,
-    method_max_iter=1000,
-    tol=1e-3,
-    max_no_improvement=10,
-    device="auto",
-):
+    alpha: float = 1,
+    max_iter: int = 100,
+    return_code: Any = True,
+    dict_init: Any = None,
+    callback: Any = None,
+    batch_size: int = 256,
+    verbose: int = False,
+    shuffle: bool = True,
+    n_jobs: int | None = None,
+    method: str = "lars",
+    random_state: int | np.random.RandomState | None = None,
+    positive_dict: bool = False,
+    positive_code: bool = False,
+    method_max_iter: int = 1000,
+    tol: float | str = 1e-3,
+    max_no_improvement: int | None = 10,
+    device: str = "auto",
+) -> Any:
     """Dictionary learning from mini-batches, as a function.
 
     A drop-in replacement of `sklearn.decomposition.dict_learning_online`, on CPUs or GPUs.

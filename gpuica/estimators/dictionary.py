@@ -1,5 +1,9 @@
 """Dictionary learning with all rows in each iteration, drop-in for scikit-learn's."""
 
+from os import PathLike
+from typing import Any, Self
+
+import numpy as np
 from sklearn.base import _fit_context
 from sklearn.decomposition import DictionaryLearning as SklearnDictionaryLearning
 
@@ -165,33 +169,33 @@ class DictionaryLearning(DictionaryEstimator, SklearnDictionaryLearning):
 
     def __init__(
         self,
-        n_components=None,
+        n_components: int | None = None,
         *,
-        alpha=1,
-        max_iter=1000,
-        tol=1e-8,
-        fit_algorithm="lars",
-        transform_algorithm="omp",
-        transform_n_nonzero_coefs=None,
-        transform_alpha=None,
-        n_jobs=None,
-        code_init=None,
-        dict_init=None,
-        callback=None,
-        verbose=False,
-        split_sign=False,
-        random_state=None,
-        positive_code=False,
-        positive_dict=False,
-        transform_max_iter=1000,
-        device="auto",
-        sparse_output=False,
-        init="svd",
-        dead_atoms="resample",
-        update="block_descent",
-        memory_limit=None,
-        checkpoint=None,
-    ):
+        alpha: float = 1,
+        max_iter: int = 1000,
+        tol: float | str = 1e-8,
+        fit_algorithm: str = "lars",
+        transform_algorithm: str = "omp",
+        transform_n_nonzero_coefs: int | None = None,
+        transform_alpha: float | None = None,
+        n_jobs: int | None = None,
+        code_init: Any = None,
+        dict_init: Any = None,
+        callback: Any = None,
+        verbose: int = False,
+        split_sign: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        positive_code: bool = False,
+        positive_dict: bool = False,
+        transform_max_iter: int = 1000,
+        device: str = "auto",
+        sparse_output: bool = False,
+        init: Any = "svd",
+        dead_atoms: str = "resample",
+        update: str = "block_descent",
+        memory_limit: int | str | None = None,
+        checkpoint: str | PathLike[str] | None = None,
+    ) -> None:
         SklearnDictionaryLearning.__init__(
             self,
             n_components,
@@ -222,7 +226,7 @@ class DictionaryLearning(DictionaryEstimator, SklearnDictionaryLearning):
         self.checkpoint = checkpoint
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None):
+    def fit(self, X: Any, y: Any = None) -> Self:
         """Learn the atoms from X.
 
         Parameters
@@ -253,7 +257,7 @@ class DictionaryLearning(DictionaryEstimator, SklearnDictionaryLearning):
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit_transform(self, X, y=None):
+    def fit_transform(self, X: Any, y: Any = None) -> Any:
         """Learn the atoms from X and return the codes of the fit.
 
         As in scikit-learn these are the codes of the last iteration, by `fit_algorithm`, for the atoms before their
@@ -278,7 +282,7 @@ class DictionaryLearning(DictionaryEstimator, SklearnDictionaryLearning):
         return codes if self.sparse_output else data.to_caller(codes)
 
     @checks_parameters
-    def score(self, X, y=None):
+    def score(self, X: Any, y: Any = None) -> float:
         """Return minus the mean cost of a row, with the coder and the atoms of the fit.
 
         Parameters
@@ -295,5 +299,5 @@ class DictionaryLearning(DictionaryEstimator, SklearnDictionaryLearning):
         """
         return -mean_cost(self, X)
 
-    def __sklearn_is_fitted__(self):
+    def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "components_")  # scikit-learn's default accepts any attribute that ends in "_"

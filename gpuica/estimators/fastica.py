@@ -4,6 +4,7 @@ from numbers import Integral, Real
 from os import PathLike
 from typing import Any
 
+import numpy as np
 from sklearn.decomposition import FastICA as SklearnFastICA
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
@@ -180,29 +181,29 @@ class FastICA(ICA, SklearnFastICA):
 
     def __init__(
         self,
-        n_components=None,
+        n_components: int | None = None,
         *,
-        algorithm="parallel",
-        whiten="unit-variance",
-        fun="logcosh",
-        fun_args=None,
-        max_iter=200,
-        tol=1e-4,
-        w_init=None,
-        whiten_solver="svd",
-        random_state=None,
-        device="auto",
-        verbose=0,
-        growth=None,
-        n_init=1,
-        normalize_rows=False,
-        stop_percentile=100,
-        sort=None,
-        center="mean",
-        memory_limit=None,
-        checkpoint=None,
-        precision=None,
-    ):
+        algorithm: str = "parallel",
+        whiten: str | bool = "unit-variance",
+        fun: Any = "logcosh",
+        fun_args: dict[str, Any] | None = None,
+        max_iter: int = 200,
+        tol: float | str = 1e-4,
+        w_init: Any = None,
+        whiten_solver: str = "svd",
+        random_state: int | np.random.RandomState | None = None,
+        device: str = "auto",
+        verbose: int = 0,
+        growth: str | float | None = None,
+        n_init: int = 1,
+        normalize_rows: bool = False,
+        stop_percentile: float = 100,
+        sort: str | None = None,
+        center: str = "mean",
+        memory_limit: int | str | None = None,
+        checkpoint: str | PathLike[str] | None = None,
+        precision: str | None = None,
+    ) -> None:
         SklearnFastICA.__init__(
             self,
             n_components,
@@ -228,10 +229,10 @@ class FastICA(ICA, SklearnFastICA):
         self.checkpoint = checkpoint
         self.precision = precision
 
-    def _contrast(self):
+    def _contrast(self) -> Any:
         return as_contrast(self.fun, self.fun_args)
 
-    def _check_settings(self, contrast):
+    def _check_settings(self, contrast: Any) -> None:
         super()._check_settings(contrast)
         if self.algorithm == "deflation" and (
             self.tol == "auto" or self.growth is not None or self.stop_percentile < 100
@@ -248,7 +249,7 @@ class FastICA(ICA, SklearnFastICA):
             if is_set and not hasattr(contrast, "loss"):
                 raise ValueError(f"{setting} needs a contrast with a known G: a name, or an object with `loss`.")
 
-    def _solve(self, oracle, starts, rng, report, *, keep_all=False):
+    def _solve(self, oracle: Any, starts: Any, rng: Any, report: Any, *, keep_all: bool = False) -> Any:
         options: dict[str, Any] = {"fraction": self.stop_percentile / 100}
         if self.algorithm == "picard":
             options |= {"by": "delta", "stochastic": by_batches(stochastic_picard)}
@@ -259,5 +260,5 @@ class FastICA(ICA, SklearnFastICA):
             SOLVERS[self.algorithm], oracle, starts, rng=rng, report=report, **options
         )
 
-    def _not_converged(self, solution):
+    def _not_converged(self, solution: Any) -> Any:
         return describe_fastica(self, solution)

@@ -1,5 +1,7 @@
 """`fastica` and `picard`: the ICA estimators as functions."""
 
+from typing import Any
+
 import numpy as np
 from sklearn.utils._param_validation import validate_params
 from sklearn.utils.validation import check_array
@@ -25,27 +27,27 @@ class ContrastError(ValueError, AssertionError):
     prefer_skip_nested_validation=False,
 )
 def fastica(
-    X,
-    n_components=None,
+    X: Any,
+    n_components: int | None = None,
     *,
-    algorithm="parallel",
-    whiten="unit-variance",
-    fun="logcosh",
-    fun_args=None,
-    max_iter=200,
-    tol=1e-04,
-    w_init=None,
-    whiten_solver="svd",
-    random_state=None,
-    return_X_mean=False,
-    compute_sources=True,
-    return_n_iter=False,
-    device="auto",
-    verbose=0,
-    growth=None,
-    n_init=1,
-    precision=None,
-):
+    algorithm: str = "parallel",
+    whiten: str | bool = "unit-variance",
+    fun: Any = "logcosh",
+    fun_args: dict[str, Any] | None = None,
+    max_iter: int = 200,
+    tol: float | str = 1e-04,
+    w_init: Any = None,
+    whiten_solver: str = "svd",
+    random_state: int | np.random.RandomState | None = None,
+    return_X_mean: bool = False,
+    compute_sources: bool = True,
+    return_n_iter: bool = False,
+    device: str = "auto",
+    verbose: int = 0,
+    growth: str | float | None = None,
+    n_init: int = 1,
+    precision: str | None = None,
+) -> list[Any]:
     """Perform fast independent component analysis, as scikit-learn's function `fastica`.
 
     Parameters
@@ -167,30 +169,30 @@ def fastica(
     prefer_skip_nested_validation=False,
 )
 def picard(
-    X,
-    fun="tanh",
-    n_components=None,
-    ortho=True,
-    extended=None,
-    whiten=True,
-    return_X_mean=False,
-    return_n_iter=False,
-    centering=True,
-    max_iter=500,
-    tol=1e-7,
-    m=7,
-    ls_tries=10,
-    lambda_min=0.01,
-    check_fun=True,
-    w_init=None,
-    fastica_it=None,
-    random_state=None,
-    verbose=False,
+    X: Any,
+    fun: Any = "tanh",
+    n_components: int | None = None,
+    ortho: bool = True,
+    extended: bool | None = None,
+    whiten: bool = True,
+    return_X_mean: bool = False,
+    return_n_iter: bool = False,
+    centering: bool = True,
+    max_iter: int = 500,
+    tol: float | str = 1e-7,
+    m: int = 7,
+    ls_tries: int = 10,
+    lambda_min: float = 0.01,
+    check_fun: bool = True,
+    w_init: Any = None,
+    fastica_it: int | None = None,
+    random_state: int | np.random.RandomState | None = None,
+    verbose: int = False,
     *,
-    growth=None,
-    device="auto",
-    precision=None,
-):
+    growth: str | float | None = None,
+    device: str = "auto",
+    precision: str | None = None,
+) -> tuple[Any, ...]:
     """Perform maximum-likelihood ICA, with the conventions of python-picard's function `picard`.
 
     X has features in rows, and results are in python-picard's order and scale.

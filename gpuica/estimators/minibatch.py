@@ -1,7 +1,10 @@
 """Dictionary learning from mini-batches, drop-in for scikit-learn's."""
 
 from numbers import Integral
+from os import PathLike
+from typing import Any, Self
 
+import numpy as np
 from sklearn.base import _fit_context
 from sklearn.decomposition import MiniBatchDictionaryLearning as SklearnMiniBatchDictionaryLearning
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -180,36 +183,36 @@ class MiniBatchDictionaryLearning(DictionaryEstimator, SklearnMiniBatchDictionar
 
     def __init__(
         self,
-        n_components=None,
+        n_components: int | None = None,
         *,
-        alpha=1,
-        max_iter=1_000,
-        fit_algorithm="lars",
-        n_jobs=None,
-        batch_size=256,
-        shuffle=True,
-        dict_init=None,
-        transform_algorithm="omp",
-        transform_n_nonzero_coefs=None,
-        transform_alpha=None,
-        verbose=False,
-        split_sign=False,
-        random_state=None,
-        positive_code=False,
-        positive_dict=False,
-        transform_max_iter=1000,
-        callback=None,
-        tol=1e-3,
-        max_no_improvement=10,
-        device="auto",
-        sparse_output=False,
-        init="svd",
-        dead_atoms="resample",
-        update="block_descent",
-        memory=None,
-        memory_limit=None,
-        checkpoint=None,
-    ):
+        alpha: float = 1,
+        max_iter: int = 1_000,
+        fit_algorithm: str = "lars",
+        n_jobs: int | None = None,
+        batch_size: int = 256,
+        shuffle: bool = True,
+        dict_init: Any = None,
+        transform_algorithm: str = "omp",
+        transform_n_nonzero_coefs: int | None = None,
+        transform_alpha: float | None = None,
+        verbose: int = False,
+        split_sign: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        positive_code: bool = False,
+        positive_dict: bool = False,
+        transform_max_iter: int = 1000,
+        callback: Any = None,
+        tol: float | str = 1e-3,
+        max_no_improvement: int | None = 10,
+        device: str = "auto",
+        sparse_output: bool = False,
+        init: Any = "svd",
+        dead_atoms: str = "resample",
+        update: str = "block_descent",
+        memory: Any = None,
+        memory_limit: int | str | None = None,
+        checkpoint: str | PathLike[str] | None = None,
+    ) -> None:
         SklearnMiniBatchDictionaryLearning.__init__(
             self,
             n_components,
@@ -243,7 +246,7 @@ class MiniBatchDictionaryLearning(DictionaryEstimator, SklearnMiniBatchDictionar
         self.checkpoint = checkpoint
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None):
+    def fit(self, X: Any, y: Any = None) -> Self:
         """Learn the atoms from X, batch by batch.
 
         Parameters
@@ -275,7 +278,7 @@ class MiniBatchDictionaryLearning(DictionaryEstimator, SklearnMiniBatchDictionar
 
     @checks_parameters  # `_fit_context` validates only on the first call
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None):
+    def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Update the atoms with X as one batch.
 
         Parameters
@@ -300,7 +303,7 @@ class MiniBatchDictionaryLearning(DictionaryEstimator, SklearnMiniBatchDictionar
         return self
 
     @checks_parameters
-    def score(self, X, y=None):
+    def score(self, X: Any, y: Any = None) -> float:
         """Return minus the mean cost of a row, with the coder and the atoms of the fit.
 
         Parameters
@@ -317,15 +320,15 @@ class MiniBatchDictionaryLearning(DictionaryEstimator, SklearnMiniBatchDictionar
         """
         return -mean_cost(self, X)
 
-    def __sklearn_is_fitted__(self):
+    def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "components_")  # scikit-learn's default accepts any attribute that ends in "_"
 
     @property
-    def _A(self):
+    def _A(self) -> Any:
         """scikit-learn's name of Σ cᵀ c (K, K)."""
         return self._statistics.A
 
     @property
-    def _B(self):
+    def _B(self) -> Any:
         """scikit-learn's name of Σ xᵀ c (n_features, K)."""
         return self._statistics.B.T

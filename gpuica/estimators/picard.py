@@ -2,7 +2,10 @@
 
 from functools import partial
 from numbers import Integral, Real
+from os import PathLike
+from typing import Any
 
+import numpy as np
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
 from ..contrasts import NAMES, Exp, as_contrast
@@ -184,34 +187,34 @@ class Picard(ICA):
 
     def __init__(
         self,
-        n_components=None,
+        n_components: int | None = None,
         *,
-        ortho=True,
-        extended=None,
-        whiten="unit-variance",
-        fun="tanh",
-        fun_args=None,
-        max_iter=500,
-        tol="auto",
-        m=7,
-        ls_tries=10,
-        lambda_min=0.01,
-        w_init=None,
-        fastica_it=None,
-        whiten_solver="svd",
-        random_state=None,
-        growth="auto",
-        n_init=1,
-        normalize_rows=False,
-        stop_percentile=100,
-        sort=None,
-        center="mean",
-        device="auto",
-        verbose=0,
-        memory_limit=None,
-        checkpoint=None,
-        precision=None,
-    ):
+        ortho: bool = True,
+        extended: bool | None = None,
+        whiten: str | bool = "unit-variance",
+        fun: Any = "tanh",
+        fun_args: dict[str, Any] | None = None,
+        max_iter: int = 500,
+        tol: float | str = "auto",
+        m: int = 7,
+        ls_tries: int = 10,
+        lambda_min: float = 0.01,
+        w_init: Any = None,
+        fastica_it: int | None = None,
+        whiten_solver: str = "svd",
+        random_state: int | np.random.RandomState | None = None,
+        growth: str | float | None = "auto",
+        n_init: int = 1,
+        normalize_rows: bool = False,
+        stop_percentile: float = 100,
+        sort: str | None = None,
+        center: str = "mean",
+        device: str = "auto",
+        verbose: int = 0,
+        memory_limit: int | str | None = None,
+        checkpoint: str | PathLike[str] | None = None,
+        precision: str | None = None,
+    ) -> None:
         self.n_components = n_components
         self.ortho = ortho
         self.extended = extended
@@ -239,11 +242,11 @@ class Picard(ICA):
         self.device = device
         self.verbose = verbose
 
-    def _contrast(self):
+    def _contrast(self) -> Any:
         contrast = as_contrast(self.fun, self.fun_args)
         return Exp(0.1) if isinstance(self.fun, str) and self.fun == "exp" else contrast
 
-    def _solve(self, oracle, starts, rng, report, *, keep_all=False):
+    def _solve(self, oracle: Any, starts: Any, rng: Any, report: Any, *, keep_all: bool = False) -> Any:
         extended = self.ortho if self.extended is None else self.extended
         return (run_all if keep_all else run)(
             SOLVERS["picard"],
@@ -263,7 +266,7 @@ class Picard(ICA):
             lambda_min=self.lambda_min,
         )
 
-    def _refined(self, oracle, starts, report):
+    def _refined(self, oracle: Any, starts: Any, report: Any) -> Any:
         """The starting points (k, k), made orthonormal if they were drawn, after `fastica_it` iterations of FastICA."""
         if self.w_init is None:
             starts = [orthonormal(start, oracle.xp) for start in starts]
@@ -272,5 +275,5 @@ class Picard(ICA):
             starts = [solution.W for solution in solve_all(SOLVERS["parallel"], oracle, starts, **options)]
         return starts
 
-    def _not_converged(self, solution):
+    def _not_converged(self, solution: Any) -> Any:
         return describe_picard(self, solution)

@@ -2,6 +2,7 @@
 
 import time
 from numbers import Integral
+from typing import Any
 
 from sklearn.utils._param_validation import validate_params
 
@@ -24,24 +25,24 @@ from .coding import SparseCoder
     prefer_skip_nested_validation=True,
 )
 def sparse_encode(
-    X,
-    dictionary,
+    X: Any,
+    dictionary: Any,
     *,
-    gram=None,
-    cov=None,
-    algorithm="lasso_lars",
-    n_nonzero_coefs=None,
-    alpha=None,
-    copy_cov=True,
-    init=None,
-    max_iter=1000,
-    n_jobs=None,
-    check_input=True,
-    verbose=0,
-    positive=False,
-    device="auto",
-    sparse_output=False,
-):
+    gram: Any = None,
+    cov: Any = None,
+    algorithm: str = "lasso_lars",
+    n_nonzero_coefs: int | None = None,
+    alpha: float | None = None,
+    copy_cov: Any = True,
+    init: Any = None,
+    max_iter: int = 1000,
+    n_jobs: int | None = None,
+    check_input: Any = True,
+    verbose: int = 0,
+    positive: bool = False,
+    device: str = "auto",
+    sparse_output: bool = False,
+) -> Any:
     """Compute sparse codes C of X for a dictionary D, with X ≈ C D, on CPUs or GPUs.
 
     A drop-in replacement of `sklearn.decomposition.sparse_encode`.

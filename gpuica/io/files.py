@@ -6,6 +6,7 @@ Nothing that would be unpickled is read.
 import glob
 import os
 from pathlib import Path
+from typing import Any
 
 from ..device import logger
 from ..device.arrays import as_numpy
@@ -27,7 +28,7 @@ DIRECTORY_SUFFIXES = (".npy", ".safetensors")  # the files that a path of a dire
 SPOOL_FILE_BYTES = 1 << 30
 
 
-def open_file(path, tensor=None):
+def open_file(path: Any, tensor: Any = None) -> Any:
     """The source of a file; ValueError or FileNotFoundError in one sentence."""
     path = Path(path)
     if not path.exists():
@@ -40,7 +41,7 @@ def open_file(path, tensor=None):
     return OPENERS[suffix](path, tensor)
 
 
-def shards(paths, tensor=None):
+def shards(paths: Any, tensor: Any = None) -> Any:
     """Use rows in files as one X.
 
     Files are opened and checked; their rows are read in every pass of a fit.
@@ -93,7 +94,7 @@ def shards(paths, tensor=None):
     return sources[0] if len(sources) == 1 else Concatenated(sources)
 
 
-def _expand(path):
+def _expand(path: Any) -> Any:
     """The files that a path, pattern or directory stands for."""
     if glob.has_magic(path) and not os.path.exists(path):
         found = sorted(glob.glob(path, recursive=True))
@@ -108,7 +109,7 @@ def _expand(path):
     return [path]
 
 
-def spool(chunks, directory):
+def spool(chunks: Any, directory: Any) -> Any:
     """Write the chunks of an iterable or generator to .npy files, and return them as an X.
 
     Files are renamed to their final names when all of them are complete, rows-00000.npy last. An error or interrupt

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ class IterableSource(Source):
     in_any_order = False
     slow = True
 
-    def __init__(self, iterable, as_array):
+    def __init__(self, iterable: Any, as_array: Any) -> None:
         """as_array: a function of an item of the iterable that returns (rows as stored, whether they are bfloat16)."""
         if iter(iterable) is iterable:
             raise TypeError(
@@ -51,7 +52,7 @@ class IterableSource(Source):
         self._round: Iterator = iter(())
         self._next, self._rest = n_rows, None
 
-    def read(self, start, stop, buffer=None):
+    def read(self, start: Any, stop: Any, buffer: Any = None) -> Any:
         """As of `Source`; rows before those read last start a new iteration."""
         if start < self._next:
             self._round, self._next, self._rest = iter(self.iterable), 0, None
@@ -72,10 +73,10 @@ class IterableSource(Source):
         self._check_finite(out, start)
         return out
 
-    def fixed_sample(self):
+    def fixed_sample(self) -> Any:
         return self.sample.kept
 
-    def _check_finite(self, out, start):
+    def _check_finite(self, out: Any, start: Any) -> None:
         """ValueError if these rows contain NaN or infinity, which in a later pass would seem to be the solver's.
 
         start: the number of the first row.  The sum of the rows is checked first, at the speed of the memory; if it is
@@ -92,7 +93,7 @@ class IterableSource(Source):
                 row = start + first + int(np.argmin(finite))
                 raise ValueError(f"Input X contains NaN or infinity, first in {self.locate(row)}: clean it.")
 
-    def _checked(self, chunk):
+    def _checked(self, chunk: Any) -> Any:
         """The array of a chunk; ValueError unless its width and dtype are those of the first chunk."""
         part, is_bfloat16 = self.as_array(chunk)
         if not self.shape[1]:
@@ -109,19 +110,19 @@ class IterableSource(Source):
             )
         return part
 
-    def _chunk(self):
+    def _chunk(self) -> Any:
         for chunk in self._round:
             return self._checked(chunk)
         raise ValueError(self._changed("fewer"))
 
-    def _changed(self, how):
+    def _changed(self, how: Any) -> Any:
         return (
             f"X yielded {how} than the {self.shape[0]} rows of the first pass: every pass must yield the same rows. A "
             "generator that is exhausted yields none; write it to files first with gpuica.spool(X, directory)."
         )
 
 
-def _sum_is_finite(part, is_bfloat16):
+def _sum_is_finite(part: Any, is_bfloat16: Any) -> Any:
     """Whether the sum of the entries is finite; for half precision, whose sums overflow, whether all entries are."""
     if part.itemsize == 2:
         bits = part.view(np.dtype(np.uint16).newbyteorder(part.dtype.byteorder))
@@ -134,14 +135,14 @@ def _sum_is_finite(part, is_bfloat16):
 class Limited:
     """The first n_rows rows of an iterable; see `limited`."""
 
-    def __init__(self, iterable, n_rows):
+    def __init__(self, iterable: Any, n_rows: Any) -> None:
         self.iterable, self.n_rows = iterable, n_rows
 
-    def __iter__(self):
+    def __iter__(self) -> Any:
         return _first_rows(self.iterable, self.n_rows)
 
 
-def limited(iterable, n_rows):
+def limited(iterable: Any, n_rows: Any) -> Any:
     """Limit an iterable of arrays to its first rows, for example one that does not end.
 
     Parameters
@@ -186,7 +187,7 @@ def limited(iterable, n_rows):
     return _first_rows(iterable, n_rows) if iter(iterable) is iterable else Limited(iterable, n_rows)
 
 
-def _first_rows(iterable, n_rows):
+def _first_rows(iterable: Any, n_rows: Any) -> Any:
     left = n_rows
     for chunk in iterable:
         matrix = first_matrix(chunk)[:left]
@@ -196,7 +197,7 @@ def _first_rows(iterable, n_rows):
             return
 
 
-def first_matrix(chunk):
+def first_matrix(chunk: Any) -> Any:
     """The matrix of an item of an iterable: the item, or the first element of a tuple or dict such as (rows, labels).
 
     ValueError or TypeError in one sentence for anything else.
@@ -219,5 +220,5 @@ def first_matrix(chunk):
     return given
 
 
-def _name(dtype, is_bfloat16):
+def _name(dtype: Any, is_bfloat16: Any) -> Any:
     return "bfloat16" if is_bfloat16 else str(dtype)

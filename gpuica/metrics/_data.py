@@ -1,6 +1,7 @@
 """Arguments of metrics: arrays of any library, files and Dask arrays, read by chunks."""
 
 import os
+from typing import Any
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
@@ -14,7 +15,7 @@ from ..rows.base import check_weights
 CHUNK = 1 << 22  # numbers of a chunk of codes or cosines
 
 
-def match(similarity):
+def match(similarity: Any) -> Any:
     """One-to-one matching of rows and columns with the largest sum of absolute similarities.
 
     Parameters
@@ -45,7 +46,7 @@ def match(similarity):
     return similarity[rows, columns], columns
 
 
-def open_matrix(S):
+def open_matrix(S: Any) -> Any:
     """S as a 2-D array of NumPy, CuPy or bfloat16 with known chunks, or as a source of files; ValueError if not 2-D."""
     if isinstance(S, str | os.PathLike):
         return shards(S)
@@ -59,18 +60,18 @@ def open_matrix(S):
     return S
 
 
-def open_rows_of(X, device, sample_weight):
+def open_rows_of(X: Any, device: str, sample_weight: Any) -> Any:
     """X as Rows in float64, with its weights, on its device."""
     weights = None if sample_weight is None else check_weights(as_numpy(sample_weight), X.shape[0])
     return open_rows(X, dtype=np.dtype(np.float64), device=device, weights=weights)
 
 
-def small_matrix(value):
+def small_matrix(value: Any) -> Any:
     """A small array-like of any library, on any device, as a NumPy array of float64."""
     return np.asarray(as_numpy(value), dtype=np.float64)
 
 
-def block_slices(X):
+def block_slices(X: Any) -> Any:
     """Slices of the rows of a Dask array, one for each block, which is then computed once; None for other arrays."""
     if type(X).__module__.partition(".")[0] != "dask":
         return None
@@ -78,7 +79,7 @@ def block_slices(X):
     return [slice(start, stop) for start, stop in zip([0, *ends], ends)]
 
 
-def slices(n, width):
+def slices(n: Any, width: Any) -> Any:
     """Slices of n rows of this width, of about CHUNK numbers each."""
     size = max(1, CHUNK // max(1, width))
     return [slice(start, start + size) for start in range(0, n, size)]
@@ -87,11 +88,11 @@ def slices(n, width):
 class SideBySide:
     """The columns of two matrices S and T with the same rows, concatenated chunk by chunk."""
 
-    def __init__(self, S, T):
+    def __init__(self, S: Any, T: Any) -> None:
         self.parts, self.dtype = (S, T), np.dtype(np.float64)
         self.shape = (len(S), S.shape[1] + T.shape[1])
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: Any) -> Any:
         S, T = (part[rows] for part in self.parts)
         device = array_device(S)
         return device.xp.concatenate([S, device.put(T)], axis=1)

@@ -1,5 +1,7 @@
 """Sparsity and accuracy of codes C (n, K) of rows x by a dictionary D (K, d), x ~ c D."""
 
+from typing import Any
+
 import numpy as np
 from scipy import sparse
 
@@ -7,7 +9,7 @@ from ..device import CPU, array_device, to_host
 from ._data import block_slices, open_matrix, slices
 
 
-def l0(C):
+def l0(C: Any) -> float:
     """Mean number of non-zero codes of a row.
 
     Parameters
@@ -36,7 +38,7 @@ def l0(C):
     return float(firing_frequencies(C).sum())
 
 
-def l1(C):
+def l1(C: Any) -> float:
     """Mean sum of absolute values of the codes of a row.
 
     Parameters
@@ -65,7 +67,7 @@ def l1(C):
     return sum(float(abs(part).sum(dtype=np.float64)) for part in _parts(C)) / C.shape[0]
 
 
-def firing_frequencies(C):
+def firing_frequencies(C: Any) -> np.ndarray:
     """Fraction of the rows in which the code of each atom is not 0.
 
     Parameters
@@ -95,7 +97,7 @@ def firing_frequencies(C):
     return to_host(sum(_uses(part) for part in _parts(C))) / C.shape[0]
 
 
-def dead_atoms(C, threshold=0.0):
+def dead_atoms(C: Any, threshold: float = 0.0) -> np.ndarray:
     """Find the atoms that are used in at most a given fraction of the rows.
 
     Parameters
@@ -125,7 +127,7 @@ def dead_atoms(C, threshold=0.0):
     return np.flatnonzero(firing_frequencies(C) <= threshold)
 
 
-def dense_atoms(C, threshold=0.1):
+def dense_atoms(C: Any, threshold: float = 0.1) -> np.ndarray:
     """Find the atoms that are used in more than a given fraction of the rows.
 
     Such atoms are not sparse; they often represent a mean or a bias.
@@ -157,7 +159,7 @@ def dense_atoms(C, threshold=0.1):
     return np.flatnonzero(firing_frequencies(C) > threshold)
 
 
-def explained_variance(X, C, D):
+def explained_variance(X: Any, C: Any, D: Any) -> float:
     """Fraction of the variance of the rows that their codes explain, 1 - `fvu`.
 
     Parameters
@@ -194,7 +196,7 @@ def explained_variance(X, C, D):
     return 1 - fvu(X, C, D)
 
 
-def fvu(X, C, D):
+def fvu(X: Any, C: Any, D: Any) -> float:
     """Fraction of variance unexplained, Σ ‖x - c D‖² / Σ ‖x - mean‖².
 
     Parameters
@@ -249,19 +251,19 @@ def fvu(X, C, D):
     return float(residual) / variance
 
 
-def _codes(C):
+def _codes(C: Any) -> Any:
     """C as a matrix with rows that can be sliced."""
     return C.tocsr() if sparse.issparse(C) else open_matrix(C)
 
 
-def _parts(C):
+def _parts(C: Any) -> Any:
     """Chunks of rows; sparse codes are one chunk, because results computed from them are no larger than they are."""
     if sparse.issparse(C):
         return [C]
     return (C[rows] if array_device(C) != CPU else to_host(C[rows]) for rows in block_slices(C) or slices(*C.shape))
 
 
-def _uses(C):
+def _uses(C: Any) -> Any:
     """The number of rows of a chunk that use each atom, (K,)."""
     if sparse.issparse(C):
         return np.bincount(C.indices[C.data != 0], minlength=C.shape[1])

@@ -1,5 +1,7 @@
 """The quality of a dictionary D (K, d), alone and against another one."""
 
+from typing import Any
+
 import numpy as np
 
 from ..device import array_device, to_host
@@ -7,7 +9,7 @@ from ..rows.base import normalize_rows
 from ._data import match, open_matrix, slices
 
 
-def coherence(D):
+def coherence(D: Any) -> float:
     """Largest absolute cosine of two different atoms of a dictionary.
 
     Parameters
@@ -41,7 +43,7 @@ def coherence(D):
     return largest
 
 
-def mmcs(D, E):
+def mmcs(D: Any, E: Any) -> float:
     """Mean max cosine similarity: how well each atom of D is found among the atoms of E.
 
     E_i max_j |cos(D_i, E_j)|.  It is not symmetric: atoms of E that D does not have are ignored.
@@ -79,7 +81,7 @@ def mmcs(D, E):
     return sum(float(abs(D[rows] @ E.T).max(axis=1).sum()) for rows in slices(len(D), len(E))) / len(D)
 
 
-def mcc(D, E):
+def mcc(D: Any, E: Any) -> float:
     """Mean absolute cosine of atoms of two dictionaries, matched one to one.
 
     The matching has the largest sum of absolute cosines (Hungarian method).  All cosines are held in memory.
@@ -117,6 +119,6 @@ def mcc(D, E):
     return float(match(D @ E.T)[0].mean())
 
 
-def _directions(D):
+def _directions(D: Any) -> Any:
     """The atoms (K, d) with norm 1, in float64; atoms of zeros stay 0."""
     return normalize_rows(open_matrix(D)[:].astype(np.float64))

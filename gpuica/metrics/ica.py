@@ -1,5 +1,7 @@
 """The quality of a separation: against the true mixing where it is known, else from the data alone."""
 
+from typing import Any
+
 import numpy as np
 
 from ..contrasts import LogCosh, as_contrast
@@ -11,7 +13,7 @@ from ._data import SideBySide, match, open_matrix, open_rows_of, small_matrix
 GAUSSIAN_LOGCOSH = 0.37456720749145711  # E log cosh of a standard normal variable
 
 
-def amari_distance(components, A):
+def amari_distance(components: Any, A: Any) -> float:
     """Amari distance of estimated components from a mixing matrix.
 
     With P = components @ A, (Σ_i (Σ_j |P_ij| / max_j |P_ij| - 1) + Σ_j (Σ_i |P_ij| / max_i |P_ij| - 1)) / (2 k (k-1)).
@@ -62,7 +64,7 @@ def amari_distance(components, A):
     return float(excess / max(2 * k * (k - 1), 1))
 
 
-def matched_correlation(S, T, sample_weight=None):
+def matched_correlation(S: Any, T: Any, sample_weight: Any = None) -> tuple[np.ndarray, np.ndarray]:
     """Absolute correlations of two sets of sources, matched one to one.
 
     The matching has the largest sum of absolute correlations (Hungarian method).  One pass.
@@ -112,7 +114,7 @@ def matched_correlation(S, T, sample_weight=None):
     return match(to_host(_correlation(covariance))[: S.shape[1], S.shape[1] :])
 
 
-def relative_gradient(S, fun="logcosh", sample_weight=None):
+def relative_gradient(S: Any, fun: Any = "logcosh", sample_weight: Any = None) -> float:
     """Largest entry of the relative gradient of FastICA's and Picard-O's loss at given sources.
 
     max_ij |s_i E g(y_i) y_j - s_j E g(y_j) y_i| / 2 for sources y scaled to variance 1, with s_i the sign of
@@ -155,7 +157,7 @@ def relative_gradient(S, fun="logcosh", sample_weight=None):
     return float(xp.abs(rotation_gradient(cross, slope, xp=xp)).max())
 
 
-def negentropy(S, sample_weight=None):
+def negentropy(S: Any, sample_weight: Any = None) -> np.ndarray:
     """Approximate the negentropy of each column.
 
     (E log cosh y - E log cosh u)² for a column y centered and scaled to variance 1, and a standard normal u.
@@ -195,7 +197,7 @@ def negentropy(S, sample_weight=None):
     return to_host((loss - GAUSSIAN_LOGCOSH) ** 2)
 
 
-def excess_kurtosis(S, sample_weight=None):
+def excess_kurtosis(S: Any, sample_weight: Any = None) -> np.ndarray:
     """E y⁴ / (E y²)² - 3 of each centered column y.
 
     Parameters
@@ -226,7 +228,7 @@ def excess_kurtosis(S, sample_weight=None):
     return to_host(4 * loss - 3)
 
 
-def log_likelihood(X, components, mean=0.0, fun="logcosh", sample_weight=None):
+def log_likelihood(X: Any, components: Any, mean: Any = 0.0, fun: Any = "logcosh", sample_weight: Any = None) -> float:
     """Mean log-likelihood of a row under independent sources, in nats.
 
     log |det components| - Σ_i E G(y_i) for sources y = components (x - mean) of density exp(-G), up to its constant.
@@ -277,7 +279,7 @@ def log_likelihood(X, components, mean=0.0, fun="logcosh", sample_weight=None):
     return float(np.linalg.slogdet(components)[1] - float(loss.sum()))
 
 
-def _standard(S, sample_weight):
+def _standard(S: Any, sample_weight: Any) -> Any:
     """Rows of S centered, and the factors (k,) that scale each column to variance 1."""
     S = open_matrix(S)
     rows = open_rows_of(S, array_device(S), sample_weight)
@@ -287,7 +289,7 @@ def _standard(S, sample_weight):
     return centered, 1 / xp.sqrt(xp.where(variance > 0, variance, 1))
 
 
-def _correlation(covariance):
+def _correlation(covariance: Any) -> Any:
     """Correlations (k, k) from covariances; 0 for a variance of 0."""
     scale = covariance.diagonal() ** 0.5
     scale = scale + (scale == 0)

@@ -1,12 +1,14 @@
 """The mutual information between columns, estimated by histograms."""
 
+from typing import Any
+
 import numpy as np
 
 from ..device import array_device, to_host
 from ._data import open_matrix, open_rows_of, small_matrix
 
 
-def mutual_information_reduction(X, components, bins=None):
+def mutual_information_reduction(X: Any, components: Any, bins: int | None = None) -> float:
     """Mutual information reduction (MIR) by an unmixing matrix, in nats per row.
 
     Σ_i H(x_i) - Σ_i H(y_i) + log |det components|: how much less information the sources y = components x share than
@@ -65,26 +67,26 @@ def mutual_information_reduction(X, components, bins=None):
     return float(sum(entropies[:k]) - sum(entropies[k:]) + np.linalg.slogdet(components)[1])
 
 
-def _both(chunk, components):
+def _both(chunk: Any, components: Any) -> Any:
     """The columns of a chunk and its sources, (n, 2 k), on the host."""
     chunk = to_host(chunk)
     return np.concatenate([chunk, chunk @ components.T], axis=1)
 
 
-def _extremes(chunk, components):
+def _extremes(chunk: Any, components: Any) -> Any:
     """The smallest and the largest number of each column of `_both`, (2 k,) each."""
     both = _both(chunk, components)
     return both.min(axis=0), both.max(axis=0)
 
 
-def _histograms(chunk, components, low, high, bins):
+def _histograms(chunk: Any, components: Any, low: Any, high: Any, bins: int) -> Any:
     """The histogram of each column of `_both`, (2 k, bins)."""
     both = _both(chunk, components)
     columns = zip(both.T, low, high, strict=True)
     return np.array([np.histogram(x, bins, range=(least, most))[0] for x, least, most in columns])
 
 
-def _entropy(counts, low, high):
+def _entropy(counts: Any, low: Any, high: Any) -> Any:
     """Entropy in nats of a density given by its histogram, with the Miller-Madow correction."""
     n, edges = counts.sum(), np.histogram_bin_edges([], len(counts), range=(low, high))
     p = counts[counts > 0] / n
