@@ -18,7 +18,6 @@ version = release = __version__
 extensions = ["sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc", "myst_parser"]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
-suppress_warnings = ["docutils"]  # until every public docstring follows numpydoc
 
 myst_heading_anchors = 3
 myst_enable_extensions = ["deflist"]
