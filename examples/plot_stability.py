@@ -32,8 +32,8 @@ result = stability(Picard(), X, n_runs=20, random_state=0)
 print("stability index:", result.index.round(2))
 
 # %%
-# Left: the index of each cluster.  Right: the absolute correlation of all components of all runs, sorted by cluster: those of
-# the Laplace sources form separate blocks, the others overlap.
+# Left: the index of each cluster.  Right: the absolute correlation of all components of all runs, sorted by cluster:
+# those of the Laplace sources form separate blocks, the others overlap.
 order = np.argsort(result.labels.ravel(), kind="stable")
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", width_ratios=(1.4, 1))
 left.bar(np.arange(len(result.index)), result.index, color="#4a6fa5")

@@ -128,7 +128,7 @@ def main():
     parser.add_argument("--report", type=Path, default=Path())
     parser.add_argument("--launch", action="store_true")
     args = parser.parse_args()
-    families = [name for name in FAMILIES if not args.subset or name in args.subset]
+    families = [name for name in FAMILIES if not args.only or name in args.only]
     if reason := why_no_gpu():
         print(f"tests.sanitize needs a GPU: {reason}")
         return 1

@@ -61,7 +61,7 @@ def main():
     args = parser.parse_args()
     if args.attack:
         return min(100, turn(args.attack, args.seed or 0, args.seconds, args.rounds))
-    names = [name for name in attacks() if not args.subset or any(word in name for word in args.subset)]
+    names = [name for name in attacks() if not args.only or any(word in name for word in args.only)]
     if args.list or not names:
         print("\n".join(names) or "no attack of such a name")
         return not names
