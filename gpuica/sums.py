@@ -241,7 +241,7 @@ class Unfinished:
 def sparse_codes(X, D, gram, coder):
     """(non-zeros a row (n,), their columns, their values) of codes on the host; and how many rows are not finished."""
     C, left = kernels.encode(X, D, gram, coder)
-    return tuple(to_host(part) for part in kernels.compress(C if kernels.compresses(C) else to_host(C))), left
+    return tuple(to_host(part) for part in kernels.compress(C if kernels.has_kernels(C) else to_host(C))), left
 
 
 def dense_codes(X, D, gram, coder):
@@ -253,7 +253,7 @@ def coded(X, D, gram, coder):
     """X; its penalty; its codes as `add_code_moments` takes them, compressed, or dense on a device without kernels; and
     how many rows are not finished."""
     C, left = kernels.encode(X, D, gram, coder)
-    return X, coder.penalty(C), kernels.compress(C) if kernels.compresses(C) else C, left
+    return X, coder.penalty(C), kernels.compress(C) if kernels.has_kernels(C) else C, left
 
 
 def add_code_moments(X, D, C, A, B):

@@ -11,7 +11,7 @@ from sklearn.utils import check_array
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted
 
-from ..coders import CODERS, as_coder
+from ..coders import CODERS, accepts, as_coder
 from ..rows import open_rows
 from ._encode import check_dictionary, encode, times_dictionary
 from ._parameters import checks_parameters
@@ -20,7 +20,8 @@ from ._shell import InputData, check_input
 from ._spread import select_device
 
 MOST_ROUNDS = 2**31 - 1  # what a kernel can count to
-FOLLOWS_ALPHA = ("lasso_lars", "lasso_cd", "fista", "threshold")  # a fit's alpha is theirs unless they have their own
+# A fit's alpha is also that of these coders, unless transform_alpha is given.
+FOLLOWS_ALPHA = tuple(name for name in CODERS if accepts(name, "alpha"))
 
 
 class SparseCoding(TransformerMixin, BaseEstimator):

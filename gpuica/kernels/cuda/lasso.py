@@ -21,13 +21,15 @@ its rows a round would be m K numbers, 20 times the bytes of H at m = 20, and mo
 import numpy as np
 from numba import cuda, float64, int32, uint32
 
+from ...coders.support import DEPENDENCE_TOL
 from ...device import array_device
-from ..cpu.lasso_products import FLOOR, SLACK
+from ..status import FINISHED, NO_ROOM, RUNNING, UNFINISHED
+from ..tolerances import OPTIMALITY_TOL
+from ..workspace import N_LISTS
 from . import Build, launch, numba_type
 from .block import largest
-from .lasso_row import CANDIDATES, FULL, GOING, SOLVED, UNFINISHED, solve
+from .lasso_row import CANDIDATES, solve
 from .row import at_once
-from .support import LISTS
 
 ROOM = 32  # atoms of a support in shared memory; with the working set's Gram matrix 35 KB: six blocks a multiprocessor
 PITCH = ROOM + 1  # of M, so that no two entries of a column are in one bank
@@ -72,15 +74,15 @@ def _choose(H, live, state, levels, acts, codes, picks, alpha, positive, slack, 
         missed = max(missed, abs(float64(h[acts[row, i]]) - alpha * sign))
     if missed > 10 * rounding and age > 1:  # the first time that is A's rounding
         misses += 1
-    end = GOING
+    end = RUNNING
     if top <= alpha + rounding and missed <= 10 * rounding:
-        end = SOLVED
+        end = FINISHED
     elif age == max_iter or misses > WORN:
         end = UNFINISHED
     for i in range(m):
         if acts[row, i] == place:
             best = 0.0
-    violations[t] = best if end == GOING and best > alpha + rounding else 0.0
+    violations[t] = best if end == RUNNING and best > alpha + rounding else 0.0
     cuda.syncthreads()
     rank, chosen = 0, 0
     for other in range(threads):
@@ -111,7 +113,7 @@ def _solve(X, D, G, pairs, H, R, live, state, levels, acts, codes, picks, C, alp
     """One round of every live row; see `lasso_row.solve`."""
     M = cuda.shared.array((ROOM, PITCH), float64)
     A = cuda.shared.array((WIDE, WIDE), float64)
-    lists = cuda.shared.array((LISTS, ROOM), float64)
+    lists = cuda.shared.array((N_LISTS, ROOM), float64)
     wide = cuda.shared.array((3, WIDE), float64)
     ids = cuda.shared.array((3, WIDE), uint32)  # unsigned, or Numba would look for negative indices
     tree = cuda.shared.array(THREADS, float64)
@@ -161,22 +163,18 @@ def _rounds(X, D, G, C, R, live, state, levels, acts, codes, coder, threads):
     while len(live):
         H = R[live] @ D.T
         picks = xp.empty((len(live), room + CANDIDATES), dtype=np.int32)
-        settings = alpha, coder.positive
-        launch(
-            _choose, len(live), 2 * threads, H, live, state, levels, acts, codes, picks, *settings, SLACK[size],
-            coder.max_iter,
-        )  # fmt: skip
+        settings, counts = (alpha, coder.positive), (OPTIMALITY_TOL[size], coder.max_iter)
+        launch(_choose, len(live), 2 * threads, H, live, state, levels, acts, codes, picks, *settings, *counts)
         arrays = X, D, D if G is None else G, _pairs(D, G, picks), H, R, live, state, levels, acts, codes, picks, C
         if room == ROOM:
-            launch(_solve, len(live), threads, *arrays, *settings, FLOOR[size])
+            launch(_solve, len(live), threads, *arrays, *settings, DEPENDENCE_TOL[size])
         else:
-            launch(
-                _solve_in_memory, len(live), threads, *arrays, *settings, FLOOR[size], *_workspace(len(live), room, xp)
-            )
-        live = live[state[live, 3] == GOING]
+            workspace = _workspace(len(live), room, xp)
+            launch(_solve_in_memory, len(live), threads, *arrays, *settings, DEPENDENCE_TOL[size], *workspace)
+        live = live[state[live, 3] == RUNNING]
     ends = state[began, 3]
     unfinished = int((ends == UNFINISHED).sum())
-    full = began[ends == FULL]  # rows that need more room go on where they are
+    full = began[ends == NO_ROOM]  # rows that need more room go on where they are
     larger = min(4 * room, *D.shape)
     some_rows = at_once(len(full), _bytes_of_a_row(larger, D, G), X)
     for start in range(0, len(full), some_rows):
@@ -194,7 +192,7 @@ def _rounds(X, D, G, C, R, live, state, levels, acts, codes, coder, threads):
 def _bytes_of_a_row(room, D, G):
     """Bytes that a row in `_solve_in_memory` needs, about."""
     wide, products = room + CANDIDATES, 0 if G is not None else room + CANDIDATES + D.shape[1]
-    return 8 * (room**2 + wide**2 + LISTS * room + 5 * wide) + D.itemsize * (3 * sum(D.shape) + wide * products)
+    return 8 * (room**2 + wide**2 + N_LISTS * room + 5 * wide) + D.itemsize * (3 * sum(D.shape) + wide * products)
 
 
 def _pairs(D, G, picks):
@@ -208,7 +206,7 @@ def _pairs(D, G, picks):
 
 def _workspace(n, room, xp):
     wide = room + CANDIDATES
-    shapes = (n, room, room), (n, wide, wide), (n, LISTS, room), (n, 3, wide)
+    shapes = (n, room, room), (n, wide, wide), (n, N_LISTS, room), (n, 3, wide)
     return *(xp.empty(shape, dtype=np.float64) for shape in shapes), xp.empty((n, 3, wide), dtype=np.uint32)
 
 

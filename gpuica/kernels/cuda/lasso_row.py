@@ -21,12 +21,13 @@ import math
 
 from numba import boolean, cuda, float64, int64
 
-from ..cpu.lasso_products import AT_ONCE, CLOSE, REACH
+from ..status import FINISHED, NO_ROOM, RUNNING
+from ..tolerances import ENTRY_SHARE, MAX_ENTERING, NEAR_DEPENDENCE
+from ..workspace import COEFFICIENTS, COORDINATES, CORRELATIONS, ENTERED, INNER_PRODUCTS, RIGHT_SIDE, SIGNS, SOLUTION
 from .block import LANES, lane, lanes, largest, summed, summed_by_warp, warps
-from .support import BORN, A, B, C, S, V, W, Z, border, drop, outside_span, settle, times
+from .support import border, drop, outside_span, settle, times
 
 CANDIDATES = 16  # atoms of a working set beside the support
-GOING, SOLVED, UNFINISHED, FULL = 0, 1, 2, 3  # how a row ends; FULL: for want of room
 
 
 @cuda.jit(device=True)
@@ -60,15 +61,15 @@ def correlations(D, ids, act, r, m, out):
 
 @cuda.jit(device=True)
 def _outside(D, k, r, M, G, lists, ids, act, tree, m):
-    """The squared distance of atom k of the working set from the span of the support; its coordinates in lists[W].
+    """The squared distance of atom k of the working set from the span of the support.
 
-    lists[A]: its inner products with the support.  G: of the working set.  Where the atom is close to the span, the
-    coordinates are corrected by what they leave of the atom itself, r (d,), scratch.
+    lists[INNER_PRODUCTS]: its inner products with the support.  Its coordinates are left in lists[COORDINATES]; where
+    the atom is close to the span, they are corrected with the residual of the atom, r (d,), scratch.
     """
-    w, v, z = lists[W], lists[V], lists[Z]
-    times(M, lists[A], w, m)
-    outside = outside_span(lists[A], w, G[k, k], m)
-    if m > 0 and outside < CLOSE * G[k, k]:
+    w, v, z = lists[COORDINATES], lists[RIGHT_SIDE], lists[SOLUTION]
+    times(M, lists[INNER_PRODUCTS], w, m)
+    outside = outside_span(lists[INNER_PRODUCTS], w, G[k, k], m)
+    if m > 0 and outside < NEAR_DEPENDENCE * G[k, k]:
         atom = D[ids[0, k]]
         subtract(atom, D, ids, act, w, m, r)
         correlations(D, ids, act, r, m, v)
@@ -97,7 +98,7 @@ def _make_way(sign, M, lists, act, m):
     For an atom of coordinates w in the support, on which it depends.  Returns the support's size, which is m where no
     atom meets zero, and the new atom's coefficient.
     """
-    c, w, a = lists[C], lists[W], lists[A]
+    c, w, a = lists[COEFFICIENTS], lists[COORDINATES], lists[INNER_PRODUCTS]
     step, meets = math.inf, m
     for i in range(m):
         if c[i] * w[i] * sign > 0 and c[i] / (w[i] * sign) < step:
@@ -123,26 +124,26 @@ def _enter(D, k, sign, exchange, floor, now, most, r, M, G, lists, wide, ids, ac
     """
     i = cuda.threadIdx.x
     while i < m:
-        lists[A, i] = G[k, act[i]]
+        lists[INNER_PRODUCTS, i] = G[k, act[i]]
         i += cuda.blockDim.x
     cuda.syncthreads()
     value = 0.0
     for attempt in range(2):
         outside = _outside(D, k, r, M, G, lists, ids, act, tree, m)
         if outside > floor * G[k, k] and m < most:
-            border(M, lists[W], outside, m)
+            border(M, lists[COORDINATES], outside, m)
             if cuda.threadIdx.x == 0:
                 act[m] = k
-                lists[C, m] = value
-                lists[S, m] = sign
-                lists[B, m] = wide[0, k]
-                lists[BORN, m] = now
+                lists[COEFFICIENTS, m] = value
+                lists[SIGNS, m] = sign
+                lists[CORRELATIONS, m] = wide[0, k]
+                lists[ENTERED, m] = now
             cuda.syncthreads()
             return m + 1
         if attempt == 1 or not exchange:
             break
         m, value = _make_way(sign, M, lists, act, m)
-    cuda.syncthreads()  # all have read lists[A] and lists[W], which the next atom overwrites
+    cuda.syncthreads()  # all have read lists[INNER_PRODUCTS] and lists[COORDINATES], which the next atom overwrites
     return m
 
 
@@ -166,10 +167,10 @@ def _improve(D, n, alpha, positive, bar, floor, most, r, M, G, lists, wide, ids,
             break
         before, entered = m, 0
         if top > bar:
-            least = top if alone else bar + REACH * (top - bar)
+            least = top if alone else bar + ENTRY_SHARE * (top - bar)
             for k in range(n):
                 violation = h[k] if positive else abs(h[k])
-                if ids[1, k] == 0 and violation >= least and entered < (1 if alone else AT_ONCE):
+                if ids[1, k] == 0 and violation >= least and entered < (1 if alone else MAX_ENTERING):
                     if m == room and room < most:
                         full = True
                         break
@@ -181,13 +182,13 @@ def _improve(D, n, alpha, positive, bar, floor, most, r, M, G, lists, wide, ids,
         m = settle(M, act, lists, m, alpha, positive or alpha > 0)
         changed = m != before
         for i in range(m):
-            changed |= lists[BORN, i] == now
+            changed |= lists[ENTERED, i] == now
         cuda.syncthreads()  # all have read h and which atoms are inside
         k = t
         while k < n:
             total, inside = b[k], 0
             for i in range(m):
-                total -= G[act[i], k] * lists[C, i]
+                total -= G[act[i], k] * lists[COEFFICIENTS, i]
                 if act[i] == k:
                     inside = 1
             h[k] = total
@@ -222,7 +223,7 @@ def _begin(D, h, row_codes, n, size, floor, most, r, M, G, lists, wide, ids, act
         before, sign = m, 1.0 if value > 0 else -1.0
         m = _enter(D, i, sign, exchange, floor, now, most, r, M, G, lists, wide, ids, act, tree, m)
         if m > before and t == 0:
-            lists[C, before] = value
+            lists[COEFFICIENTS, before] = value
             ids[1, i] = 1
         cuda.syncthreads()
     return m
@@ -231,7 +232,7 @@ def _begin(D, h, row_codes, n, size, floor, most, r, M, G, lists, wide, ids, act
 @cuda.jit(device=True)
 def _polish(alpha, signed, M, lists, wide, act, m):
     """c + M (D r - alpha s), D r of the data in wide[2]: what rounding left undone."""
-    c, s, v, z = lists[C], lists[S], lists[V], lists[Z]
+    c, s, v, z = lists[COEFFICIENTS], lists[SIGNS], lists[RIGHT_SIDE], lists[SOLUTION]
     i = cuda.threadIdx.x
     while i < m:
         v[i] = wide[2, act[i]] - alpha * s[i]
@@ -252,10 +253,10 @@ def _write(row, m, signed, lists, ids, act, state, codes, acts):
     """The support of m atoms, but for zeros, becomes the row's; act holds places in the working set."""
     kept = 0
     for i in range(m):
-        if lists[C, i] != 0 or not signed:
+        if lists[COEFFICIENTS, i] != 0 or not signed:
             if i % cuda.blockDim.x == cuda.threadIdx.x:
                 acts[row, kept] = ids[0, act[i]]
-                codes[row, kept] = lists[C, i]
+                codes[row, kept] = lists[COEFFICIENTS, i]
             kept += 1
     if cuda.threadIdx.x == 0:
         state[row, 0] = kept
@@ -305,17 +306,17 @@ def solve(
     size, misses, end, r = int64(state[row, 0]), state[row, 2], state[row, 3], R[row]
     rounding, top, missed = levels[row, 0], levels[row, 1], levels[row, 2]
     n = _load(row, block, Gram, pairs, acts, picks, G, ids, size)
-    if end != GOING:
+    if end != RUNNING:
         correlations(D, ids, act, r, size, wide[2])
     for _ in range(misses - 2):
         floor *= 10
     m = _begin(D, H[block], codes[row], n, size, floor, most, r, M, G, lists, wide, ids, act, tree)
-    if end != GOING:
+    if end != RUNNING:
         if m == size:
             _polish(alpha, signed, M, lists, wide, act, m)
             i = t
             while i < m:
-                codes[row, i] = lists[C, i]
+                codes[row, i] = lists[COEFFICIENTS, i]
                 i += threads
         cuda.syncthreads()
         i = t
@@ -325,17 +326,17 @@ def solve(
         return
     bar = alpha + rounding
     m, moved, full = _improve(D, n, alpha, positive, bar, floor, most, r, M, G, lists, wide, ids, act, tree, m)
-    subtract(X[row], D, ids, act, lists[C], m, r)
+    subtract(X[row], D, ids, act, lists[COEFFICIENTS], m, r)
     _write(row, m, signed, lists, ids, act, state, codes, acts)
     if not moved and missed <= 10 * rounding:
-        end = FULL if full else SOLVED
-        if end == SOLVED and top > alpha + 10 * rounding:
-            end = GOING  # stuck: as a support that misses its equations
+        end = NO_ROOM if full else FINISHED
+        if end == FINISHED and top > alpha + 10 * rounding:
+            end = RUNNING  # stuck: as a support that misses its equations
             misses += 1
-    if end == SOLVED:
+    if end == FINISHED:
         i = t
         while i < m:
-            out[row, ids[0, act[i]]] = lists[C, i]
+            out[row, ids[0, act[i]]] = lists[COEFFICIENTS, i]
             i += threads
     if t == 0:
         state[row, 2] = misses

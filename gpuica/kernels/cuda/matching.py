@@ -3,12 +3,13 @@
 import numpy as np
 from numba import cuda, float64, int32
 
-from ...coders.support import EPS, EXCESS, NOISE
+from ...coders.support import EPS, RESIDUAL_TOL, ROUNDING_TOL
 from ...device import array_device
-from ..fallback import DONE, HARD, UNFINISHED, finish
+from ..fallback import recode_ill_conditioned
+from ..status import FINISHED, ILL_CONDITIONED, UNFINISHED
 from . import Build, launch, numba_type
 from .block import LANES, first_largest, largest, summed
-from .row import THREADS, blocks_for, combined, judged, square_of, write
+from .row import THREADS, blocks_for, check_code, combined, square_of, write
 
 
 @cuda.jit
@@ -105,13 +106,13 @@ def _matching(X, D, G, Q, ends, most, target, gradient, noise, excess, eps, acts
                     k += threads
             cuda.syncthreads()
         write(h, act, c, m)
-        end, left = judged(x, D, h, act, m, square, square, target, eps, tree)
-        if end == HARD:  # worse than nothing, for the coefficients are rounded as they are written
+        end, left = check_code(x, D, h, act, m, square, square, target, eps, tree)
+        if end == ILL_CONDITIONED:  # worse than nothing, for the coefficients are rounded as they are written
             k = t
             while k < K:
                 h[k] = 0
                 k += threads
-            end = UNFINISHED if left > (1 + excess) * square or (target > 0 and square > target) else DONE
+            end = UNFINISHED if left > (1 + excess) * square or (target > 0 and square > target) else FINISHED
         if t == 0:
             ends[row] = end
         row += cuda.gridDim.x
@@ -124,9 +125,9 @@ def matching_pursuit(X, D, G, Q, coder, threads=THREADS, blocks=None):
     n = blocks_for(len(X), 12 * most + most * real.itemsize + 16 * d, blocks, X)
     spaces = ((n, most), np.int32), ((n, most), np.float64), ((n, most), real), ((n, d), np.float64)
     act, c, moved, r = (xp.empty(shape, dtype=dtype) for shape, dtype in spaces)
-    settings = coder.n_nonzero, float(coder.target), coder.gradient, NOISE[size], EXCESS[size], EPS[size]
+    settings = coder.n_nonzero, float(coder.target), coder.gradient, ROUNDING_TOL[size], RESIDUAL_TOL[size], EPS[size]
     launch(_matching, n, threads, X, D, G, Q, ends, *settings, act, c, moved, r, xp.empty_like(r))
-    return finish(X, D, Q, ends, coder)
+    return recode_ill_conditioned(X, D, Q, ends, coder)
 
 
 def builds():

@@ -11,7 +11,7 @@ A step is one sweep over the atoms and one barrier, in the choice of the next: w
 and to `outside`, what is left of its square outside the span, also gives the atom's score.  A thread updates four atoms
 at once, which share the loads of their coefficients.
 
-Rows end as on the host; those that are HARD are left to the coder's definition, in array code: see
+Rows end as on the host; those that are ILL_CONDITIONED are left to the coder's definition, in array code: see
 `kernels.definitions`.
 
 Barriers: all threads of a block take the same way, because what decides it (m, left, top, the atom) is computed alike
@@ -24,13 +24,15 @@ import math
 import numpy as np
 from numba import cuda, float64, int32, uint32, uint64
 
-from ...coders.support import EPS, FLOOR, NOISE
+from ...coders.support import DEPENDENCE_TOL, EPS, ROUNDING_TOL
 from ...device import array_device
-from ..fallback import CLOSE, DONE, DOUBT, DRIFT, HARD, LARGEST, SAFE, SMALLEST, UNFINISHED, finish
+from ..fallback import recode_ill_conditioned
+from ..status import FINISHED, ILL_CONDITIONED, NO_ROOM, UNFINISHED
+from ..tolerances import GRAM_DEPENDENCE_TOL, MAX_SQUARE, MIN_SQUARE, RESIDUAL_DRIFT_TOL, SAFE_DETERMINANT, TARGET_TOL
 from . import Build, launch, numba_type
 from .block import LANES, first_largest_of_warp, lane, largest, warps
 from .loading import resident
-from .row import FULL, blocks_for, judged, shared_memory, square_of, write
+from .row import blocks_for, check_code, shared_memory, square_of, write
 
 ROOM = 64  # directions of a row that may end early, before more room is made
 INSIDE = -math.inf  # in place of the square of an atom's part outside the span of the support: it is in the support
@@ -207,21 +209,21 @@ def _orthogonal(
     near, least, at = shared[2 * K :], number(floor) if by_gain else number(INSIDE), block
     while at < len(rows):
         row = rows[at]
-        x, q, m, shares, rounding, end = X[row], Q[row], 0, 1.0, number(0), DONE
+        x, q, m, shares, rounding, end = X[row], Q[row], 0, 1.0, number(0), FINISHED
         square = square_of(x, tree)
         left = square
         best, place = _begin(q, squares, h, outside, by_gain, least)
         while m < most and (left > target or target == 0):
             if target > 0 and left <= target + doubt * square:
-                end = HARD
+                end = ILL_CONDITIONED
                 break
             top, j, mine, open_ = _choose(best, place, h, outside, scores, places, parts, m & 1)
             if top <= rounding or (m == 0 and not (smallest < top and top < largest_score)):
                 if _are_left(q, h, outside, squares, m, by_gain, least, noise, tree):
-                    end = HARD
+                    end = ILL_CONDITIONED
                 break
             if open_ <= number(close) * squares[j]:
-                end = HARD
+                end = ILL_CONDITIONED
                 break
             rounding = max(rounding, number(noise) * top)
             shares *= float64(open_ / squares[j])
@@ -232,19 +234,19 @@ def _orthogonal(
             left -= float64(step) * float64(step)
             if m + 1 < most and (left > target or target == 0):  # else no other atom follows
                 if m == room:
-                    end = FULL
+                    end = NO_ROOM
                     break
                 best, place = _advance(G, squares, h, outside, near, n_near, far, j, m, scale, step, by_gain, least)
             m += 1
-        if target > 0 and abs(left - target) <= doubt * square and end == DONE:
-            end = HARD
-        if end == DONE:
+        if target > 0 and abs(left - target) <= doubt * square and end == FINISHED:
+            end = ILL_CONDITIONED
+        if end == FINISHED:
             _coefficients(near, n_near, far, act, lists, m, K)
             write(q, act, lists[CODE], m)
             if shares < safe or target > 0 or not left <= (1 - drift) * square:  # NaN too
-                end, _ = judged(x, D, q, act, m, square, left + drift * square, target, eps, tree)
+                end, _ = check_code(x, D, q, act, m, square, left + drift * square, target, eps, tree)
             if end == UNFINISHED and left <= target:
-                end = HARD
+                end = ILL_CONDITIONED
         if t == 0:
             ends[at] = end
         at += cuda.gridDim.x
@@ -262,8 +264,18 @@ def orthogonal(X, D, G, Q, coder, threads=None, blocks=None, room=ROOM, shared=N
     last = max(most - 1, 0)  # the last atom's direction moves no other
     room = min(room, last) if coder.target > 0 else last
     settings = (
-        *(most, float(coder.target), DOUBT[size], NOISE[size] ** 2, CLOSE[size], DRIFT[size], SAFE[size], EPS[size]),
-        *(coder.by_gain, FLOOR[size], SMALLEST[size], LARGEST[size]),
+        most,
+        float(coder.target),
+        TARGET_TOL[size],
+        ROUNDING_TOL[size] ** 2,
+        GRAM_DEPENDENCE_TOL[size],
+        RESIDUAL_DRIFT_TOL[size],
+        SAFE_DETERMINANT[size],
+        EPS[size],
+        coder.by_gain,
+        DEPENDENCE_TOL[size],
+        MIN_SQUARE[size],
+        MAX_SQUARE[size],
     )
     squares = xp.ascontiguousarray(xp.diagonal(G))
     while len(rows):
@@ -284,8 +296,8 @@ def orthogonal(X, D, G, Q, coder, threads=None, blocks=None, room=ROOM, shared=N
         all_ends[rows] = ends
         if room == last:
             break
-        rows, room = rows[ends == FULL], min(4 * room, last)  # from the beginning
-    return finish(X, D, Q, all_ends, coder)
+        rows, room = rows[ends == NO_ROOM], min(4 * room, last)  # from the beginning
+    return recode_ill_conditioned(X, D, Q, all_ends, coder)
 
 
 def _split(room, row, threads, shared):

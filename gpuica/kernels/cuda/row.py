@@ -6,7 +6,7 @@ from functools import cache
 from numba import cuda, float64
 
 from ...device import array_device
-from ..fallback import DONE, HARD, UNFINISHED
+from ..status import FINISHED, ILL_CONDITIONED, UNFINISHED
 from . import multiprocessors
 from .block import summed
 
@@ -14,7 +14,6 @@ THREADS = 128
 BLOCKS = 12  # for each multiprocessor
 MEMORY = 1 << 30  # bytes of workspaces that need no asking
 SHARED = 96 << 10  # bytes of shared memory of a multiprocessor, where that is not known
-FULL = 3  # how a row ends that found no room
 
 
 @cuda.jit(device=True)
@@ -64,9 +63,11 @@ def combined(c, G, act, m, k):
 
 
 @cuda.jit(device=True)
-def judged(x, D, q, act, m, square, limit, target, eps, tree):
-    """How a row ends whose code q is written, and its ‖x - c D‖²: DONE, UNFINISHED where that misses the target, HARD
-    where it is more than `limit` or ‖x‖² = square."""
+def check_code(x, D, q, act, m, square, limit, target, eps, tree):
+    """The status of a row whose code q is written, and its ‖x - c D‖².
+
+    FINISHED, UNFINISHED where that misses the target, or ILL_CONDITIONED where it exceeds `limit` or ‖x‖² = square.
+    """
     part = 0.0
     f = cuda.threadIdx.x
     while f < len(x):
@@ -77,10 +78,10 @@ def judged(x, D, q, act, m, square, limit, target, eps, tree):
         f += cuda.blockDim.x
     left = summed(part, tree)
     if not left <= min(limit, square * (1 + 1e-14)):
-        return HARD, left
+        return ILL_CONDITIONED, left
     if target > 0 and math.sqrt(left) > math.sqrt(target) + 4 * eps * math.sqrt(square):
         return UNFINISHED, left
-    return DONE, left
+    return FINISHED, left
 
 
 def blocks_for(n, workspace, blocks, X, each=BLOCKS):

@@ -1,7 +1,7 @@
 """Least squares on a growing and shrinking support, by the threads of one block: `kernels.support` on the device.
 
 A support is m atoms, their coefficients c and M (m, m), the inverse of their Gram matrix, in float64.  Its arrays are
-in shared memory or in a workspace: M, act (room,) of positions or atoms, and lists (LISTS, room) of what is known of
+in shared memory or in a workspace: M, act (room,) of positions or atoms, and lists (N_LISTS, room) of what is known of
 the atoms.
 
 Every function is called by all threads of a block with the same m, ends past a barrier, and returns the same to all:
@@ -14,10 +14,7 @@ numbers that all can read takes less than a tree.
 
 from numba import cuda
 
-# Rows of `lists`
-C, S, B, BORN, Z = 0, 1, 2, 3, 4  # coefficient, sign, D_j x, when it entered, where its coefficient would go
-V, W, A = 5, 6, 7  # scratch; coordinates of another atom in the support, and its inner products with it
-MOVED, LISTS = 5, 8
+from ..workspace import COEFFICIENTS, COORDINATES, CORRELATIONS, N_MOVED, RIGHT_SIDE, SIGNS, SOLUTION
 
 
 @cuda.jit(device=True)
@@ -86,10 +83,10 @@ def leave(M, p, w, m):
 @cuda.jit(device=True)
 def drop(p, M, act, lists, m):
     """Atom p leaves the support of m; the last takes its place.  Returns m - 1."""
-    leave(M, p, lists[W], m)
+    leave(M, p, lists[COORDINATES], m)
     if cuda.threadIdx.x == 0:
         act[p] = act[m - 1]
-        for row in range(MOVED):
+        for row in range(N_MOVED):
             lists[row, p] = lists[row, m - 1]
     cuda.syncthreads()
     return m - 1
@@ -102,7 +99,7 @@ def settle(M, act, lists, m, alpha, signed):
     c has the signs s, or is zero where atoms have just entered.  signed: whether the signs bind.
     """
     t, threads = cuda.threadIdx.x, cuda.blockDim.x
-    c, s, b, z, v = lists[C], lists[S], lists[B], lists[Z], lists[V]
+    c, s, b, z, v = lists[COEFFICIENTS], lists[SIGNS], lists[CORRELATIONS], lists[SOLUTION], lists[RIGHT_SIDE]
     while m > 0:
         i = t
         while i < m:

@@ -7,34 +7,50 @@ with the dictionary has 2 d K operations.  All coefficients change in a step, an
 each, and threads meet in the choice of the atom.  The small problem is `support`'s, in float64, in a workspace of the
 block, which the L1 holds; blocks go from row to row.
 
-Rows end as on the host; those that are HARD are left to the coder's definition, in array code: see
+Rows end as on the host; those that are ILL_CONDITIONED are left to the coder's definition, in array code: see
 `kernels.definitions`.  Barriers: as in `support`.
 """
 
 import numpy as np
 from numba import cuda, float64, int32
 
-from ...coders.support import EPS, NOISE
+from ...coders.support import EPS, ROUNDING_TOL
 from ...device import array_device
-from ..fallback import CLOSE, DONE, DOUBT, DRIFT, HARD, UNFINISHED, finish
+from ..fallback import recode_ill_conditioned
+from ..status import FINISHED, ILL_CONDITIONED, NO_ROOM, UNFINISHED
+from ..tolerances import GRAM_DEPENDENCE_TOL, RESIDUAL_DRIFT_TOL, TARGET_TOL
+from ..workspace import (
+    COEFFICIENTS,
+    COORDINATES,
+    CORRELATIONS,
+    ENTERED,
+    INNER_PRODUCTS,
+    N_LISTS,
+    RIGHT_SIDE,
+    SIGNS,
+    SOLUTION,
+)
 from . import Build, launch, numba_type
 from .block import LANES, first_largest, lane, lanes, summed_by_warp, warps
-from .row import FULL, THREADS, blocks_for, combined, judged, square_of, write
-from .support import BORN, LISTS, A, B, C, S, V, W, Z, border, outside_span, settle, times
+from .row import THREADS, blocks_for, check_code, combined, square_of, write
+from .support import border, outside_span, settle, times
 
 ROOM = 64  # atoms of a support before more room is made
 
 
 @cuda.jit(device=True)
 def _measure(j, G, square, M, lists, act, m):
-    """The squared distance of atom j, of norm² `square`, from the span of the support; its coordinates in lists[W]."""
+    """The squared distance of atom j, of squared norm `square`, from the span of the support.
+
+    Its coordinates in the support are left in lists[COORDINATES].
+    """
     i = cuda.threadIdx.x
     while i < m:
-        lists[A, i] = G[j, act[i]]
+        lists[INNER_PRODUCTS, i] = G[j, act[i]]
         i += cuda.blockDim.x
     cuda.syncthreads()
-    times(M, lists[A], lists[W], m)
-    far = outside_span(lists[A], lists[W], float64(square), m)
+    times(M, lists[INNER_PRODUCTS], lists[COORDINATES], m)
+    far = outside_span(lists[INNER_PRODUCTS], lists[COORDINATES], float64(square), m)
     cuda.syncthreads()  # all have read the lists
     return far
 
@@ -53,7 +69,7 @@ def _among(k, act, m):
 def _refine(x, D, M, lists, act, r, m):
     """Add M D_act (x - c D_act) to c: what the residual of the data still asks for.  r: (d,), float64."""
     t, threads = cuda.threadIdx.x, cuda.blockDim.x
-    c, v, z = lists[C], lists[V], lists[Z]
+    c, v, z = lists[COEFFICIENTS], lists[RIGHT_SIDE], lists[SOLUTION]
     f = t
     while f < len(r):
         left = float64(x[f])
@@ -91,11 +107,11 @@ def _nonnegative(
     places = cuda.shared.array(LANES, int32)
     t, threads, block = cuda.threadIdx.x, cuda.blockDim.x, cuda.blockIdx.x
     M, lists, act, real = Ms[block], listss[block], acts[block], coefficients[block]
-    c, K = lists[C], Q.shape[1]
+    c, K = lists[COEFFICIENTS], Q.shape[1]
     at = block
     while at < len(rows):
         row = rows[at]
-        x, q, m, end, least = X[row], Q[row], 0, HARD, 0.0  # HARD: when the steps are over
+        x, q, m, end, least = X[row], Q[row], 0, ILL_CONDITIONED, 0.0  # ILL_CONDITIONED: when the steps are over
         square = square_of(x, tree)
         left = square
         for now in range(2 * most + 1):  # atoms may leave again
@@ -117,32 +133,32 @@ def _nonnegative(
             if target > 0 and abs(left - target) <= doubt * square:
                 break
             if m == most or left <= target or top <= least:
-                end = DONE
+                end = FINISHED
                 break
             if now == 2 * most:
                 break
             if m == len(act):
-                end = FULL
+                end = NO_ROOM
                 break
             far = _measure(j, G, squares[j], M, lists, act, m)
             if far <= close * squares[j]:
                 break
-            border(M, lists[W], far, m)
+            border(M, lists[COORDINATES], far, m)
             if t == 0:
                 act[m] = j
                 c[m] = 0.0
-                lists[S, m] = 1.0
-                lists[B, m] = q[j]
-                lists[BORN, m] = now
+                lists[SIGNS, m] = 1.0
+                lists[CORRELATIONS, m] = q[j]
+                lists[ENTERED, m] = now
             cuda.syncthreads()
             m = settle(M, act, lists, m + 1, 0.0, True)
             left, stays = square, False
             for i in range(m):
-                left -= lists[B, i] * c[i]
+                left -= lists[CORRELATIONS, i] * c[i]
                 stays |= act[i] == j
             if not stays:
                 break
-        if end == DONE:
+        if end == FINISHED:
             _refine(x, D, M, lists, act, rs[block], m)
             i = t
             while i < m:
@@ -150,9 +166,9 @@ def _nonnegative(
                 i += threads
             cuda.syncthreads()
             write(q, act, c, m)
-            end, _ = judged(x, D, q, act, m, square, left + drift * square, target, eps, tree)
+            end, _ = check_code(x, D, q, act, m, square, left + drift * square, target, eps, tree)
             if end == UNFINISHED and left <= target:
-                end = HARD
+                end = ILL_CONDITIONED
         if t == 0:
             ends[at] = end
         at += cuda.gridDim.x
@@ -162,14 +178,15 @@ def nonnegative(X, D, G, Q, coder, threads=THREADS, blocks=None, room=ROOM):
     """As `orthogonal.orthogonal`, by non-negative OMP.  room: atoms to begin with."""
     xp, (K, d), real, size = array_device(X).xp, D.shape, Q.dtype, Q.dtype.itemsize
     most, rows, all_ends = min(coder.n_nonzero, K, d), xp.arange(len(X), dtype=np.int32), xp.empty(len(X), np.int32)
-    settings = float(coder.target), DOUBT[size], NOISE[size], CLOSE[size], DRIFT[size], EPS[size]
+    tolerances = TARGET_TOL, ROUNDING_TOL, GRAM_DEPENDENCE_TOL, RESIDUAL_DRIFT_TOL, EPS
+    settings = float(coder.target), *(by_size[size] for by_size in tolerances)
     room, squares = min(room, most), xp.ascontiguousarray(xp.diagonal(G))
     while len(rows):
         ends = xp.empty(len(rows), dtype=np.int32)
-        n = blocks_for(len(rows), 8 * room * (room + LISTS + 2) + 8 * d, blocks, X)
+        n = blocks_for(len(rows), 8 * room * (room + N_LISTS + 2) + 8 * d, blocks, X)
         arrays = (
             xp.empty((n, room, room), dtype=np.float64),
-            xp.zeros((n, LISTS, room), dtype=np.float64),
+            xp.zeros((n, N_LISTS, room), dtype=np.float64),
             xp.empty((n, room), dtype=np.int32),
             xp.empty((n, room), dtype=real),
             xp.empty((n, d), dtype=np.float64),
@@ -178,8 +195,8 @@ def nonnegative(X, D, G, Q, coder, threads=THREADS, blocks=None, room=ROOM):
         all_ends[rows] = ends
         if room == most:
             break
-        rows, room = rows[ends == FULL], min(4 * room, most)  # from the beginning
-    return finish(X, D, Q, all_ends, coder)
+        rows, room = rows[ends == NO_ROOM], min(4 * room, most)  # from the beginning
+    return recode_ill_conditioned(X, D, Q, all_ends, coder)
 
 
 def builds():
