@@ -16,7 +16,7 @@ class Support(NamedTuple):
     lists: Any
 
 
-# Rows of `lists` that belong to the atoms, and move with them:
+# Rows of `lists` of the atoms; where an atom changes its place, they do too:
 COEFFICIENTS = 0
 SIGNS = 1
 CORRELATIONS = 2  # D_j x, with the data

@@ -61,7 +61,7 @@ def test_what_is_in_shared_memory_does_not_matter(split, kind, dtype):
     """Directions of the support in shared memory, and those beyond it in a workspace."""
     X, D = data(2, 12, 21, dtype, seed=3)
     row = len(D) * np.dtype(dtype).itemsize
-    shared = orthogonal.SHARERS * (SPLITS[split] * row + orthogonal.OVERHEAD)
+    shared = orthogonal.MIN_SHARERS * (SPLITS[split] * row + orthogonal.BLOCK_OVERHEAD)
     held, near, _ = orthogonal._split(6, row, 32, shared)
     assert (held, near) == {0: (False, 0), 2: (True, 0), 4: (True, 2), 99: (True, 6)}[SPLITS[split]]
     expected = [(naive.omp if kind is OMP else naive.ormp)(*both, 7) for both in each(X, D)]

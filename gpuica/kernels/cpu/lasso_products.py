@@ -9,8 +9,6 @@ measured on the data; an atom that depends on the support may replace another; t
 support's equations do not hold.
 """
 
-from typing import Any, NamedTuple
-
 import numpy as np
 from numba import njit
 
@@ -18,6 +16,7 @@ from ...coders.support import DEPENDENCE_TOL
 from ..status import FINISHED, NO_ROOM, REFACTORED, RUNNING, STUCK, UNFINISHED
 from ..tolerances import ENTRY_SHARE, MAX_ENTERING, NEAR_DEPENDENCE, OPTIMALITY_TOL
 from ..workspace import COEFFICIENTS, COORDINATES, CORRELATIONS, ENTERED, INNER_PRODUCTS, N_LISTS, SIGNS, Support
+from .lasso_state import Buffers, Round, RowStates, Settings
 from .row import write
 from .support import PAD, border, drop, refine, settle, subtract, times
 from .vectors import ENTRY, OPTIONS, Searchable, any_at_least, copy, dot, inner, largest, search_mask
@@ -27,56 +26,6 @@ N_CANDIDATES = 64
 ROWS_PER_PRODUCT = 512
 INITIAL_ROOM = 64  # atoms of a support; doubled where a row needs more
 MAX_SUPPORT_BYTES = 1 << 27  # of the inverses of supports that outgrew INITIAL_ROOM
-
-
-class Settings(NamedTuple):
-    """Numbers that all rows share."""
-
-    alpha: float
-    positive: bool
-    max_iter: int
-    optimality: float
-    dependence: float
-    mask: Any
-
-
-class Buffers(NamedTuple):
-    """Scratch for one row: candidates (N_CANDIDATES,), their correlations, and x - c D (d,) in float64."""
-
-    candidates: Any
-    near: Any
-    residual: Any
-
-
-class RowStates(NamedTuple):
-    """The state of n rows between rounds: arrays whose first axis is the row.
-
-    residuals : (n, d), in the dtype of X.
-    status, n_rounds, sizes : (n,); how the last round ended, how many there were, atoms of the support.
-    roundings, dependence : (n,); of the correlations; the share of an atom outside the span at which it is dependent.
-    lists, atoms, inverses : (n, ...); the supports.
-    """
-
-    residuals: Any
-    status: Any
-    n_rounds: Any
-    roundings: Any
-    dependence: Any
-    sizes: Any
-    lists: Any
-    atoms: Any
-    inverses: Any
-
-
-class Round(NamedTuple):
-    """What a round of a row depends on besides its support: the largest correlation, its rounding, and so on."""
-
-    top: float
-    rounding: float
-    dependence: float
-    previous: int
-    is_last: bool
-    may_refactor: bool
 
 
 @njit(**OPTIONS)
