@@ -242,7 +242,7 @@ class Unfinished:
 def sparse_codes(X, D, gram, coder):
     """Codes on the host, (non-zeros of each row (n,), columns, values), and the number of rows not converged."""
     C, left = kernels.encode(X, D, gram, coder)
-    return tuple(to_host(part) for part in kernels.compress(C if kernels.compresses(C) else to_host(C))), left
+    return tuple(to_host(part) for part in kernels.compress(C if kernels.has_kernels(C) else to_host(C))), left
 
 
 def dense_codes(X, D, gram, coder):
@@ -256,7 +256,7 @@ def coded(X, D, gram, coder):
     Codes are in the form that `add_code_moments` takes: compressed, or dense on a device without kernels.
     """
     C, left = kernels.encode(X, D, gram, coder)
-    return X, coder.penalty(C), kernels.compress(C) if kernels.compresses(C) else C, left
+    return X, coder.penalty(C), kernels.compress(C) if kernels.has_kernels(C) else C, left
 
 
 def add_code_moments(X, D, C, A, B):

@@ -67,8 +67,8 @@ SIZES = {"bool": "8", "boolean": "8", "int32": "32", "float32": "32", "int64": "
 
 
 def check_convention(build, ptx):
-    """Numba's parameters of the kernel are the numbers that `loading.flat` makes of its arguments, one by one."""
-    from gpuica.kernels.cuda.loading import flat
+    """Numba's parameters of the kernel are the numbers that `loading.flatten` makes of its arguments, one by one."""
+    from gpuica.kernels.cuda.loading import flatten
 
     expected = []
     for kind in build.signature:
@@ -82,12 +82,12 @@ def check_convention(build, ptx):
                 shape=some.shape,
                 strides=some.strides,
             )
-            expected += ["64"] * len(flat(there))
+            expected += ["64"] * len(flatten(there))
         else:
             expected.append(SIZES[str(kind)])
     found = re.findall(r"\.param \.[a-z](\d+)", PARAMETERS.search(ptx)[1])
     if found != expected:
-        raise ValueError(f"parameters of {found} bits, where `flat` gives {expected}")
+        raise ValueError(f"parameters of {found} bits, where `flatten` gives {expected}")
 
 
 def main(words):

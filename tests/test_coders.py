@@ -10,7 +10,8 @@ from gpuica import kernels
 from gpuica.coders import OMP, ORMP, Fista, Lars, Lasso, MatchingPursuit, Threshold, TopK
 from gpuica.coders.penalised import largest_eigenvalue
 from gpuica.kernels import fallback
-from gpuica.kernels.cpu import lasso, lasso_products
+from gpuica.kernels.cpu import coding, lasso, lasso_products
+from gpuica.kernels.cpu.vectors import Searchable, search_mask
 
 from . import fake_cupy, naive
 from .coherent import bumps, problem
@@ -134,21 +135,21 @@ def test_lasso_without_penalty_is_least_squares(dtype, gram):
 
 
 @njit
-def reduce(h, row, value, bits, mask, low):
-    return lasso._reduce(h, row, value, bits, mask, low)
+def reduce(correlations, row, value, index_bits):
+    return lasso._reduce(correlations, row, value, index_bits)
 
 
 @pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("K", [1, 2, 5, 64, 255, 256, 257])
 def test_reduce_tells_where_the_largest_is_left(K, dtype, positive, rng):
-    integer = np.dtype(f"i{np.dtype(dtype).itemsize}").type
-    mask, low = integer(-1 if positive else np.iinfo(integer).max), integer((1 << K.bit_length()) - 1)
+    integer, mask = np.dtype(f"i{np.dtype(dtype).itemsize}").type, search_mask(dtype, positive)
+    index_bits = integer((1 << K.bit_length()) - 1)
     for _ in range(20):
         h, row = rng.normal(size=(2, K)).astype(dtype)
         h[rng.integers(K)] = 5 * rng.choice([-1, 1])
         left = h - dtype(0.3) * row
-        place = reduce(h, row, 0.3, np.empty(0, integer), mask, low)
+        place = reduce(Searchable(h, np.empty(0, integer), mask), row, 0.3, index_bits)
         np.testing.assert_allclose(h, left, rtol=1e-6, atol=1e-6)
         size = np.maximum(left, 0) if positive else abs(left)
         assert size[place] >= (1 - 1e-3) * size.max()
@@ -173,8 +174,8 @@ def test_lasso_with_a_large_penalty_is_zero(positive):
 def test_supports_may_outgrow_their_room(room, dtype, gram, monkeypatch):
     X, D, alpha = LASSO["large supports"](dtype)
     expected, _ = encode(X, D, Lasso(alpha))
-    monkeypatch.setattr(lasso if gram else lasso_products, "ROOM", room)
-    monkeypatch.setattr(lasso_products, "MEMORY", 8 * 3 * 80**2)  # three rows at a time, of the last size
+    monkeypatch.setattr(lasso if gram else lasso_products, "INITIAL_ROOM", room)
+    monkeypatch.setattr(lasso_products, "MAX_SUPPORT_BYTES", 8 * 3 * 80**2)  # three rows at a time, of the last size
     C, unfinished = encode(X, D, Lasso(alpha), gram)
     assert (C != 0).sum(axis=1).min() > 40
     assert unfinished == 0
@@ -187,8 +188,8 @@ def test_lasso_counts_the_rows_it_leaves_undone(gram, monkeypatch):
     X[:2] = 0  # done before the first round
     _, left = zip(*(encode(X, D, Lasso(0.05, max_iter=rounds), gram) for rounds in (0, 1, 100)), strict=True)
     assert left == (10, 10, 0)
-    monkeypatch.setattr(lasso, "ROOM", 2)
-    monkeypatch.setattr(lasso_products, "ROOM", 2)
+    monkeypatch.setattr(lasso, "INITIAL_ROOM", 2)
+    monkeypatch.setattr(lasso_products, "INITIAL_ROOM", 2)
     assert encode(X, D, Lasso(0.05, max_iter=1), gram)[1] == 10
 
 
@@ -207,14 +208,14 @@ def test_rows_that_need_care_are_told_from_others(positive, monkeypatch):
 def test_rows_of_several_products(monkeypatch):
     X, D = data(50, 20, 60)
     expected, _ = encode(X, D, Lasso(0.1), gram=False)
-    monkeypatch.setattr(lasso_products, "ROWS", 7)
+    monkeypatch.setattr(lasso_products, "ROWS_PER_PRODUCT", 7)
     np.testing.assert_allclose(encode(X, D, Lasso(0.1), gram=False)[0], expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("candidates", [1, 5, 200])
 def test_any_number_of_candidates_will_do(candidates, monkeypatch):
     X, D = data(20, 20, 60)
-    monkeypatch.setattr(lasso_products, "CANDIDATES", candidates)
+    monkeypatch.setattr(lasso_products, "N_CANDIDATES", candidates)
     C, unfinished = encode(X, D, Lasso(0.1), gram=False)
     assert unfinished == 0
     check_lasso(X, D, C, 0.1, positive=False)
@@ -456,16 +457,23 @@ def test_largest_eigenvalue_is_bounded_from_above(m, rng):
 def test_definitions_work_on_some_rows_at_a_time(monkeypatch):
     X, D = data(100, 12, 40)
     whole, _ = encode(X, D, OMP(4), gram=False)
-    monkeypatch.setattr(fallback, "PART", 17 * 4 * 12)
+    monkeypatch.setattr(fallback, "MAX_BATCH_NUMBERS", 17 * 4 * 12)
     np.testing.assert_allclose(encode(X, D, OMP(4), gram=False)[0], whole, atol=1e-12)
 
 
-def test_when_the_gram_matrix_pays():
-    assert kernels.gram_pays(1024, 64, 4, Lasso())
-    assert not kernels.gram_pays(4096, 64, 4, Lasso())  # slower
-    assert kernels.gram_pays(4096, 64, 4, OMP(3))
-    assert not kernels.gram_pays(20_000, 64, 4, OMP(3))  # too large
-    assert not kernels.gram_pays(64, 64, 4, TopK(3))
+@pytest.mark.parametrize(
+    ("coder", "n_atoms", "pays"),
+    [
+        (Lasso(), 1024, True),
+        (Lasso(), 4096, False),  # slower
+        (OMP(3), 4096, True),
+        (OMP(3), 20_000, False),  # too large
+        (TopK(3), 64, False),  # of no use
+    ],
+    ids=str,
+)
+def test_when_the_gram_matrix_pays(coder, n_atoms, pays):
+    assert coding.gram_pays(np.empty((n_atoms, 64), np.float32), coder) == pays
 
 
 # ---- sums over codes -------------------------------------------------------------------------------------------------

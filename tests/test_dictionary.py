@@ -19,7 +19,7 @@ from gpuica import (
     dict_learning_online,
     sparse_encode,
 )
-from gpuica.coders import CODERS, NO_POSITIVE
+from gpuica.coders import CODERS, supports_positive
 from gpuica.metrics import mcc
 
 LEARNERS = [DictionaryLearning, MiniBatchDictionaryLearning]
@@ -198,7 +198,7 @@ def test_split_sign(sparse_output, dtype, atoms, rng):
     np.testing.assert_allclose(coder.inverse_transform(split), plain @ atoms, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(set(CODERS) - set(NO_POSITIVE)))
+@pytest.mark.parametrize("name", sorted(filter(supports_positive, CODERS)))
 def test_positive_codes(name, atoms, rng):
     X = rng.normal(size=(80, 12))
     C = sparse_encode(X, atoms, algorithm=name, alpha=0.2 if "lasso" in name else None, positive=name != "nnomp")

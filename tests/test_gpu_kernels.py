@@ -11,7 +11,7 @@ from gpuica import kernels, sparse_encode
 from gpuica.coders import CODERS, OMP, ORMP, Lasso, MatchingPursuit, as_coder
 from gpuica.contrasts import LogCosh
 from gpuica.device import array_device, to_host, why_no_kernels
-from gpuica.kernels.cpu.lasso_products import SLACK
+from gpuica.kernels.tolerances import OPTIMALITY_TOL
 from gpuica.solvers.atoms import block_descent
 
 from . import naive, sanitize
@@ -114,7 +114,7 @@ def test_lasso_of_rows_that_miss_their_equations_until_they_are_given_up(put, gr
     """A tolerance below rounding makes every row miss them, and atoms that there are twice are rejected in each round:
     the same bits come again, rows that were given up before all atoms had entered are counted, and none is worse than
     zeros."""
-    monkeypatch.setitem(SLACK, 4, 1e-10)
+    monkeypatch.setitem(OPTIMALITY_TOL, 4, 1e-10)
     D = unit(rng.normal(size=(100, 64)))
     D = np.concatenate([D, D + 1e-7 * rng.normal(size=D.shape)]).astype(np.float32)
     X, alpha = rng.normal(size=(300, 64)).astype(np.float32), 0.2

@@ -503,7 +503,7 @@ def test_a_compilation_is_announced_and_not_cut(caplog, monkeypatch):
     from gpuica.kernels import compiling
 
     device.log_once.cache_clear()
-    compiling.compiled("cpu.lasso")
+    compiling.import_kernels("cpu.lasso")
     array, number = SimpleNamespace(dtype="float32"), SimpleNamespace()
 
     def compile_for(seconds, module):
@@ -517,7 +517,7 @@ def test_a_compilation_is_announced_and_not_cut(caplog, monkeypatch):
     done: list = []
     with caplog.at_level(logging.WARNING, logger="gpuica"):
         for patience, module in [
-            (60, "gpuica.kernels.cpu.pursuit"),
+            (60, "gpuica.kernels.cpu.matching"),
             (0.01, "somebody.else"),
             (0.01, "gpuica.kernels.cpu.lasso"),
         ]:

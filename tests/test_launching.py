@@ -83,7 +83,7 @@ def compilations(monkeypatch):
         made.append((function, signature, capability, name))
         return b"good cubin"
 
-    monkeypatch.setattr(loading, "compiled", compiled)
+    monkeypatch.setattr(loading, "compile_cubin", compiled)
     return made
 
 

@@ -1,8 +1,8 @@
 """Coders that bound the number of atoms of a code: orthogonal pursuits, the largest correlations.
 
-A pursuit ends early where the atom that would enter depends on those that did, to the precision of the data, or where
-what is left is rounding.  Rows of the first kind, and rows whose residual is still above the target that was asked for,
-are counted: their codes are good, but not what was asked for.
+A pursuit ends early where the atom that would enter depends on those of the support, to the precision of the data, or
+where the residual is rounding.  Rows of the first kind, and rows whose residual is above the target, are counted as
+unfinished: their codes are valid, but have fewer atoms or a larger residual than requested.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from .nonnegative import nonnegative
-from .support import FLOOR, NOISE, Supports, write
+from .support import DEPENDENCE_TOL, ROUNDING_TOL, Supports, write
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,11 @@ class OMP:
     n_nonzero: int
     target: float = 0.0
     positive: bool = False
+    names: ClassVar[dict[str, dict]] = {"omp": {"positive": False}, "nnomp": {"positive": True}}
     by_gain: ClassVar[bool] = False
     unfinished: ClassVar[str] = (
-        "ended early: the atom that was next depends on those chosen, to the precision of the data, or the residual "
-        "that alpha asks for was not reached. Ask for fewer atoms or a larger residual, or compute in float64."
+        "ended early: the next atom depends on those already chosen, to the precision of the data, or the squared "
+        "residual alpha was not reached. Request fewer atoms or a larger residual, or pass float64 data."
     )
 
     @property
@@ -37,11 +38,11 @@ class OMP:
         return "nonnegative" if self.positive else "orthogonal"
 
     def encode(self, X, D, xp=np):
-        """Codes (n, K) of X (n, d), and how many rows were not finished."""
+        """Codes (n, K) of X (n, d), and the number of unfinished rows."""
         return (nonnegative if self.positive else _orthogonal)(X, D, self, xp)
 
     def penalty(self, C):
-        """0: the number of atoms is bounded, not weighed."""
+        """0: the number of atoms is bounded, not penalised."""
         return 0.0
 
 
@@ -55,38 +56,40 @@ class ORMP:
 
     n_nonzero: int
     target: float = 0.0
+    names: ClassVar[dict[str, dict]] = {"ormp": {}}
     kernel: ClassVar[str] = "orthogonal"
     by_gain: ClassVar[bool] = True
     unfinished: ClassVar[str] = OMP.unfinished
     penalty = OMP.penalty
 
     def encode(self, X, D, xp=np):
-        """Codes (n, K) of X (n, d), and how many rows were not finished."""
+        """Codes (n, K) of X (n, d), and the number of unfinished rows."""
         return _orthogonal(X, D, self, xp)
 
 
 def _orthogonal(X, D, coder, xp):
-    """Codes (n, K) of X (n, d) by OMP or ORMP, and how many rows were not finished.  In float64.
+    """Codes (n, K) of X (n, d) by OMP or ORMP, and the number of unfinished rows.  In float64.
 
     coder: n_nonzero, target, by_gain.
     """
-    floor, noise, most = FLOOR[X.dtype.itemsize], NOISE[X.dtype.itemsize], min(coder.n_nonzero, *D.shape)
+    size, most = X.dtype.itemsize, min(coder.n_nonzero, *D.shape)
+    dependence_tol, rounding_tol = DEPENDENCE_TOL[size], ROUNDING_TOL[size]
     C, unfinished = xp.zeros((len(X), len(D)), dtype=X.dtype), 0
     X, D = X.astype(np.float64), D.astype(np.float64)
     squares, H, R, rows = (D * D).sum(axis=1), X @ D.T, X, xp.arange(len(X))
     support, along, free = Supports(len(X), D, xp), xp.zeros((len(X), 0)), xp.ones(H.shape, dtype=bool)
     outside = squares + xp.zeros_like(H)  # squares of the atoms' parts outside the span of the support
-    rounding, least = xp.zeros(len(X)), noise * abs(H).max(axis=1)
+    rounding, least = xp.zeros(len(X)), rounding_tol * abs(H).max(axis=1)
     for step in range(most + 1):
-        independent = outside > floor * squares if coder.by_gain else squares > 0
+        independent = outside > dependence_tol * squares if coder.by_gain else squares > 0
         score = xp.where(free & independent, H * H / (xp.where(independent, outside, 1) if coder.by_gain else 1), 0)
         top, j = score.max(axis=1), score.argmax(axis=1)
-        rounding = xp.maximum(rounding, noise**2 * top)
+        rounding = xp.maximum(rounding, rounding_tol**2 * top)
         done = ((R * R).sum(axis=1) <= coder.target) | (step == most)
         ends = done | (top <= rounding)
         short = ends & ~done & (free & ~independent & (abs(H) > least[:, None])).any(axis=1)
         coordinates, rest = support.measure(D[j])
-        dependent = ~ends & ((rest * rest).sum(axis=1) <= floor * squares[j])
+        dependent = ~ends & ((rest * rest).sum(axis=1) <= dependence_tol * squares[j])
         ends, short = ends | dependent, short | dependent
         if bool(ends.any()):
             unfinished += write(C, rows[ends], X[ends], support.of(ends), along[ends], short[ends], coder.target, xp)
@@ -114,6 +117,7 @@ class TopK:
 
     n_nonzero: int
     positive: bool = False
+    names: ClassVar[dict[str, dict]] = {"topk": {}}
     kernel: ClassVar[None] = None
     unfinished: ClassVar[str] = ""
     penalty = OMP.penalty

@@ -2,20 +2,21 @@
 
 import numpy as np
 
-from .support import EPS, FLOOR, NOISE, missed
+from .support import DEPENDENCE_TOL, EPS, ROUNDING_TOL, missed
 
 
 def nonnegative(X, D, coder, xp):
-    """Codes (n, K) >= 0 of X (n, d), and how many rows were not finished.  coder: n_nonzero, target.
+    """Codes (n, K) >= 0 of X (n, d), and the number of unfinished rows.  coder: n_nonzero, target.
 
-    Atoms whose coefficient meets zero leave, and make place for others.  An atom that left has a place among the chosen
-    ones still, of coefficient 0, and a new one if it comes back.
+    Atoms whose coefficient reaches zero leave the support, so that others can enter.  An atom that left keeps its place
+    in `chosen`, with coefficient 0, and gets another place if it enters again.
     """
     size, most = X.dtype.itemsize, min(coder.n_nonzero, *D.shape)
     C, unfinished = xp.zeros((len(X), len(D)), dtype=X.dtype), 0
     X, D = X.astype(np.float64), D.astype(np.float64)
     rows, R, H, squares = xp.arange(len(X)), X, X @ D.T, (D * D).sum(axis=1)
-    chosen, values, least = xp.zeros((len(X), 0), dtype=int), xp.zeros((len(X), 0)), NOISE[size] * abs(H).max(axis=1)
+    chosen, values = xp.zeros((len(X), 0), dtype=int), xp.zeros((len(X), 0))
+    least = ROUNDING_TOL[size] * abs(H).max(axis=1)
     for step in range(2 * most + 1):
         number = xp.arange(len(rows))
         for i in range(chosen.shape[1]):
@@ -23,7 +24,7 @@ def nonnegative(X, D, coder, xp):
         top, j = H.max(axis=1), H.argmax(axis=1)
         full = (values > 0).sum(axis=1) == most
         ends = ((R * R).sum(axis=1) <= coder.target) | (top <= least) | full
-        dependent = ~ends & (_outside(D[j], D[chosen], values > 0, xp) <= FLOOR[size] * squares[j])
+        dependent = ~ends & (_outside(D[j], D[chosen], values > 0, xp) <= DEPENDENCE_TOL[size] * squares[j])
         short = dependent | (~ends & (step == 2 * most))
         goes = ~(ends | short)
         tried, places = values, chosen
@@ -32,7 +33,7 @@ def nonnegative(X, D, coder, xp):
             tried = xp.concatenate([values, xp.zeros((len(rows), 1))], axis=1)
             tried[goes] = _downhill(tried[goes], D[places[goes]], X[goes], xp)
         left = X - (_stored(tried, C.dtype)[:, None, :] @ D[places])[:, 0]
-        # without progress in the code as it is stored, the row has come to its end
+        # the row ends when its code, as it is stored, no longer improves
         square, before = (left * left).sum(axis=1), (R * R).sum(axis=1)
         worse = goes & ~(square < before)
         short |= worse & (top > 1e3 * least)
@@ -47,12 +48,12 @@ def nonnegative(X, D, coder, xp):
 
 
 def _stored(values, dtype):
-    """Coefficients as an array of the dtype holds them."""
+    """Coefficients rounded to a dtype, in float64."""
     return values.astype(dtype).astype(np.float64)
 
 
 def _write(C, rows, chosen, values, R, X, ends, short, target, xp):
-    """Codes of the rows that end; returns how many of them are not finished."""
+    """Write the codes of the rows that end into C; return how many of them are unfinished."""
     where = rows[ends]
     for i in range(chosen.shape[1]):
         C[where, chosen[ends, i]] = 0
@@ -63,7 +64,7 @@ def _write(C, rows, chosen, values, R, X, ends, short, target, xp):
 
 
 def _least_squares(atoms, inside, X, xp):
-    """argmin ‖x - c atoms‖ (n, m) over c that are 0 where not inside, and the rest of x outside the span of the others.
+    """argmin ‖x - c atoms‖ (n, m) over c that are 0 where not inside, and the residual of x (n, d).
 
     By QR decompositions: normal equations have the square of the atoms' condition number.
     """
@@ -89,7 +90,7 @@ def _outside(new, atoms, inside, xp):
 
 def _downhill(values, atoms, X, xp):
     """argmin ‖x - c atoms‖² over c >= 0 (n, m), from `values`, whose last atom has just entered; the others that are 0
-    stay so.  Lawson and Hanson's inner loop: to the solution, or as far as the first that meets zero, which leaves."""
+    stay 0.  Lawson and Hanson's inner loop: to the solution, or until the first coefficient is zero, which leaves."""
     inside = values > 0
     inside[:, -1] = True
     for _ in range(atoms.shape[1] + 1):

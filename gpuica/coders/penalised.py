@@ -1,4 +1,4 @@
-"""Coders that weigh the size of a code: the lasso, and soft thresholds."""
+"""Coders that penalise the size of a code: the lasso, and soft thresholds."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,12 +10,13 @@ import numpy as np
 class Lasso:
     """c = argmin ½‖x - c D‖² + alpha ‖c‖₁, over c >= 0 if positive.
 
-    max_iter: rounds for a row (or batch); what they leave undone is counted, and reported by a ConvergenceWarning.
+    max_iter: rounds of a row (or batch); rows that need more are counted, and reported by a ConvergenceWarning.
     """
 
     alpha: float = 1.0
     positive: bool = False
     max_iter: int = 1000
+    names: ClassVar[dict[str, dict]] = {"lasso_lars": {}, "lasso_cd": {}}
     kernel: ClassVar[str] = "lasso"
     unfinished: ClassVar[str] = (
         "did not converge. Increase transform_max_iter (max_iter of a function), or alpha: smaller penalties take more "
@@ -23,7 +24,7 @@ class Lasso:
     )
 
     def encode(self, X, D, xp=np):
-        """Codes (n, K) of X (n, d), and how many rows were not finished.  As `Fista` finds them."""
+        """Codes (n, K) of X (n, d) by `Fista`, and the number of unfinished rows."""
         return Fista(self.alpha, self.positive, 50 * self.max_iter).encode(X, D, xp)
 
     def penalty(self, C):
@@ -31,29 +32,30 @@ class Lasso:
         return self.alpha * abs(C).sum()
 
     def no_worse_than_zeros(self, X, D, C, xp=np):
-        """Codes C (n, K), but zeros where these cost less: what is cut short may be on its way over worse codes."""
+        """Codes C (n, K), or zeros where these cost less, as they can before convergence."""
         return no_worse_than_zeros(X, D, C, self.alpha, xp)
 
 
-ROUNDED_GAP = 32  # rounding units that are left of a relative duality gap: 1.1e-6 was seen in float32
+ROUNDED_GAP = 32  # rounding of a relative duality gap, in units of eps: 1.1e-6 was observed in float32
 
 
 @dataclass(frozen=True)
 class Fista:
     """The lasso by accelerated proximal gradient steps (Beck and Teboulle, 2009), restarted where they overshoot.
 
-    Stops at a relative duality gap of tol in every row, or of what rounding leaves of one.  max_iter: steps.
+    Stops at a relative duality gap of tol in every row, or at its rounding.  max_iter: steps.
     """
 
     alpha: float = 1.0
     positive: bool = False
     max_iter: int = 1000
     tol: float = 1e-6
+    names: ClassVar[dict[str, dict]] = {"fista": {}}
     kernel: ClassVar[None] = None
     unfinished: ClassVar[str] = Lasso.unfinished
 
     def encode(self, X, D, xp=np):
-        """Codes (n, K) of X (n, d), and how many rows were not finished."""
+        """Codes (n, K) of X (n, d), and the number of unfinished rows."""
         Q, times_gram = X @ D.T, _times_gram(D)
         lipschitz = max(float(largest_eigenvalue(D @ D.T if len(D) < D.shape[1] else D.T @ D, xp)), 1e-30)
         C = xp.zeros_like(Q)
@@ -74,7 +76,7 @@ class Fista:
         return no_worse_than_zeros(X, D, C, self.alpha, xp), unfinished
 
     def _gap(self, X, C, D, xp):
-        """Duality gap of every row over ½‖x‖²."""
+        """Duality gap of every row, in units of ½‖x‖²; (n,)."""
         R = X - C @ D
         H = R @ D.T
         loss, size = (R * R).sum(axis=1) / 2, (X * X).sum(axis=1) / 2
@@ -92,6 +94,7 @@ class Threshold:
 
     alpha: float = 1.0
     positive: bool = False
+    names: ClassVar[dict[str, dict]] = {"threshold": {}}
     kernel: ClassVar[None] = None
     unfinished: ClassVar[str] = ""
     penalty = Lasso.penalty
@@ -115,9 +118,10 @@ def soft(A, threshold, xp):
 
 
 def largest_eigenvalue(S, xp):
-    """Of a positive semidefinite S (m, m), from above: the Frobenius norm of S⁶⁴, to the power 1/64.
+    """An upper bound of the largest eigenvalue of a positive semidefinite S (m, m): the Frobenius norm of S⁶⁴, to the
+    power 1/64.
 
-    At most m^(1/128) times too large.  By squaring, which is quicker than a decomposition on every device.
+    At most m^(1/128) times too large.  By squaring, which is faster than a decomposition on every device.
     """
     log = 0.0
     for power in range(7):
@@ -128,7 +132,7 @@ def largest_eigenvalue(S, xp):
 
 
 def _times_gram(D):
-    """A ↦ A D Dᵀ, in the order that costs less."""
+    """The function A ↦ A D Dᵀ, with the products in the order that costs less."""
     if len(D) < 2 * D.shape[1]:
         G = D @ D.T
         return lambda A: A @ G

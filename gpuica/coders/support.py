@@ -1,18 +1,19 @@
 """The atoms that pursuits choose for many rows at once, in float64: orthonormal bases of their spans, least squares.
 
 Everything is measured on the data, not on the Gram matrix, which loses half of the digits.  That makes these functions
-the reference: the compiled pursuits leave them the rows whose atoms come close to the span of each other.
+the reference: rows whose atoms come close to the span of each other are recomputed with them.
 """
 
 import numpy as np
 
-# By the bytes of a number of the data.  Share of an atom's square outside the span of others at which it depends on
-# them, and share of a row's largest correlation at which what is left is rounding.
-FLOOR = {4: 1e-6, 8: 1e-12}
-NOISE = {4: 1e-6, 8: 1e-14}
+# All by the bytes of a number of the data.
+# Share of an atom's square outside the span of others at which the atom depends on them.
+DEPENDENCE_TOL = {4: 1e-6, 8: 1e-12}
+# Share of a row's largest correlation at which the remaining correlations are rounding.
+ROUNDING_TOL = {4: 1e-6, 8: 1e-14}
 EPS = {4: 2.0**-23, 8: 2.0**-52}
 # By how much ‖x - c D‖² of the code as it is stored may exceed that of the exact code, in units of ‖x‖².
-EXCESS = {4: 1e-6, 8: 1e-12}
+RESIDUAL_TOL = {4: 1e-6, 8: 1e-12}
 
 
 class Supports:
@@ -68,7 +69,7 @@ class Supports:
         return self.xp.linalg.solve(self.triangle.transpose(0, 2, 1), along[:, :, None])[:, :, 0]
 
     def dual(self, b):
-        """The vectors in the spans whose inner products with the atoms are b (n, m), by their parts along the basis."""
+        """The vectors in the spans whose inner products with the atoms are b (n, m), as coordinates in the basis."""
         return self.xp.linalg.solve(self.triangle, b[:, :, None])[:, :, 0]
 
     def image(self, c):
@@ -87,13 +88,13 @@ def missed(square, size, target, eps, xp=np):
 
 
 def write(C, rows, X, support, along, short, target, xp):
-    """Codes C[rows] become least squares on their supports; returns how many of them are not finished.
+    """Codes C[rows] become least squares on their supports; returns how many of them are unfinished.
 
-    along (n, m): inner products of X (n, d) with the basis.  short (n,): the pursuit of a row ended before its time.
-    The code is judged as it is stored, in the dtype of C.  Where its residual exceeds that of the exact one, because
+    along (n, m): inner products of X (n, d) with the basis.  short (n,): whether the pursuit of a row ended early.
+    The code is evaluated as it is stored, in the dtype of C.  Where its residual exceeds that of the exact one, because
     the coefficients are too large for that dtype, or exceeds the row, the last atom is left out, and the next.
     """
-    eps, excess, unfinished = EPS[C.dtype.itemsize], EXCESS[C.dtype.itemsize], 0
+    eps, excess, unfinished = EPS[C.dtype.itemsize], RESIDUAL_TOL[C.dtype.itemsize], 0
     while len(rows):
         size = (X * X).sum(axis=1)
         c = support.coefficients(along).astype(C.dtype)

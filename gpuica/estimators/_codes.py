@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.utils import check_array
 
 from ..code_oracle import CodeOracle
-from ..coders import as_coder
+from ..coders import accepts, as_coder
 from ..device.arrays import as_host_array
 from ..input import is_dask, report_nonfinite
 from ..io.writers import CodesWriter, as_csr, open_writer
@@ -14,7 +14,6 @@ from ._code_warnings import DeferredWarning, warn_of_unfinished
 from ._device import select_device
 from ._output import download_rows, is_downloaded, memory_errors, progress_printer, write_all
 
-PENALIZED = ("lasso_lars", "lasso_cd", "fista", "threshold")  # coders that fall back to the estimator's alpha
 MAX_ROUNDS = 2**31 - 1  # compiled coders count rounds in int32
 CPU_CHUNK_CODES = 1 << 18  # elements of the codes of a chunk, so that they and the rows share a core's cache
 WORK_PER_ENTRY = 25  # operations per row and entry of the dictionary, measured on lasso codes of image patches
@@ -37,7 +36,7 @@ def check_dictionary(dictionary, n_features=None):
 def coder_for_transform(estimator, shape):
     """The coder that the estimator's `transform_*` parameters define, for a dictionary of this shape (K, d)."""
     alpha = estimator.transform_alpha
-    if alpha is None and estimator.transform_algorithm in PENALIZED:
+    if alpha is None and accepts(estimator.transform_algorithm, "alpha"):
         alpha = getattr(estimator, "alpha", None)
     return _coder(estimator, estimator.transform_algorithm, shape, alpha)
 
@@ -47,7 +46,7 @@ def coder_for_fit(estimator, shape):
     if estimator.positive_code and estimator.fit_algorithm == "lars":
         raise ValueError("Positive constraint not supported for 'lars' coding method.")
     name = {"lars": "lasso_lars", "cd": "lasso_cd"}.get(estimator.fit_algorithm, estimator.fit_algorithm)
-    return _coder(estimator, name, shape, estimator.alpha if name in PENALIZED else None)
+    return _coder(estimator, name, shape, estimator.alpha if accepts(name, "alpha") else None)
 
 
 def _coder(estimator, name, shape, alpha):

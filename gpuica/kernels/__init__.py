@@ -1,16 +1,16 @@
-"""The inner loops worth compiling: what is done to every number between two matrix products.
+"""The inner loops worth compiling: what is computed for every number between two matrix products.
 
-The same function names for every device; the array code of the contrast itself serves where no kernel does.
+`cpu` and `cuda` have modules and functions of the same names, and this module chooses between them by the device of the
+arrays.  Where neither applies, the array code of a contrast or coder does.
 """
 
 from ..device import CPU, array_device, log_once, why_no_kernels
-from .compiling import compiled
+from .compiling import import_kernels
 
-# Below this many numbers NumPy is as fast as the compiled loop, and a small fit then never loads Numba (0.4 s).
+# Below this many numbers NumPy is as fast as the compiled loop, and a small fit then never imports Numba (0.4 s).
 WORTH_COMPILING = 50_000
-LARGEST_GRAM = 1 << 30  # bytes
 
-# The same for a block of atoms, where it is Python's loop over atoms that the compiled one replaces.
+# The same for a block of atoms, where the compiled loop replaces Python's loop over atoms.
 ATOMS_WORTH_COMPILING = 4_000
 
 
@@ -40,64 +40,37 @@ def score_and_loss(Y, contrast, weights=None):
 
 
 def encode(X, D, gram, coder):
-    """Codes (n, K) of the rows X (n, d) by a coder, and how many rows were not finished.  gram: D Dᵀ, or None."""
-    xp, place = array_device(X).xp, "cpu.coding" if array_device(X) == CPU else "cuda.coding"
-    if coder.kernel is None or not (array_device(X) == CPU or on_cuda(X)):
+    """Codes (n, K) of the rows X (n, d) by a coder, and the number of unfinished rows.  gram: D Dᵀ (K, K), or None."""
+    xp = array_device(X).xp
+    if coder.kernel is None or not has_kernels(X):
         return coder.encode(X, D, xp)
-    C, n_unfinished = compiled(place).encode(X, D, gram, coder)
+    C, n_unfinished = _kernels("coding", X).encode(X, D, gram, coder)
     if n_unfinished and hasattr(coder, "no_worse_than_zeros"):
         C = coder.no_worse_than_zeros(X, D, C, xp)
     return C, n_unfinished
 
 
 def gram(D, coder):
-    """D Dᵀ (K, K) of a dictionary D (K, d), or None where a coder does better without it or has no use for it."""
-    if array_device(D) == CPU:
-        pays = gram_pays(len(D), D.shape[1], D.dtype.itemsize, coder)
-    elif pays := coder.kernel is not None and on_cuda(D):
-        pays = compiled("cuda.coding").gram_pays(len(D), D.dtype.itemsize, coder, array_device(D).budget())
-    return D @ D.T if pays else None
-
-
-def gram_pays(n_atoms, n_features, itemsize, coder):
-    """Whether a coder on the host should be given D Dᵀ: where it has a kernel, the memory allows it, and nothing else
-    is faster.
-
-    The lasso without it takes less time once D Dᵀ exceeds half a megabyte for each feature.  Measured on one core with
-    2 MB of L2, at 16, 64 and 144 features (for 2,000, 2,700 and 4,000 atoms of float32).  At 384 features it takes 1.5
-    times as long with up to 12,288 atoms, but from 7,000 on computing D Dᵀ costs what 10,000 rows gain by it.
-    """
-    size = n_atoms**2 * itemsize
-    most = n_features << 19 if coder.kernel == "lasso" else LARGEST_GRAM
-    return coder.kernel is not None and size <= min(most, LARGEST_GRAM)
-
-
-def compresses(C):
-    """Whether `compress` and `add_code_moments` work where the codes C are."""
-    return array_device(C) == CPU or on_cuda(C)
+    """D Dᵀ (K, K) of a dictionary D (K, d), or None where the coder does not need it or is faster without."""
+    if coder.kernel is None or not has_kernels(D):
+        return None
+    return D @ D.T if _kernels("coding", D).gram_pays(D, coder) else None
 
 
 def compress(C):
-    """(non-zeros a row (n,), their columns, their values) of codes C (n, K), where they are."""
-    return _of_codes(C).compress(C)
+    """(non-zeros a row (n,), their columns, their values) of codes C (n, K), where `has_kernels` holds."""
+    return _kernels("codes", C).compress(C)
 
 
 def add_code_moments(X, D, counts, indices, values, A, B):
     """Add Σ c cᵀ to A (K, K) and Σ c xᵀ to B (K, d) for compressed codes; return ‖x - c D‖² of every row (n,)."""
-    return _of_codes(X).add_moments(X, D, counts, indices, values, A, B)
-
-
-def _of_codes(array):
-    """The module that works on compressed codes where an array is."""
-    if array_device(array) == CPU:
-        return compiled("cpu.coding")
-    return compiled("cuda.codes")
+    return _kernels("codes", X).add_moments(X, D, counts, indices, values, A, B)
 
 
 def constrained(U, D, positive, unit):
-    """U (m, d) with its entries at least 0 if positive, then rows of norm 1 if unit, and else of norm at most 1.
+    """U (m, d) with its entries clipped at 0 if positive, and rows scaled to norm 1 if unit, else to norm at most 1.
 
-    A row that has no direction to be made a unit vector, because it is 0, is D's row (m, d).
+    A row of zeros, which cannot be scaled to norm 1, becomes the row of D (m, d).
     """
     xp = array_device(U).xp
     if positive:
@@ -109,16 +82,13 @@ def constrained(U, D, positive, unit):
 
 
 def descend(D, U, L, used, positive, unit):
-    """Replace the atoms of a block D (b, d), one after the other: u_j = U_j - Σ_{i<j} L_ji (new D_i - old D_i), then
-    `constrained`.  Atoms that are not used, (b,) booleans, stay.
+    """Replace the atoms of a block D (b, d) sequentially: u_j = U_j - Σ_{i<j} L_ji (new D_i - old D_i), then
+    `constrained`.  Atoms that are not used, (b,) booleans, are kept.
 
-    U: (b, d), overwritten; where each atom would go if the others of the block stayed.  L: (b, b).
+    U: (b, d), overwritten; each atom's new value if the others of the block were kept.  L: (b, b).
     """
-    if U.size >= ATOMS_WORTH_COMPILING and array_device(U) == CPU:
-        compiled("cpu.contrast").descend(D, U, L, used, positive, unit)
-        return
-    if on_cuda(U):
-        compiled("cuda.atoms").descend(D, U, L, used, positive, unit)
+    if has_kernels(U) and (array_device(U) != CPU or U.size >= ATOMS_WORTH_COMPILING):
+        _kernels("atoms", U).descend(D, U, L, used, positive, unit)
         return
     steps = array_device(U).xp.zeros(U.shape, dtype=U.dtype)
     for j in [j for j, is_used in enumerate(used.tolist()) if is_used]:
@@ -128,32 +98,24 @@ def descend(D, U, L, used, positive, unit):
 
 
 def products_pay(M):
-    """Whether M (k, k) is better worked on by many products than by a decomposition: on a device, where a decomposition
-    is slow and a wait; see `solvers.polar`."""
+    """Whether many products of M (k, k) are faster than a decomposition: on a device, where a decomposition is slow and
+    synchronises; see `solvers.orthonormal`."""
     return array_device(M) != CPU
 
 
 def polar(M):
-    """The orthonormal rows nearest to those of M (k, k) and their defect, see `solvers.polar`, by one kernel.
+    """The orthonormal rows nearest to those of M (k, k) and their defect, by one kernel; see `solvers.orthonormal`.
 
     None where there is no kernel for M.
     """
-    if array_device(M) == CPU or M.dtype != float or not on_cuda(M):
+    if array_device(M) == CPU or M.dtype != float or not has_kernels(M):
         return None
-    return compiled("cuda.polar").polar(M)
+    return _kernels("polar", M).polar(M)
 
 
-def _sweeps(Y, contrast):
-    """The compiled sweeps for scores Y (n, k) where they are, or None: the arrays of the contrast do as well."""
-    if not hasattr(contrast, "at_point"):
-        return None
-    if array_device(Y) == CPU:
-        if Y.size < WORTH_COMPILING:
-            return None
-        return compiled("cpu.contrast")
-    if not on_cuda(Y) or not Y.flags.c_contiguous:
-        return None
-    return compiled("cuda.contrast")
+def has_kernels(array):
+    """Whether compiled kernels can work on an array: on the host, and on GPUs where `on_cuda` holds."""
+    return array_device(array) == CPU or on_cuda(array)
 
 
 def on_cuda(array):
@@ -161,5 +123,19 @@ def on_cuda(array):
     if not hasattr(array, "__cuda_array_interface__"):
         return False
     if reason := why_no_kernels():
-        log_once(f"On the GPU by array operations, without compiled kernels: {reason}")
+        log_once(f"Using array operations on the GPU, without compiled kernels: {reason}")
     return not reason
+
+
+def _kernels(name, array):
+    """The module `name` of `kernels.cpu` or `kernels.cuda`, by the device of an array."""
+    return import_kernels(f"cpu.{name}" if array_device(array) == CPU else f"cuda.{name}")
+
+
+def _sweeps(Y, contrast):
+    """The compiled sweeps for scores Y (n, k), or None where the array code of the contrast is used."""
+    if not hasattr(contrast, "at_point"):
+        return None
+    if array_device(Y) == CPU:
+        return _kernels("contrast", Y) if Y.size >= WORTH_COMPILING else None
+    return _kernels("contrast", Y) if on_cuda(Y) and Y.flags.c_contiguous else None

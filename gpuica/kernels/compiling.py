@@ -1,7 +1,8 @@
-"""What a first call waits for: Numba's import and its compiler.  Neither may be cut, and the user learns of the second.
+"""The first call of a kernel: the import of Numba and compilation.  Neither is interrupted, and a long compilation is
+announced.
 
-Numba cannot be imported again after half an import, and it runs Python code in callbacks from C while it compiles,
-where an interrupt is printed and lost.  Compiled code is kept on disk, so most processes load it in some 0.1 s.
+Numba cannot be imported again after half an import, and while it compiles it runs Python code in callbacks from C,
+where an interrupt is printed and lost.  Compiled code is cached on disk, so most processes load it in some 0.1 s.
 """
 
 import threading
@@ -13,22 +14,22 @@ from importlib import import_module
 from ..device import log_once, logger
 from ..interrupts import block_interrupts
 
-PATIENCE = 1.0  # seconds of compilation that pass without a word
-KINDS = {
-    "cpu.contrast": "contrast",
-    "cuda.contrast": "contrast",
-    "cpu.lasso": "lasso",
-    "cpu.lasso_products": "lasso",
-    "cpu.orthogonal": "OMP",
-    "cpu.pursuit": "pursuit",
-    "cpu.coding": "sparse code",
-    "cuda.codes": "sparse code",
+PATIENCE = 1.0  # seconds of compilation before it is announced
+# What a module's kernels are called in messages, where that is not the module's name.
+DESCRIPTIONS = {
+    "codes": "sparse code",
+    "lars": "LARS",
+    "lasso_products": "lasso",
+    "lasso_row": "lasso",
+    "matching": "matching pursuit",
+    "nonnegative": "non-negative OMP",
+    "orthogonal": "OMP",
 }
 
 
 @cache
-def compiled(name):
-    """The module of this package with that name, whose functions Numba compiles.  Imported once, in one piece."""
+def import_kernels(name):
+    """The module of kernels with that name, "cpu.lasso"; its import, with that of Numba, is not interrupted."""
     with block_interrupts():
         module = import_module(f".{name}", __package__)
         from numba.core import event
@@ -39,7 +40,7 @@ def compiled(name):
 
 @cache
 def _announce(event):
-    """Watch the compilations of an `event` module of Numba's, from now on."""
+    """Register for the compilations that Numba's module `event` reports."""
 
     class Watch(event.Listener):  # type: ignore[name-defined]
         def on_start(self, what):
@@ -52,7 +53,7 @@ def _announce(event):
 
 
 class _Compilation(threading.local):
-    """That of a thread: a kernel, and within it the functions that it calls."""
+    """The compilation of a thread: of a kernel, and within it of the functions that it calls."""
 
     depth = 0
 
@@ -73,9 +74,10 @@ _compilation = _Compilation()
 
 @contextmanager
 def announced(function, arguments, once="on each machine"):
-    """A kernel is compiled in the `with` block, which no interrupt cuts; that is logged once it takes long.
+    """A context in which a kernel is compiled, without interrupts; a message is logged where it takes long.
 
-    function: the kernel in Python.  arguments: Numba's types of its arguments, or arrays.  once: how often that is.
+    function: the kernel in Python.  arguments: Numba's types of its arguments, or arrays.  once: "on each machine",
+    for the message.
     """
     kernel, began = _described(function, arguments), time.perf_counter()
     warning = threading.Timer(PATIENCE, _warn, [kernel, once])
@@ -92,13 +94,13 @@ def announced(function, arguments, once="on each machine"):
 
 
 def _described(function, arguments):
-    """The kernel in words; "" for what is not this package's."""
+    """A description of the kernel; "" for functions of other packages."""
     _, _, module = function.__module__.partition(f"{__package__}.")
     if not module:
         return ""
     dtypes = [str(argument.dtype) for argument in arguments if hasattr(argument, "dtype")]
-    kind = KINDS.get(module, module.rpartition(".")[2].replace("_", " "))
-    return f"{kind} kernel" + (f" for {dtypes[0]}" if dtypes else "")
+    name = module.rpartition(".")[2]
+    return f"{DESCRIPTIONS.get(name, name)} kernel" + (f" for {dtypes[0]}" if dtypes else "")
 
 
 def _warn(kernel, once):

@@ -15,7 +15,8 @@ import pandas as pd
 from scipy import sparse
 
 import gpuica
-from gpuica.coders import CODERS, LASSO, NO_POSITIVE
+from gpuica.coders import CODERS, supports_positive
+from gpuica.estimators.coding import FOLLOWS_ALPHA
 from tests.problems import mixture
 
 VALIDATION = re.compile(r"sklearn/(utils/(validation|_param_validation|_array_api|__init__)|base)\.py$")
@@ -388,10 +389,10 @@ def attack_codes(rng):
     if rng.random() < 0.3:
         X = (scale * (rng.normal(size=(n, k)) * (rng.random((n, k)) < 0.2)) @ D).astype(dtype)
     D = D.astype(dtype)
-    name, positive = pick(rng, CODERS), bool(rng.integers(2))
-    positive = positive and name not in NO_POSITIVE
+    name, positive = pick(rng, list(CODERS)), bool(rng.integers(2))
+    positive = positive and supports_positive(name)
     count = pick(rng, [None, int(rng.integers(1, k + 1))])
-    alpha = pick(rng, [None, 0, float(scale * rng.exponential())]) if name in (*LASSO, "threshold") else None
+    alpha = pick(rng, [None, 0, float(scale * rng.exponential())]) if name in FOLLOWS_ALPHA else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         C = gpuica.sparse_encode(X, D, algorithm=name, n_nonzero_coefs=count, alpha=alpha, positive=positive)
@@ -400,14 +401,14 @@ def attack_codes(rng):
         raise Accident(f"{what}: {C.dtype}, {C.shape}, finite: {np.isfinite(C).all()}")
     if (positive or name == "nnomp") and (C < 0).any():
         raise Accident(f"{what}: negative codes")
-    if name not in (*LASSO, "threshold"):
+    if name not in FOLLOWS_ALPHA:
         most = min(k, max(int(d / 10), 1)) if count is None else count
         if (C != 0).sum(axis=1).max() > most:
             raise Accident(f"{what}: more than {most} atoms")
     if name in ("threshold", "topk"):
         return  # no descent of the objective
     X, D, C = X.astype(float), D.astype(float), C.astype(float)
-    penalty = 0.0 if name not in LASSO else 1.0 if alpha is None else alpha
+    penalty = 0.0 if name not in ("lasso_lars", "lasso_cd", "fista") else 1.0 if alpha is None else alpha
     cost = ((X - C @ D) ** 2).sum(axis=1) / 2 + penalty * np.abs(C).sum(axis=1)
     zero = (X**2).sum(axis=1) / 2
     if (cost > zero * (1 + (1e-8 if dtype is np.float64 else 1e-4)) + 1e-12).any():

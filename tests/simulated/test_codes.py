@@ -62,8 +62,8 @@ def test_an_atom_of_every_row_and_atoms_of_none(length, rng):
 
 def test_parts_are_as_long_as_their_sums_fit_into_memory(monkeypatch, rng):
     X, D, C = data(12, 2, 5, np.float64, rng)
-    monkeypatch.setattr(codes, "PART", 1)
-    monkeypatch.setattr(codes, "MEMORY", 8 * 5 * 3)  # three parts
+    monkeypatch.setattr(codes, "MIN_PART_ROWS", 1)
+    monkeypatch.setattr(codes, "MAX_PARTS_BYTES", 8 * 5 * 3)  # three parts
     launched, launch = {}, codes.launch
     monkeypatch.setattr(
         codes,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpuica.coders import Lasso
-from gpuica.kernels.cuda import block, lasso, lasso_row, support
+from gpuica.kernels.cuda import block, lasso, lasso_row, row, support
 
 from .. import naive, one_thread
 from ..test_coders import LASSO, check_lasso, data
@@ -16,7 +16,7 @@ def encode(X, D, coder, gram, threads=None):
     if threads:
         C, unfinished = lasso.lasso(X, D, G, coder, threads=threads)
     else:
-        with one_thread.running(lasso, lasso_row, support, block):
+        with one_thread.running(lasso, lasso_row, row, support, block):
             C, unfinished = lasso.lasso(X, D, G, coder)
     assert C.shape == (len(X), len(D))
     assert C.dtype == X.dtype
@@ -56,8 +56,8 @@ def test_duplicate_atoms_with_several_threads():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("gram", [True, False])
 def test_supports_may_outgrow_shared_memory(gram, dtype, monkeypatch):
-    monkeypatch.setattr(lasso, "ROOM", 3)
-    monkeypatch.setattr(lasso, "WIDE", 3 + lasso_row.CANDIDATES)
+    monkeypatch.setattr(lasso, "SHARED_ROOM", 3)
+    monkeypatch.setattr(lasso, "SHARED_WIDTH", 3 + lasso_row.CANDIDATES)
     monkeypatch.setattr(lasso, "at_once", lambda *_: 1)
     X, D = data(4, 20, 30, dtype)
     X[2] *= 1e-3  # done at once
@@ -84,5 +84,5 @@ def test_rows_that_are_left_undone_are_counted():
 def test_rows_of_several_products(monkeypatch):
     X, D = data(70, 3, 5)
     expected, _ = encode(X, D, Lasso(0.1), True)
-    monkeypatch.setattr(lasso, "PART", 5)
+    monkeypatch.setattr(lasso, "MAX_PRODUCT_NUMBERS", 5)
     np.testing.assert_array_equal(encode(X, D, Lasso(0.1), True)[0], expected)

@@ -21,7 +21,7 @@ def test_rows_are_the_nearest_orthonormal_ones(k, condition, size, rng):
 
 
 def test_rows_that_are_nearly_orthogonal_take_few_steps(monkeypatch, rng):
-    monkeypatch.setattr(polar_kernel, "MOST", 7)
+    monkeypatch.setattr(polar_kernel, "MAX_STEPS", 7)
     U, _, _ = np.linalg.svd(rng.normal(size=(8, 8)))
     M = np.geomspace(1, 0.5, 8)[:, None] * U + 1e-3 * rng.normal(size=(8, 8))
     W, defect = polar(M)

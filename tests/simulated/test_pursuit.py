@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from gpuica.coders import OMP, ORMP, MatchingPursuit
-from gpuica.kernels.cuda import block, coding, matching, orthogonal, pursuit, row, support
-from gpuica.kernels.fallback import HARD
+from gpuica.kernels.cuda import block, coding, matching, nonnegative, orthogonal, row, support
+from gpuica.kernels.status import ILL_CONDITIONED
 
 from .. import naive, one_thread
 from ..coherent import DICTIONARIES, check, problem, pursuits, to_target
@@ -22,11 +22,11 @@ def encode(X, D, coder, threads=None, **sizes):
 
 def counted(X, D, coder, threads=None, **sizes):
     """Codes, and how many rows were not finished."""
-    Q, form = X @ D.T, coding.PURSUITS[coder.kernel]
+    Q, form = X @ D.T, coding.KERNELS[coder.kernel]
     if threads:
         unfinished = form(X, D, D @ D.T, Q, coder, threads=threads, blocks=2, **sizes)
     else:
-        with one_thread.running(orthogonal, pursuit, matching, row, support, block):
+        with one_thread.running(orthogonal, nonnegative, matching, row, support, block):
             unfinished = form(X, D, D @ D.T, Q, coder, blocks=2, **sizes)
     assert np.isfinite(Q).all()
     assert Q.dtype == X.dtype
@@ -61,7 +61,7 @@ def test_what_is_in_shared_memory_does_not_matter(split, kind, dtype):
     """Directions of the support in shared memory, and those beyond it in a workspace."""
     X, D = data(2, 12, 21, dtype, seed=3)
     row = len(D) * np.dtype(dtype).itemsize
-    shared = orthogonal.SHARERS * (SPLITS[split] * row + orthogonal.OVERHEAD)
+    shared = orthogonal.MIN_SHARERS * (SPLITS[split] * row + orthogonal.BLOCK_OVERHEAD)
     held, near, _ = orthogonal._split(6, row, 32, shared)
     assert (held, near) == {0: (False, 0), 2: (True, 0), 4: (True, 2), 99: (True, 6)}[SPLITS[split]]
     expected = [(naive.omp if kind is OMP else naive.ormp)(*both, 7) for both in each(X, D)]
@@ -112,11 +112,11 @@ def test_rows_that_are_not_finite_are_left_to_the_definition(coder, monkeypatch)
     X, D = data(5, 8, 12)
     X[1, 2], X[3, 0], X[4] = np.nan, np.inf, 0
     ends = []
-    monkeypatch.setattr(orthogonal, "finish", lambda X, D, Q, how, coder: ends.extend(how) or 0)
+    monkeypatch.setattr(orthogonal, "recode_ill_conditioned", lambda X, D, Q, how, coder: ends.extend(how) or 0)
     Q = X @ D.T
     with one_thread.running(orthogonal, row, block):
         orthogonal.orthogonal(X, D, D @ D.T, Q, coder, blocks=2)
-    assert [end == HARD for end in ends] == [False, True, False, True, False]
+    assert [end == ILL_CONDITIONED for end in ends] == [False, True, False, True, False]
 
 
 @pytest.mark.parametrize("room", [2, 64])

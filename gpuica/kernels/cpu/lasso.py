@@ -2,29 +2,44 @@
 
 Per row, with correlations h = D (x - c D): atoms that violate |h| <= alpha enter the support, each time the largest of
 what those before it would leave of h; on the support the minimiser for the present signs is found exactly, and on the
-way there atoms whose coefficient meets zero leave (the feature-sign rule of Lee et al., "Efficient sparse coding
-algorithms", NIPS 2007); then h is computed anew.  Every round lowers the objective, so no support returns and the
+way there atoms whose coefficient reaches zero leave (the feature-sign rule of Lee et al., "Efficient sparse coding
+algorithms", NIPS 2007); then h is recomputed.  Every round lowers the objective, so no support occurs twice and the
 rounds end.
 
-Rows that need more care, where an atom comes close to the span of others, are left to `lasso_products`.
+Rows in which an atom comes close to the span of others are recomputed by `lasso_products`.
 """
+
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic
 
-from .lasso_products import FULL, SLACK, SOLVED, UNFINISHED, lasso_products
-from .support import PAD, enter, refine, settle, workspace, write
-from .vectors import ENTRY, INLINED, OPTIONS, copy, largest, subtract_atoms, where_largest
+from ..status import FINISHED, ILL_CONDITIONED, NO_ROOM, UNFINISHED
+from ..tolerances import OPTIMALITY_TOL
+from ..workspace import COEFFICIENTS, CORRELATIONS, ENTERED, INNER_PRODUCTS, SIGNS, SOLUTION
+from .lasso_products import lasso_products
+from .row import write
+from .support import PAD, enter, refine, settle, support_workspace
+from .vectors import ENTRY, INLINED, OPTIONS, copy, largest, searchable, subtract_atoms, where_largest
 
-# Share of an atom's square outside the span of others below which it is close to it: the inverse of their Gram matrix
-# loses the digits of that share.
-CLOSE = {4: 1e-4, 8: 1e-9}
-AT_ONCE = 8  # atoms that enter in a round, at most
-REACH = 0.1  # they enter while a violation is left that is this share of the round's first (measured on image patches)
-ROOM = 256  # atoms of a support before more room is made
+# Share of an atom's square outside the span of the support below which the inverse of their Gram matrix, which loses
+# the digits of that share, is not accurate enough.
+GRAM_DEPENDENCE_TOL = {4: 1e-4, 8: 1e-9}
+MAX_ENTERING = 8  # atoms that enter in a round,
+ENTRY_SHARE = 0.1  # all of them with at least this share of the round's first violation (measured on image patches)
+INITIAL_ROOM = 256  # atoms of a support; doubled where a row needs more
 
-HARD = 3  # how a row ends that is left to `lasso_products`
+
+class Settings(NamedTuple):
+    """Numbers that all rows share; `index_bits`: as many low bits, all 1, as an index of an atom needs."""
+
+    alpha: float
+    positive: bool
+    max_iter: int
+    optimality: float
+    dependence: float
+    index_bits: Any
 
 
 @intrinsic
@@ -39,95 +54,100 @@ def _bits(typing, x):
 
 
 @njit(**INLINED)
-def _reduce(h, row, value, bits, mask, low):
-    """h -= value row; returns where |h|, or h if positive, is then largest but for the last bits of it.
+def _reduce(correlations, row, value, index_bits):
+    """h -= value row; return where |h|, or h if positive, is then largest, up to its last bits.
 
-    The place is written over these bits, so that one maximum of integers, which the compiler vectorises, tells both.
-    low: as many bits as a place needs.
+    The index replaces these bits, so that one maximum of integers, which the compiler vectorises, finds both.
     """
+    h, bits, mask = correlations
     best, value = bits.dtype.type(0), h.dtype.type(value)
     for j in range(len(row)):
         new = h[j] - value * row[j]
         h[j] = new
-        best = max(best, bits.dtype.type((_bits(new) & mask & ~low) | j))  # type: ignore[call-arg]
-    return np.int64(best & low)
+        best = max(best, bits.dtype.type((_bits(new) & mask & ~index_bits) | j))  # type: ignore[call-arg]
+    return np.int64(best & index_bits)
 
 
 @njit(**INLINED)
-def _admit(h, G, q, alpha, least, at_once, positive, close, now, bits, mask, low, M, act, scratch, m, room):
+def _admit(correlations, G, q, least, at_once, now, settings, support, m):
     """Atoms enter the support while |h| >= least somewhere, `at_once` of them at most.  Returns its size.
 
-    Of h remains what each of them, with the coefficient that it would have alone, leaves of it.
+    h is reduced by each of them, with the coefficient that it would have alone.
     """
-    c, s, b, born, w, a = scratch[0], scratch[1], scratch[2], scratch[3], scratch[6], scratch[7]
-    j = where_largest(bits, mask)
+    _, atoms, lists = support
+    c, s, b, entered = lists[COEFFICIENTS], lists[SIGNS], lists[CORRELATIONS], lists[ENTERED]
+    a, h, room = lists[INNER_PRODUCTS], correlations.values, len(atoms) - 2 * PAD
+    j = where_largest(correlations)
     for turn in range(at_once):
         row, value, inside = G[j], np.float64(h[j]), False
         sign = 1.0 if value > 0 else -1.0
-        if m == room or (value if positive else abs(value)) < least:
+        if m == room or (value if settings.positive else abs(value)) < least:
             break
         for i in range(m):
-            inside |= act[i] == j
-            a[i] = row[act[i]]
-        if not inside and enter(M, a, w, row[j], m, close):
-            act[m], c[m], s[m], b[m], born[m] = j, 0.0, sign, q[j], now
+            inside |= atoms[i] == j
+            a[i] = row[atoms[i]]
+        if not inside and enter(support, row[j], m, settings.dependence):
+            atoms[m], c[m], s[m], b[m], entered[m] = j, 0.0, sign, q[j], now
             m += 1
         if turn + 1 < at_once:
-            j = _reduce(h, row, (value - sign * alpha) / row[j], bits, mask, low)
+            j = _reduce(correlations, row, (value - sign * settings.alpha) / row[j], settings.index_bits)
     return m
 
 
 @njit(**OPTIONS)
-def _encode(G, q, alpha, positive, max_iter, slack, close, mask, low, h, bits, M, act, scratch, room):
-    """The lasso code of the row with correlations q = D x, in act and scratch[0].
+def _encode(G, q, settings, correlations, support):
+    """The lasso code of the row with correlations q = D x, in the support.
 
-    Returns the size of the support, how the row ended, and the rounding of its correlations.
+    Returns the size of the support, the status of the row, and the rounding of its correlations.
     """
-    born = scratch[3]
+    _, atoms, lists = support
+    h, entered, alpha = correlations.values, lists[ENTERED], settings.alpha
+    signed, room = settings.positive or alpha > 0, len(atoms) - 2 * PAD
     copy(q, h)
-    top = largest(h, bits, mask)
-    rounding = slack * top
-    bar = alpha + rounding
+    top = largest(correlations)
+    rounding = settings.optimality * top
+    bound = alpha + rounding
     m, alone = np.int64(0), False
-    for now in range(max_iter):
-        if top <= bar:
-            return m, SOLVED, rounding
-        least, at_once = (top, 1) if alone else (bar + REACH * (top - bar), AT_ONCE)
+    for now in range(settings.max_iter):
+        if top <= bound:
+            return m, FINISHED, rounding
+        least, at_once = (top, 1) if alone else (bound + ENTRY_SHARE * (top - bound), MAX_ENTERING)
         before = m
-        m = _admit(h, G, q, alpha, least, at_once, positive, close, now, bits, mask, low, M, act, scratch, m, room)
+        m = _admit(correlations, G, q, least, at_once, now, settings, support, m)
         full = m == room
-        m = settle(M, act, scratch, m, alpha, positive or alpha > 0)
+        m = settle(support, m, alpha, signed)
         changed = m != before
         for i in range(m):
-            changed |= born[i] == now
+            changed |= entered[i] == now
         if not changed and (full or alone):
-            return m, FULL if full else HARD, rounding
+            return m, NO_ROOM if full else ILL_CONDITIONED, rounding
         copy(q, h)
-        subtract_atoms(h[: len(q)], G, act, scratch[0], m)
-        top = largest(h, bits, mask)
+        subtract_atoms(h[: len(q)], G, atoms, lists[COEFFICIENTS], m)
+        top = largest(correlations)
         alone = not changed  # of several that entered none was right: the largest violation alone is
-    return m, SOLVED if top <= bar else UNFINISHED, rounding
+    return m, FINISHED if top <= bound else UNFINISHED, rounding
 
 
 @njit(**ENTRY)
-def _encode_rows(X, D, G, Q, ends, first, alpha, positive, max_iter, slack, close, mask, low, *arrays):
-    """Rows from `first` on, until one needs more room: Q becomes the codes, ends (n,) how they ended.  Returns that
-    row."""
-    h, bits, M, scratch, act, residual = arrays
-    c, s, missing, step = scratch[0], scratch[1], scratch[4], scratch[5]
-    room, signed = len(act) - 2 * PAD, positive or alpha > 0
-    for row in range(first, len(Q)):
-        m, end, rounding = _encode(
-            G, Q[row], alpha, positive, max_iter, slack, close, mask, low, h, bits, M, act, scratch, room
-        )
-        if end == FULL and room < min(D.shape):
+def _encode_rows(X, D, G, Q, status, start, settings, correlations, support, residual):
+    """Rows from `start` on, until one needs more room: Q becomes the codes, status (n,) how they ended.
+
+    Returns the index of the row that needs more room, or n.
+    """
+    _, atoms, lists = support
+    c, s, missing = lists[COEFFICIENTS], lists[SIGNS], lists[SOLUTION]
+    alpha, room = settings.alpha, len(atoms) - 2 * PAD
+    signed = settings.positive or alpha > 0
+    for row in range(start, len(Q)):
+        m, end, rounding = _encode(G, Q[row], settings, correlations, support)
+        if end == NO_ROOM and room < min(D.shape):
             return row
-        refine(X[row], D, act, c, alpha, s, M, missing, step, residual, m)
+        refine(X[row], D, support, c, alpha, s, residual, m)
         for i in range(m):
-            if end == SOLVED and (abs(missing[i]) > 10 * rounding or (signed and c[i] * s[i] < 0)):
-                end = HARD
-        write(Q[row], act, c, m)
-        ends[row] = end
+            if end == FINISHED and (abs(missing[i]) > 10 * rounding or (signed and c[i] * s[i] < 0)):
+                end = ILL_CONDITIONED
+        write(Q[row], atoms, c, m)
+        status[row] = end
     return len(Q)
 
 
@@ -135,18 +155,26 @@ def lasso(X, D, G, Q, coder):
     """Codes of the rows X (n, d): argmin ½‖x - c D‖² + alpha ‖c‖₁, with c >= 0 if positive.
 
     G = D Dᵀ (K, K); Q = X Dᵀ (n, K), overwritten by the codes.  coder: alpha, positive, max_iter (rounds for a row).
-    Returns how many rows were not finished.
+    Returns the number of unfinished rows.
     """
     size, most = Q.dtype.itemsize, min(D.shape)
-    integer = np.dtype(f"i{size}").type
-    mask, low = integer(-1 if coder.positive else np.iinfo(integer).max), integer((1 << len(D).bit_length()) - 1)
-    settings = float(coder.alpha), coder.positive, coder.max_iter, SLACK[size], CLOSE[size], mask, low
-    row, room, ends = 0, min(most, ROOM), np.empty(len(X), np.int64)
+    correlations = searchable(Q.dtype, len(D), coder.positive)
+    index_bits = correlations.bits.dtype.type((1 << len(D).bit_length()) - 1)
+    settings = Settings(
+        float(coder.alpha),
+        coder.positive,
+        coder.max_iter,
+        OPTIMALITY_TOL[size],
+        GRAM_DEPENDENCE_TOL[size],
+        index_bits,
+    )
+    row, room, status, residual = 0, min(most, INITIAL_ROOM), np.empty(len(X), np.int64), np.empty(D.shape[1])
     while row < len(X):
-        row = _encode_rows(X, D, G, Q, ends, row, *settings, *workspace(Q.dtype, len(D), D.shape[1], room))
+        row = _encode_rows(X, D, G, Q, status, row, settings, correlations, support_workspace(room), residual)
         room = min(most, 2 * room)
-    unfinished, hard = int((ends == UNFINISHED).sum()), np.flatnonzero(ends > SOLVED)
-    if len(hard):
-        Q[hard], more = lasso_products(X[hard], D, coder)
-        unfinished += more
-    return unfinished
+    n_unfinished = int((status == UNFINISHED).sum())
+    others = np.flatnonzero((status != FINISHED) & (status != UNFINISHED))
+    if len(others):
+        Q[others], more = lasso_products(X[others], D, coder)
+        n_unfinished += more
+    return n_unfinished

@@ -1,94 +1,98 @@
-"""Lasso for many rows against one dictionary without its Gram matrix, and for rows that need care with it.
+"""Lasso for many rows against one dictionary without its Gram matrix, and for rows whose supports are ill-conditioned.
 
 As `lasso`, with h = D (x - c D) of many rows by one matrix product.  A product costs more than what follows it, so a
 row makes the most of each: the largest violation in every block of atoms is a candidate, and the row's problem is
 solved on its support and the candidates, whose correlations are computed one by one, before the next product.
 
-Care: an atom close to the span of the support is measured by what the support leaves of it; one that depends on the
-support may take another's place; the inverse M is computed anew where its answers miss.
-
-A row's support is (M, act, scratch); m is its size.  buffers: (candidates, near, residual), for one row at a time.
+Three things keep ill-conditioned supports accurate: the distance of an atom close to the span of the support is
+measured on the data; an atom that depends on the support may replace another; the inverse M is recomputed where the
+support's equations do not hold.
 """
 
 import numpy as np
 from numba import njit
 
-from .support import PAD, border, drop, refine, settle, subtract, times, write
-from .vectors import ENTRY, OPTIONS, any_beyond, copy, dot, inner, largest
+from ...coders.support import DEPENDENCE_TOL
+from ..status import FINISHED, NO_ROOM, REFACTORED, RUNNING, STUCK, UNFINISHED
+from ..tolerances import ENTRY_SHARE, MAX_ENTERING, NEAR_DEPENDENCE, OPTIMALITY_TOL
+from ..workspace import COEFFICIENTS, COORDINATES, CORRELATIONS, ENTERED, INNER_PRODUCTS, N_LISTS, SIGNS, Support
+from .lasso_state import Buffers, Round, RowStates, Settings
+from .row import write
+from .support import PAD, border, drop, refine, settle, subtract, times
+from .vectors import ENTRY, INLINED, OPTIONS, Searchable, any_at_least, copy, dot, inner, largest, search_mask
 
-# What |h| may exceed alpha by, in units of the row's largest correlation: the rounding of h.
-SLACK = {4: 2e-6, 8: 1e-10}
-REACH = 0.6  # atoms enter whose violation is this share of the largest one, at least
-CLOSE = 1e-3  # share of an atom's square outside the span of others below which it is computed with care,
-FLOOR = {4: 1e-6, 8: 1e-12}  # and below which it depends on them
-WORN = 1e3  # a row is given up when its floor has risen by this factor, by ten with each new M
-AT_ONCE = 6  # atoms that enter at once
-CANDIDATES = 64
-ROWS = 512  # of a product
-ROOM = 64  # atoms of a support before more room is made
-MEMORY = 1 << 27  # bytes of the supports that outgrew it
-
-UNFINISHED, SOLVED, FULL = 0, 1, 2  # how a row ends; FULL: for want of room
-GOING, RENEWED, STUCK = -1, -2, -3  # how a round ends else
+MAX_TOL_GROWTH = 1e3  # a row ends when its tolerance has grown by this factor: tenfold with each recomputed inverse
+N_CANDIDATES = 64
+ROWS_PER_PRODUCT = 512
+INITIAL_ROOM = 64  # atoms of a support; doubled where a row needs more
+MAX_SUPPORT_BYTES = 1 << 27  # of the inverses of supports that outgrew INITIAL_ROOM
 
 
 @njit(**OPTIONS)
 def _measure(atom, D, support, residual, m):
     """The squared distance of an atom from the span of the support, in units of its square.
 
-    scratch[7]: its inner products with the support.  Leaves its coordinates there in scratch[6].
+    lists[INNER_PRODUCTS]: its inner products with the support.  Its coordinates are left in lists[COORDINATES].
     """
-    M, act, scratch = support
-    w, a = scratch[6], scratch[7]
+    M, atoms, lists = support
+    w, a = lists[COORDINATES], lists[INNER_PRODUCTS]
     times(M, a, w, m)
     square = inner(D[atom], D[atom])
     outside = square
     for i in range(m):
         outside -= a[i] * w[i]
-    if outside < CLOSE * square:
-        refine(D[atom], D, act, w, 0.0, w, M, scratch[4], scratch[5], residual, m)
-        subtract(D[atom], D, act, w, residual, m)
+    if outside < NEAR_DEPENDENCE * square:
+        refine(D[atom], D, support, w, 0.0, w, residual, m)
+        subtract(D[atom], D, atoms, w, residual, m)
         outside = inner(residual, residual)
     return outside / square
 
 
 @njit(**OPTIONS)
 def _make_way(sign, support, m):
-    """Move c along (-w, 1) sign, which changes no fit, until an atom meets zero; it leaves.
+    """Change c along (-w, 1) sign, which changes no fit, until the coefficient of an atom is zero; it leaves.
 
-    For an atom with coordinates w (scratch[6]) in the support, on which it depends.  Returns the support's size and the
-    new atom's coefficient; the size is m where no atom meets zero.
+    For a new atom with coordinates w in the support, on which it depends.  Returns the support's size and the new
+    atom's coefficient; the size is m where no coefficient reaches zero.
     """
-    M, act, scratch = support
-    c, w, a = scratch[0], scratch[6], scratch[7]
-    step, meets = np.inf, m
+    lists = support.lists
+    c, w, a = lists[COEFFICIENTS], lists[COORDINATES], lists[INNER_PRODUCTS]
+    step, first = np.inf, m
     for i in range(m):
         if c[i] * w[i] * sign > 0 and c[i] / (w[i] * sign) < step:
-            step, meets = c[i] / (w[i] * sign), i
-    if meets == m:
+            step, first = c[i] / (w[i] * sign), i
+    if first == m:
         return m, 0.0
     for i in range(m):
         c[i] -= step * sign * w[i]
-    a[meets] = a[m - 1]
-    return drop(meets, m, M, act, scratch), step * sign
+    a[first] = a[m - 1]
+    return drop(support, first, m), step * sign
+
+
+@njit(**INLINED)
+def _append(support, atom, m, value, sign, correlation, now):
+    """Write a new atom behind the m of the support."""
+    _, atoms, lists = support
+    atoms[m], lists[COEFFICIENTS, m], lists[SIGNS, m] = atom, value, sign
+    lists[CORRELATIONS, m], lists[ENTERED, m] = correlation, now
 
 
 @njit(**OPTIONS)
-def _enter(x, atom, sign, exchange, floor, now, D, support, residual, m):
-    """An atom enters the support, unless it depends on it; with `exchange` another leaves for it then.
+def _enter(x, atom, sign, exchange, dependence, now, D, support, residual, m):
+    """An atom enters the support, unless it depends on it; with `exchange` another atom then leaves.
 
     Returns the support's size.
     """
-    M, act, scratch = support
-    c, s, b, born, a = scratch[0], scratch[1], scratch[2], scratch[3], scratch[7]
+    M, atoms, lists = support
+    a, w = lists[INNER_PRODUCTS], lists[COORDINATES]
     value = 0.0
     for i in range(m):
-        a[i] = dot(D[atom], D[act[i]])
+        a[i] = dot(D[atom], D[atoms[i]])
     for attempt in range(2):
         outside = _measure(atom, D, support, residual, m)
-        if outside > floor and m < min(D.shape):
-            border(M, scratch[6], outside * inner(D[atom], D[atom]), m)
-            act[m], c[m], s[m], b[m], born[m] = atom, value, sign, inner(D[atom], x), now
+        if outside > dependence and m < min(D.shape):
+            border(M, w, outside * inner(D[atom], D[atom]), m)
+            _append(support, atom, m, value, sign, inner(D[atom], x), now)
             return m + 1
         if attempt or not exchange:
             break
@@ -97,41 +101,42 @@ def _enter(x, atom, sign, exchange, floor, now, D, support, residual, m):
 
 
 @njit(**OPTIONS)
-def _renew(x, D, floor, support, residual, m):
-    """M and b anew from the atoms; those at `floor` or less from the span of the others leave.  Returns the size."""
-    M, act, scratch = support
-    c, s, b, born, a = scratch[0], scratch[1], scratch[2], scratch[3], scratch[7]
+def _refactor(x, D, dependence, support, residual, m):
+    """Recompute M and b from the atoms; those that depend on the atoms before them leave.  Returns the size."""
+    M, atoms, lists = support
+    a, w = lists[INNER_PRODUCTS], lists[COORDINATES]
     kept = np.int64(0)
     for i in range(m):
-        atom = act[i]
+        atom = atoms[i]
         for j in range(kept):
-            a[j] = inner(D[atom], D[act[j]])
+            a[j] = inner(D[atom], D[atoms[j]])
         outside = _measure(atom, D, support, residual, kept)
-        if outside > floor:
-            border(M, scratch[6], outside * inner(D[atom], D[atom]), kept)
-            act[kept], c[kept], s[kept], b[kept], born[kept] = atom, c[i], s[i], inner(D[atom], x), born[i]
+        if outside > dependence:
+            border(M, w, outside * inner(D[atom], D[atom]), kept)
+            value, sign, entered = lists[COEFFICIENTS, i], lists[SIGNS, i], lists[ENTERED, i]
+            _append(support, atom, kept, value, sign, inner(D[atom], x), entered)
             kept += 1
     return kept
 
 
 @njit(**OPTIONS)
 def _refine(x, D, alpha, signed, support, residual, m):
-    M, act, scratch = support
-    c, s = scratch[0], scratch[1]
-    refine(x, D, act, c, alpha, s, M, scratch[4], scratch[5], residual, m)
+    """`support.refine` of the coefficients; a coefficient that thereby changes its sign becomes 0."""
+    c, s = support.lists[COEFFICIENTS], support.lists[SIGNS]
+    refine(x, D, support, c, alpha, s, residual, m)
     if signed:
-        for i in range(m):  # zero, but for rounding
+        for i in range(m):  # zero, up to rounding
             c[i] = max(c[i] * s[i], 0.0) * s[i]
 
 
 @njit(**OPTIONS)
-def _choose(h, bar, positive, candidates, near):
-    """The largest |h| > bar of every block of atoms, and those h; returns how many there are."""
+def _choose(h, bound, positive, candidates, near):
+    """The largest |h| > bound of every block of atoms, and those h; returns their number."""
     K, n = len(h), 0
     size = (K + len(candidates) - 1) // len(candidates)
     for start in range(0, K, size):
-        best, largest, stop = -1, bar, min(start + size, K)
-        if any_beyond(h[start:stop], h.dtype.type(bar)):
+        best, largest, stop = -1, bound, min(start + size, K)
+        if any_at_least(h[start:stop], h.dtype.type(bound)):
             for j in range(start, stop):
                 violation = h[j] if positive else abs(h[j])
                 if violation > largest:
@@ -143,150 +148,175 @@ def _choose(h, bar, positive, candidates, near):
 
 
 @njit(**OPTIONS)
-def _improve(x, D, h, r, alpha, positive, bar, floor, anew, support, buffers, m):
-    """Solve the row on its support and the candidates that h tells.  Returns the size of the support and whether it
-    changed.  anew: whether M is new.  r: scratch in the dtype of x."""
-    M, act, scratch = support
+def _improve(x, D, h, r, bound, dependence, refactored, settings, support, buffers, m):
+    """Solve the row on its support and the candidates that h gives.  Returns the size of the support and whether it
+    changed.  refactored: whether M was recomputed.  r (d,): scratch in the dtype of x."""
+    _, atoms, lists = support
     candidates, near, residual = buffers
-    c, born, room, most = scratch[0], scratch[3], len(act) - 2 * PAD, min(D.shape)
-    n, alone, moved = _choose(h, bar, positive, candidates, near), False, False
+    alpha, positive = settings.alpha, settings.positive
+    c, entered, room, most = lists[COEFFICIENTS], lists[ENTERED], len(atoms) - 2 * PAD, min(D.shape)
+    n, alone, has_changed = _choose(h, bound, positive, candidates, near), False, False
     for now in range(10 * len(candidates)):
         top = 0.0
         for k in range(n):
             top = max(top, near[k] if positive else abs(near[k]))
-        if top <= bar and not (anew and now == 0):
+        if top <= bound and not (refactored and now == 0):
             break
-        least, before, entered = top if alone else bar + REACH * (top - bar), m, 0
+        least, before, n_entered = top if alone else bound + ENTRY_SHARE * (top - bound), m, 0
         for k in range(n):
             atom, violation, inside = candidates[k], near[k] if positive else abs(near[k]), False
-            if violation < least or entered == (1 if alone else AT_ONCE) or m == room < most:
+            if violation < least or n_entered == (1 if alone else MAX_ENTERING) or m == room < most:
                 continue
             for i in range(m):
-                inside |= act[i] == atom
+                inside |= atoms[i] == atom
             if not inside:
                 exchange, sign = alone and alpha > 0, 1.0 if near[k] > 0 else -1.0
-                m = _enter(x, atom, sign, exchange, floor, now, D, support, residual, m)
-                entered += 1
-        m = settle(M, act, scratch, m, alpha, positive or alpha > 0)
+                m = _enter(x, atom, sign, exchange, dependence, now, D, support, residual, m)
+                n_entered += 1
+        m = settle(support, m, alpha, positive or alpha > 0)
         changed = m != before
         for i in range(m):
-            changed |= born[i] == now
-        subtract(x, D, act, c, residual, m)
+            changed |= entered[i] == now
+        subtract(x, D, atoms, c, residual, m)
         copy(residual, r)
         for k in range(n):
             near[k] = dot(D[candidates[k]], r)
-        moved |= changed
+        has_changed |= changed
         if alone and not changed:
             break
         alone = not changed  # of several that entered none was right: the largest violation alone is
     for i in range(m):
-        born[i] = -1
-    return m, moved
+        entered[i] = -1
+    return m, has_changed
 
 
 @njit(**OPTIONS)
-def _round(x, D, h, r, top, rounding, was, last, floor, worn, alpha, positive, support, buffers, m):
-    """One round of a row of correlations h, the largest of them top; the last round only looks.
+def _round(x, D, h, r, this, settings, support, buffers, m):
+    """One round of a row of correlations h; the last round only evaluates the row.
 
-    was: how the round before ended.  Returns the size of the support, and how this one ended.
+    this: a `Round`.  Returns the size of the support and the status of the row.
     """
-    _, act, scratch = support
-    missed, room = 0.0, len(act) - 2 * PAD
+    _, atoms, lists = support
+    alpha, rounding, missed, room = settings.alpha, this.rounding, 0.0, len(atoms) - 2 * PAD
     for i in range(m):
-        missed = max(missed, abs(h[act[i]] - alpha * scratch[1, i]))
-    anew = missed > 10 * rounding or was == STUCK
-    if top <= alpha + rounding and not anew:
-        return m, SOLVED
-    if last or (anew and worn):
+        missed = max(missed, abs(h[atoms[i]] - alpha * lists[SIGNS, i]))
+    refactors = missed > 10 * rounding or this.previous == STUCK
+    if this.top <= alpha + rounding and not refactors:
+        return m, FINISHED
+    if this.is_last or (refactors and not this.may_refactor):
         return m, UNFINISHED
-    if anew:
-        m = _renew(x, D, floor, support, buffers[2], m)
-    m, moved = _improve(x, D, h, r, alpha, positive, alpha + rounding, floor, anew, support, buffers, m)
-    if moved or anew:
-        _refine(x, D, alpha, positive or alpha > 0, support, buffers[2], m)
-        return m, RENEWED if anew else GOING
+    if refactors:
+        m = _refactor(x, D, this.dependence, support, buffers.residual, m)
+    m, changed = _improve(x, D, h, r, alpha + rounding, this.dependence, refactors, settings, support, buffers, m)
+    if changed or refactors:
+        _refine(x, D, alpha, settings.positive or alpha > 0, support, buffers.residual, m)
+        return m, REFACTORED if refactors else RUNNING
     if m == room < min(D.shape):
-        return m, FULL
-    return m, SOLVED if top <= alpha + 10 * rounding else STUCK
+        return m, NO_ROOM
+    return m, FINISHED if this.top <= alpha + 10 * rounding else STUCK
 
 
 @njit(**ENTRY)
-def _rounds(X, D, H, bits, rows, alpha, positive, max_iter, slack, floor, mask, buffers, state):
-    """One round of some rows, of correlations H (rows, K): those that go on come first in rows.  Returns how many."""
-    R, ends, ages, roundings, floors, sizes, scratches, acts, Ms = state
-    going, residual = 0, buffers[2]
+def _rounds(X, D, H, bits, rows, settings, buffers, states):
+    """One round of some rows, of correlations H (rows, K + 1): those that have not ended come first in `rows`.
+
+    bits: the memory of H, as integers.  Returns the number of rows that have not ended.
+    """
+    n_left, residual = 0, buffers.residual
     for i in range(len(rows)):
         row, h = rows[i], H[i]
-        top, support = largest(h, bits[i], mask), (Ms[row], acts[row], scratches[row])
-        if ages[row] == 0:
-            roundings[row], floors[row] = slack * top, floor
-        last, worn = ages[row] == max_iter, floors[row] > WORN * floor
-        m, end = _round(
-            X[row], D, h[: len(D)], R[row], top, roundings[row], ends[row], last, floors[row], worn, alpha, positive,
-            support, buffers, sizes[row]
-        )  # fmt: skip
-        ages[row] += 1
-        sizes[row], ends[row] = m, end
-        if end == RENEWED:
-            floors[row] *= 10
-        if end < 0 or end == FULL:
-            subtract(X[row], D, acts[row], scratches[row, 0], residual, m)
-            copy(residual, R[row])
-        if end < 0:
-            rows[going] = row
-            going += 1
-    return going
+        top = largest(Searchable(h, bits[i], settings.mask))
+        support = Support(states.inverses[row], states.atoms[row], states.lists[row])
+        if states.n_rounds[row] == 0:
+            states.roundings[row], states.dependence[row] = settings.optimality * top, settings.dependence
+        this = Round(
+            top,
+            states.roundings[row],
+            states.dependence[row],
+            states.status[row],
+            states.n_rounds[row] == settings.max_iter,
+            states.dependence[row] <= MAX_TOL_GROWTH * settings.dependence,
+        )
+        m, status = _round(
+            X[row], D, h[: len(D)], states.residuals[row], this, settings, support, buffers, states.sizes[row]
+        )
+        states.n_rounds[row] += 1
+        states.sizes[row], states.status[row] = m, status
+        if status == REFACTORED:
+            states.dependence[row] *= 10
+        if status < 0 or status == NO_ROOM:
+            subtract(X[row], D, support.atoms, support.lists[COEFFICIENTS], residual, m)
+            copy(residual, states.residuals[row])
+        if status < 0:
+            rows[n_left] = row
+            n_left += 1
+    return n_left
 
 
 @njit(**ENTRY)
-def _write(X, D, C, alpha, signed, residual, state):
+def _write(X, D, C, alpha, signed, residual, states):
     """C becomes the codes of the rows that ended."""
-    _, ends, _, _, _, sizes, scratches, acts, Ms = state
     for row in range(len(X)):
-        if ends[row] != FULL:
-            _refine(X[row], D, alpha, signed, (Ms[row], acts[row], scratches[row]), residual, sizes[row])
-            write(C[row], acts[row], scratches[row, 0], sizes[row])
+        if states.status[row] != NO_ROOM:
+            support, m = Support(states.inverses[row], states.atoms[row], states.lists[row]), states.sizes[row]
+            _refine(X[row], D, alpha, signed, support, residual, m)
+            write(C[row], support.atoms, support.lists[COEFFICIENTS], m)
 
 
 def lasso_products(X, D, coder):
-    """Codes C (n, K) of the rows X (n, d), and how many were not finished: as `lasso`, without Gram matrix."""
-    size, C, unfinished = X.dtype.itemsize, np.empty((len(X), len(D)), X.dtype), 0
-    mask = np.array(-1 if coder.positive else np.iinfo(f"i{size}").max, f"i{size}")[()]
-    settings = float(coder.alpha), coder.positive, coder.max_iter, SLACK[size], FLOOR[size], mask
-    buffers = np.empty(CANDIDATES, np.int64), np.empty(CANDIDATES, X.dtype), np.empty(X.shape[1])
-    bits = np.empty((min(len(X), ROWS), len(D) + 1), f"i{size}")
-    for start in range(0, len(X), ROWS):
-        x, code = X[start : start + ROWS], C[start : start + ROWS]
-        state = x.copy(), *np.zeros((2, len(x)), np.int64), *np.empty((2, len(x))), np.zeros(len(x), np.int64)
-        state = *state, *_room(len(x), min(ROOM, *D.shape))
-        unfinished += _solve(x, D, code, bits, settings, buffers, state)
-    return C, unfinished
+    """Codes C (n, K) of the rows X (n, d), and the number of unfinished rows: as `lasso`, without Gram matrix."""
+    size, C, n_unfinished = X.dtype.itemsize, np.empty((len(X), len(D)), X.dtype), 0
+    settings = Settings(
+        float(coder.alpha),
+        coder.positive,
+        coder.max_iter,
+        OPTIMALITY_TOL[size],
+        DEPENDENCE_TOL[size],
+        search_mask(X.dtype, coder.positive),
+    )
+    buffers = Buffers(np.empty(N_CANDIDATES, np.int64), np.empty(N_CANDIDATES, X.dtype), np.empty(X.shape[1]))
+    bits = np.empty((min(len(X), ROWS_PER_PRODUCT), len(D) + 1), f"i{size}")
+    for start in range(0, len(X), ROWS_PER_PRODUCT):
+        x, code = X[start : start + ROWS_PER_PRODUCT], C[start : start + ROWS_PER_PRODUCT]
+        n_unfinished += _solve(x, D, code, bits, settings, buffers, _initial_states(x, D))
+    return C, n_unfinished
 
 
-def _room(n, room):
-    """Arrays for n supports of up to `room` atoms: what is known of their atoms, which they are, and the inverses."""
-    cap = room + 2 * PAD
-    return np.zeros((n, 8, cap)), np.empty((n, cap), np.int64), np.empty((n, cap, cap))
+def _initial_states(X, D):
+    """The states of rows X before their first round.
+
+    No variable of the caller holds them, so that those of the next rows reuse the memory: new pages took 20 % of the
+    time.
+    """
+    status, n_rounds, sizes = np.zeros((3, len(X)), np.int64)
+    roundings, dependence = np.empty((2, len(X)))
+    supports = _supports(len(X), min(INITIAL_ROOM, *D.shape))
+    return RowStates(X.copy(), status, n_rounds, roundings, dependence, sizes, *supports)
 
 
-def _solve(X, D, C, bits, settings, buffers, state):
-    """C becomes the codes of the rows X, from the state they are in; returns how many were not finished."""
-    R, ends, *_, scratches, acts, Ms = state
-    alpha, positive, *_ = settings
-    H, rows = bits.view(X.dtype), np.arange(len(X))
+def _supports(n, room):
+    """The lists, atoms and inverses of n supports of at most `room` atoms."""
+    size = room + 2 * PAD
+    return np.zeros((n, N_LISTS, size)), np.empty((n, size), np.int64), np.empty((n, size, size))
+
+
+def _solve(X, D, C, bits, settings, buffers, states):
+    """C becomes the codes of the rows X, from the state that they are in; returns the number of unfinished rows."""
+    alpha, H, rows = settings.alpha, bits.view(X.dtype), np.arange(len(X))
     while len(rows):
-        np.matmul(R[rows], D.T, out=H[: len(rows), :-1])
-        rows = rows[: _rounds(X, D, H, bits, rows, *settings, buffers, state)]
-    _write(X, D, C, alpha, positive or alpha > 0, buffers[2], state)
-    unfinished, full = int((ends == UNFINISHED).sum()), np.flatnonzero(ends == FULL)
-    room = min(2 * (acts.shape[1] - 2 * PAD), *D.shape)
-    at_once = max(1, MEMORY // (8 * room**2))
-    for start in range(0, len(full), at_once):  # rows that need more room go on where they are
+        np.matmul(states.residuals[rows], D.T, out=H[: len(rows), :-1])
+        rows = rows[: _rounds(X, D, H, bits, rows, settings, buffers, states)]
+    _write(X, D, C, alpha, settings.positive or alpha > 0, buffers.residual, states)
+    n_unfinished, full = int((states.status == UNFINISHED).sum()), np.flatnonzero(states.status == NO_ROOM)
+    *scalars, lists, atoms, inverses = states
+    room = min(2 * (atoms.shape[1] - 2 * PAD), *D.shape)
+    at_once = max(1, MAX_SUPPORT_BYTES // (8 * room**2))
+    for start in range(0, len(full), at_once):  # rows that need more room continue from their states
         some = full[start : start + at_once]
-        moved, code = _room(len(some), room), np.empty((len(some), len(D)), X.dtype)
-        for new, old in zip(moved, (scratches, acts, Ms), strict=True):
+        larger, code = _supports(len(some), room), np.empty((len(some), len(D)), X.dtype)
+        for new, old in zip(larger, (lists, atoms, inverses), strict=True):
             new[tuple(map(slice, (len(some), *old.shape[1:])))] = old[some]
-        more = *(part[some] for part in state[:-3]), *moved
-        unfinished += _solve(X[some], D, code, bits, settings, buffers, more)
+        more = RowStates(*(array[some] for array in scalars), *larger)
+        n_unfinished += _solve(X[some], D, code, bits, settings, buffers, more)
         C[some] = code
-    return unfinished
+    return n_unfinished

@@ -1,31 +1,90 @@
 """Orthogonal and order-recursive matching pursuit for many rows against one dictionary: one atom a step.
 
 Batch-OMP (Rubinstein, Zibulevsky and Elad, 2008) works on rows of the Gram matrix instead of products with the
-dictionary.  Here these are made orthonormal on the way: P_i (K,) holds the inner products of all atoms with direction i
-of the support.  So a step subtracts rows that are in the cache from one row of the Gram matrix, and the triangle that
-gives the coefficients is a part of P.
+dictionary.  Here these rows are made orthonormal on the way: P_i (K,) holds the inner products of all atoms with
+direction i of an orthonormal basis of the support.  So a step subtracts rows that are in the cache from one row of the
+Gram matrix, and the triangular matrix that gives the coefficients is a part of P.
 """
+
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
-from ..fallback import CLOSE, DONE, DOUBT, DRIFT, HARD, LARGEST, SAFE, SMALLEST, UNFINISHED, finish
-from .pursuit import EPS, FLOOR, NOISE, judged
-from .support import write
-from .vectors import ENTRY, INLINED, OPTIONS, copy, largest, subtract_rows, where_largest
+from ...coders.support import DEPENDENCE_TOL, EPS, ROUNDING_TOL
+from ..fallback import recode_ill_conditioned
+from ..status import FINISHED, ILL_CONDITIONED, UNFINISHED
+from ..tolerances import (
+    GRAM_DEPENDENCE_TOL,
+    MAX_SQUARE,
+    MIN_SQUARE,
+    RESIDUAL_DRIFT_TOL,
+    SAFE_DETERMINANT,
+    TARGET_TOL,
+)
+from .row import check_code, write
+from .vectors import (
+    ENTRY,
+    INLINED,
+    OPTIONS,
+    Searchable,
+    copy,
+    largest,
+    searchable,
+    subtract_rows,
+    where_largest,
+)
 
-# No share of an atom is outside the span of the support for the atoms that are in it.
+# In place of an atom's square outside the span of the support: the atom is in the support.
 INSIDE = -np.inf
 
 
+class Settings(NamedTuple):
+    """Numbers that all rows share; by_gain: whether the atom enters that lowers the residual most (ORMP), or the one of
+    the largest correlation (OMP)."""
+
+    n_nonzero: int
+    target: float
+    by_gain: bool
+    dependence: float
+    rounding: float  # of squared correlations
+    gram_dependence: float
+    target_tol: float
+    min_square: float
+    max_square: float
+    safe_determinant: float
+    drift: float
+    eps: float
+
+
+class Workspace(NamedTuple):
+    """Arrays for one row.
+
+    h, outside : (K,); correlations, and squares of the atoms' parts outside the span of the support.
+    score : `Searchable` of the K atoms.
+    P : (n_nonzero, K).
+    atoms, along, coefficients : (n_nonzero,); the support, inner products of the row with the directions.
+    residual : (d,)
+    """
+
+    h: Any
+    score: Searchable
+    outside: Any
+    P: Any
+    atoms: Any
+    along: Any
+    coefficients: Any
+    residual: Any
+
+
 @njit(**OPTIONS)
-def _would_enter(h, q, outside, squares, floor, noise):
-    """Whether an atom that depends on the support has a correlation h above rounding: h² above noise max q²."""
+def _dependent_atoms_are_left(h, q, outside, squares, dependence, rounding):
+    """Whether an atom that depends on the support has a correlation above rounding: h² > rounding max q²."""
     first, found = h.dtype.type(0), False
     for k in range(len(q)):
-        first = max(first, noise * q[k] * q[k])
+        first = max(first, rounding * q[k] * q[k])
     for k in range(len(q)):
-        found |= outside[k] > INSIDE and outside[k] <= floor * squares[k] and h[k] * h[k] > first
+        found |= outside[k] > INSIDE and outside[k] <= dependence * squares[k] and h[k] * h[k] > first
     return found
 
 
@@ -39,45 +98,49 @@ def _any(h):
 
 
 @njit(**INLINED)
-def _encode(
-    G, q, squares, most, target, square, by_gain, floor, noise, close, doubt, smallest, largest_score, mask,
-    h, score, bits, outside, P, act, along,
-):  # fmt: skip
-    """Choose the atoms of one row: act, P (m, K), and the row's inner products with the m directions.
+def _scores(h, squares, dependence, by_gain, work):
+    """work.score becomes by how much each atom lowers the squared residual (by_gain), or its squared correlation; zero
+    for atoms of the support."""
+    score, outside = work.score.values, work.outside
+    zero, inside = h.dtype.type(0), h.dtype.type(INSIDE)
+    if by_gain:
+        for j in range(len(h)):
+            score[j] = h[j] * h[j] / outside[j] if outside[j] > dependence * squares[j] else zero
+    else:
+        for j in range(len(h)):
+            score[j] = h[j] * h[j] if outside[j] > inside else zero
 
-    Returns m, what is left of ‖x‖² = square, the product of the shares of the atoms' squares that were outside the span
-    of those before them, and how the row ended.
 
-    by_gain: whether the atom enters that lowers the residual most, or the one of the largest correlation.
-    squares (K,): of the atoms' norms.  score and bits: the same memory.  outside (K,): squares of the atoms' parts
-    outside the span of the support.
+@njit(**INLINED)
+def _encode(G, q, squares, square, settings, work):
+    """Choose the atoms of one row: work.atoms, work.P, and the row's inner products with the directions, work.along.
+
+    squares (K,): of the atoms' norms.  Returns the number of atoms m, what is left of ‖x‖² = square, the product of the
+    shares of the atoms' squares that were outside the span of those before them, and the status of the row.
     """
-    K, m, left, shares, real = len(q), 0, square, 1.0, h.dtype.type
-    zero, one, least, rounding = real(0), real(1), real(floor), real(0)
-    inside = real(INSIDE)
+    h, outside, P, target, real = work.h, work.outside, work.P, settings.target, work.h.dtype.type
+    K, m, left, shares, undecided = len(q), 0, square, 1.0, settings.target_tol * square
+    one, dependence, rounding = real(1), real(settings.dependence), real(0)
     copy(q, h)
     copy(squares, outside)
-    while m < most and (left > target or target == 0):
-        if target > 0 and left <= target + doubt * square:
-            return m, left, shares, HARD
-        if by_gain:
-            for j in range(K):
-                score[j] = h[j] * h[j] / outside[j] if outside[j] > least * squares[j] else zero
-        else:
-            for j in range(K):
-                score[j] = h[j] * h[j] if outside[j] > inside else zero
-        top = largest(score, bits, mask)
-        j = where_largest(bits, mask)
-        if m == 0 and not (smallest < top < largest_score) and _any(h):
-            return m, left, shares, HARD
+    while m < settings.n_nonzero and (left > target or target == 0):
+        if target > 0 and left <= target + undecided:
+            return m, left, shares, ILL_CONDITIONED
+        _scores(h, squares, dependence, settings.by_gain, work)
+        top = largest(work.score)
+        j = where_largest(work.score)
+        if m == 0 and not (settings.min_square < top < settings.max_square) and _any(h):
+            return m, left, shares, ILL_CONDITIONED
         if top <= rounding:
-            # atoms that depend on the support are no candidates of ORMP; is it for them that none is left?
-            if by_gain and _would_enter(h, q, outside, squares, least, real(noise)):
-                return m, left, shares, HARD
+            # atoms that depend on the support are no candidates of ORMP: are they the reason that none is left?
+            if settings.by_gain and _dependent_atoms_are_left(
+                h, q, outside, squares, dependence, real(settings.rounding)
+            ):
+                return m, left, shares, ILL_CONDITIONED
             break
-        if outside[j] <= real(close) * squares[j]:
-            return m, left, shares, HARD
-        rounding = max(rounding, real(noise) * top)
+        if outside[j] <= real(settings.gram_dependence) * squares[j]:
+            return m, left, shares, ILL_CONDITIONED
+        rounding = max(rounding, real(settings.rounding) * top)
         shares *= outside[j] / squares[j]
         scale = one / np.sqrt(outside[j])
         part = P[m]
@@ -88,63 +151,76 @@ def _encode(
             part[i] *= scale
             h[i] -= step * part[i]
             outside[i] -= part[i] * part[i]
-        h[j], outside[j] = 0, inside
-        act[m], along[m] = j, step
+        h[j], outside[j] = 0, real(INSIDE)
+        work.atoms[m], work.along[m] = j, step
         m += 1
         left -= np.float64(step) * np.float64(step)
-    return m, left, shares, HARD if target > 0 and abs(left - target) <= doubt * square else DONE
+    is_undecided = target > 0 and abs(left - target) <= undecided
+    return m, left, shares, ILL_CONDITIONED if is_undecided else FINISHED
 
 
 @njit(**INLINED)
-def _coefficients(P, act, along, c, m):
+def _coefficients(P, atoms, along, c, m):
     """c with R c = along, R_il = P_i at atom l of the support: least squares on it."""
     for i in range(m - 1, -1, -1):
         row, total = P[i], along[i]
         for j in range(i + 1, m):
-            total -= row[act[j]] * c[j]
-        c[i] = total / row[act[i]]
+            total -= row[atoms[j]] * c[j]
+        c[i] = total / row[atoms[i]]
 
 
 @njit(**ENTRY)
-def _encode_rows(
-    X, D, G, Q, ends, squares, most, target, by_gain, floor, noise, close, doubt, smallest, largest_score, mask,
-    safe, drift, eps, h, score, bits, outside, P, act, along, c, residual,
-):  # fmt: skip
+def _encode_rows(X, D, G, Q, status, squares, settings, work):
+    """Q (n, K) becomes the codes, status (n,) how the rows ended."""
+    atoms, c, target = work.atoms, work.coefficients, settings.target
     for row in range(len(Q)):
         q, square = Q[row], 0.0
         for i in range(X.shape[1]):
             square += np.float64(X[row, i]) * np.float64(X[row, i])
-        m, left, shares, end = _encode(
-            G, q, squares, most, target, square, by_gain, floor, noise, close, doubt, smallest, largest_score, mask,
-            h, score, bits, outside, P, act, along,
-        )  # fmt: skip
-        if end == DONE:
-            _coefficients(P, act, along, c, m)
-            write(q, act, c, m)
-            if shares < safe or target > 0 or left > (1 - drift) * square:
-                end = judged(X[row], D, q, act, c, residual, m, square, left + drift * square, target, eps)
+        m, left, shares, end = _encode(G, q, squares, square, settings, work)
+        if end == FINISHED:
+            _coefficients(work.P, atoms, work.along, c, m)
+            write(q, atoms, c, m)
+            drift = settings.drift
+            if shares < settings.safe_determinant or target > 0 or left > (1 - drift) * square:
+                limit = left + drift * square
+                end = check_code(X[row], D, q, atoms, c, work.residual, m, square, limit, target, settings.eps)
             if end == UNFINISHED and left <= target:
-                end = HARD
-        ends[row] = end
+                end = ILL_CONDITIONED
+        status[row] = end
 
 
 def orthogonal(X, D, G, Q, coder):
     """Codes of X (n, d) by n_nonzero atoms, or fewer where ‖x - c D‖² <= target; G = D Dᵀ, Q = X Dᵀ becomes the codes.
 
-    coder: n_nonzero, target, by_gain.  Returns how many rows were not finished.
+    coder: n_nonzero, target, by_gain.  Returns the number of unfinished rows.
     """
-    dtype, size, most = Q.dtype, Q.dtype.itemsize, min(coder.n_nonzero, *D.shape)
-    bits, ends = np.empty(len(D) + 1, f"i{size}"), np.empty(len(X), np.int64)
-    mask = bits.dtype.type(np.iinfo(bits.dtype).max)
-    what = np.diagonal(G).copy(), most, float(coder.target), coder.by_gain
-    choice = *what, FLOOR[size], NOISE[size] ** 2, CLOSE[size], DOUBT[size], SMALLEST[size], LARGEST[size], mask
+    dtype, size, most, status = Q.dtype, Q.dtype.itemsize, min(coder.n_nonzero, *D.shape), np.empty(len(X), np.int64)
+    settings = Settings(
+        most,
+        float(coder.target),
+        coder.by_gain,
+        DEPENDENCE_TOL[size],
+        ROUNDING_TOL[size] ** 2,
+        GRAM_DEPENDENCE_TOL[size],
+        TARGET_TOL[size],
+        MIN_SQUARE[size],
+        MAX_SQUARE[size],
+        SAFE_DETERMINANT[size],
+        RESIDUAL_DRIFT_TOL[size],
+        EPS[size],
+    )
     h, outside = np.empty((2, len(D)), dtype)
-    arrays = (
+    along, coefficients = np.empty((2, most))
+    work = Workspace(
+        h,
+        searchable(dtype, len(D), positive=False),
+        outside,
         np.empty((most, len(D)), dtype),
         np.empty(most, np.int64),
-        *np.empty((2, most)),
+        along,
+        coefficients,
         np.empty(D.shape[1], dtype),
     )
-    settings = *choice, SAFE[size], DRIFT[size], EPS[size]
-    _encode_rows(X, D, G, Q, ends, *settings, h, bits.view(dtype), bits, outside, *arrays)
-    return finish(X, D, Q, ends, coder)
+    _encode_rows(X, D, G, Q, status, np.diagonal(G).copy(), settings, work)
+    return recode_ill_conditioned(X, D, Q, status, coder)

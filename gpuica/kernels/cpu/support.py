@@ -1,16 +1,28 @@
 """Least squares on a growing and shrinking support: the small problem inside the sparse coders, compiled by Numba.
 
-A support is a list of m atoms.  Kept with it is M (m, m), the inverse of its Gram matrix, in float64.  An atom enters
-by bordering M and leaves by a rank-one step, m² operations each, all in loops that vectorise; triangular factors would
-need a factorisation anew after every leave, in loops that do not.  What rounding does to M does no harm: `refine`
-corrects the answer with residuals of the data.
+A support is m atoms and M (m, m), the inverse of their Gram matrix, in float64: see `workspace.Support`.  An atom
+enters by bordering M and leaves by a rank-one step, m² operations each, in loops that vectorise; triangular factors
+would need a new factorisation after every atom that leaves, in loops that do not.  Rounding errors of M are harmless:
+`refine` corrects the coefficients with the residual of the data.
 
-Loops run to the next multiple of 8, so arrays are longer than m by up to 8, and M is zero between m and there.
+Loops run to the next multiple of 8, so arrays are up to 8 longer than m, and M is zero between m and that multiple.
 """
 
 import numpy as np
 from numba import njit
 
+from ..workspace import (
+    COEFFICIENTS,
+    COORDINATES,
+    CORRELATIONS,
+    INNER_PRODUCTS,
+    N_LISTS,
+    N_MOVED,
+    RIGHT_SIDE,
+    SIGNS,
+    SOLUTION,
+    Support,
+)
 from .vectors import INLINED, copy, fill, inner, inner_four, subtract_atoms
 
 PAD = 8
@@ -52,17 +64,19 @@ def add_outer(M, w, scale, m):
 
 
 @njit(**INLINED)
-def enter(M, a, w, square, m, floor):
-    """Border M with an atom of inner products a (m,) and squared norm `square`.
+def enter(support, square, m, tolerance):
+    """Border M with an atom of squared norm `square`, whose inner products with the support are in
+    lists[INNER_PRODUCTS].
 
-    Leaves w = M a, the atom's coordinates in the support.  False, and M as it was, where the part of the atom outside
-    the span of the support is below `floor` of its square.
+    Its coordinates in the support are left in lists[COORDINATES].  False, and M unchanged, where the part of the atom
+    outside the span of the support is at most `tolerance` of its square.
     """
+    M, a, w = support.inverse, support.lists[INNER_PRODUCTS], support.lists[COORDINATES]
     times(M, a, w, m)
     outside = square
     for i in range(m):
         outside -= a[i] * w[i]
-    if outside <= floor * square:
+    if outside <= tolerance * square:
         return False
     border(M, w, outside, m)
     return True
@@ -70,7 +84,7 @@ def enter(M, a, w, square, m, floor):
 
 @njit(**INLINED)
 def border(M, w, outside, m):
-    """M with one atom more, of coordinates w in the support and squared distance `outside` from its span."""
+    """Extend M by an atom of coordinates w in the support and squared distance `outside` from its span."""
     w[m] = -1
     for i in range(m + 1, padded(m + 1)):
         w[i] = 0
@@ -86,7 +100,7 @@ def border(M, w, outside, m):
 
 @njit(**INLINED)
 def leave(M, p, w, m):
-    """Take atom p out of M (m, m); the last atom takes its place.  The caller moves its own lists alike."""
+    """Remove atom p from M (m, m); the last atom takes its place.  w: scratch.  The caller moves its own lists."""
     e, last = padded(m), m - 1
     for j in range(e):
         w[j] = M[p, j]
@@ -100,33 +114,38 @@ def leave(M, p, w, m):
 
 
 @njit(**INLINED)
-def write(q, act, c, m):
-    """q becomes the code: zero but for c on the support."""
-    fill(q, 0)
-    for i in range(m):
-        q[act[i]] = c[i]
+def drop(support, p, m):
+    """Remove atom p from the support of m; the last atom takes its place.  Returns m - 1."""
+    M, atoms, lists = support
+    leave(M, p, lists[COORDINATES], m)
+    atoms[p] = atoms[m - 1]
+    for row in range(N_MOVED):
+        lists[row, p] = lists[row, m - 1]
+    return m - 1
 
 
 @njit(**INLINED)
-def subtract(x, D, act, c, residual, m):
-    """residual = x - c D_act, in float64."""
+def subtract(x, D, atoms, c, residual, m):
+    """residual = x - c D[atoms], in float64."""
     copy(x, residual)
-    subtract_atoms(residual, D, act, c, m)
+    subtract_atoms(residual, D, atoms, c, m)
 
 
 @njit(**INLINED)
-def refine(x, D, act, c, alpha, s, M, missing, step, residual, m):
-    """Correct c so that D_act (x - c D_act) = alpha s, by one step with the data's own residual in float64.
+def refine(x, D, support, c, alpha, s, residual, m):
+    """Correct c so that D_i (x - c D) = alpha s_i on the support, by one step with the residual of the data in float64.
 
-    Leaves in `missing` by how much c missed that before.
+    By how much c missed that before is left in lists[SOLUTION].  residual (d,): scratch.
     """
-    subtract(x, D, act, c, residual, m)
+    M, atoms, lists = support
+    missing, step = lists[SOLUTION], lists[RIGHT_SIDE]
+    subtract(x, D, atoms, c, residual, m)
     whole = m - m % 4
     for i in range(0, whole, 4):
-        four = inner_four(D[act[i]], D[act[i + 1]], D[act[i + 2]], D[act[i + 3]], residual)
+        four = inner_four(D[atoms[i]], D[atoms[i + 1]], D[atoms[i + 2]], D[atoms[i + 3]], residual)
         missing[i], missing[i + 1], missing[i + 2], missing[i + 3] = four
     for i in range(whole, m):
-        missing[i] = inner(D[act[i]], residual)
+        missing[i] = inner(D[atoms[i]], residual)
     for i in range(m):
         missing[i] -= alpha * s[i]
     times(M, missing, step, m)
@@ -135,22 +154,14 @@ def refine(x, D, act, c, alpha, s, M, missing, step, residual, m):
 
 
 @njit(**INLINED)
-def drop(p, m, M, act, scratch):
-    """Atom p leaves the support of m; the last takes its place.  Returns m - 1."""
-    leave(M, p, scratch[6], m)
-    act[p] = act[m - 1]
-    for row in range(5):
-        scratch[row, p] = scratch[row, m - 1]
-    return m - 1
+def settle(support, m, alpha, signed):
+    """Minimise ½ cᵀGc - bᵀc + alpha |c| over the support; return its size, smaller where coefficients reached zero.
 
-
-@njit(**INLINED)
-def settle(M, act, scratch, m, alpha, signed):
-    """Minimise ½ cᵀGc - bᵀc + alpha |c| over the support; returns its size, smaller where coefficients met zero.
-
-    c has the signs s, or is zero where atoms have just entered.  signed: whether the signs bind.
+    c has the signs s, or is zero where atoms have just entered.  signed: whether the signs are constraints.
     """
-    c, s, b, z, v = scratch[0], scratch[1], scratch[2], scratch[4], scratch[5]
+    M, _, lists = support
+    c, s, b = lists[COEFFICIENTS], lists[SIGNS], lists[CORRELATIONS]
+    z, v = lists[SOLUTION], lists[RIGHT_SIDE]
     while m:
         for i in range(m):
             v[i] = b[i] - alpha * s[i]
@@ -162,36 +173,25 @@ def settle(M, act, scratch, m, alpha, signed):
             copy(z[:m], c)
             break
         entered = m
-        for i in range(m - 1, -1, -1):  # an atom that would leave zero to the wrong side was not needed
+        for i in range(m - 1, -1, -1):  # an atom that would leave zero with the wrong sign was not needed
             if c[i] == 0 and z[i] * s[i] <= 0:
-                m = drop(i, m, M, act, scratch)
+                m = drop(support, i, m)
         if m < entered:
             continue
-        share, meets = 1.0, m
+        share, first = 1.0, m
         for i in range(m):
             if z[i] * s[i] <= 0 and c[i] / (c[i] - z[i]) < share:
-                share, meets = c[i] / (c[i] - z[i]), i
-        if meets == m:
+                share, first = c[i] / (c[i] - z[i]), i
+        if first == m:
             copy(z[:m], c)
             break
         for i in range(m):
             c[i] += share * (z[i] - c[i])
-        m = drop(meets, m, M, act, scratch)
+        m = drop(support, first, m)
     return m
 
 
-def workspace(dtype, n_atoms, n_features, room):
-    """Arrays for one thread: (h, bits) of one memory (K + 1,), M, scratch (8, room + 16), support, residual (d,).
-
-    room: largest support.
-    """
-    bits = np.empty(n_atoms + 1, f"i{np.dtype(dtype).itemsize}")
-    cap = room + 2 * PAD
-    return (
-        bits.view(dtype),
-        bits,
-        np.empty((cap, cap)),
-        np.zeros((8, cap)),
-        np.empty(cap, np.int64),
-        np.empty(n_features),
-    )
+def support_workspace(room):
+    """A `Support` with room for so many atoms."""
+    size = room + 2 * PAD
+    return Support(np.empty((size, size)), np.empty(size, np.int64), np.zeros((N_LISTS, size)))

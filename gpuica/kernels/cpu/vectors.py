@@ -1,18 +1,18 @@
-"""Loops over vectors inside the sparse coders, and how Numba compiles all that they are made of.
+"""Loops over vectors inside the sparse coders, and the options that they are compiled with.
 
-What a first call waits for is the compiler, hence loops in place of assignments to slices (whose error messages alone
-compile for 2 s), and counters that start as np.int64(0) (a literal 0 would compile every function that it is passed to
+The first call waits for the compiler, hence loops in place of assignments to slices (whose error messages alone take
+2 s to compile), and counters that start as np.int64(0) (a literal 0 would compile every function that it is passed to
 once more).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit
 
-# Only finite numbers come here.  error_model: a division that could raise cannot be vectorised.  _nrt: no arrays are
-# made here, and without Numba's runtime their rows are not counted as references to them, atomically; that was half of
-# the time of a lasso of 13 non-zeros.
+# All numbers are finite.  error_model: a division that can raise cannot be vectorised.  _nrt: no arrays are allocated,
+# and without Numba's runtime a view of a row does not count as a reference to its array, by an atomic instruction; that
+# was half of the time of a lasso of 13 non-zeros.
 ENTRY: dict[str, Any] = {  # called from Python
     "fastmath": {"reassoc", "contract", "nsz", "arcp"},
     "error_model": "numpy",
@@ -25,9 +25,74 @@ OPTIONS: dict[str, Any] = {**ENTRY, "no_cpython_wrapper": True, "no_cfunc_wrappe
 INLINED: dict[str, Any] = {**OPTIONS, "forceinline": True}
 
 
+def plain(A):
+    """A, or a copy of the one kind that kernels are compiled for: C order and writeable."""
+    return A if A.flags.carray else np.array(A, order="C")
+
+
+class Searchable(NamedTuple):
+    """Numbers whose maximum is found through their bits, see `largest`.
+
+    values, bits : (K + 1,); the same memory, as floats and as integers; the last number is scratch.
+    mask : of the bits; -1 to search max(h, 0), all bits but the sign to search |h|.
+    """
+
+    values: Any
+    bits: Any
+    mask: Any
+
+
+def searchable(dtype, n, positive):
+    """A `Searchable` of n numbers."""
+    bits = np.empty(n + 1, f"i{np.dtype(dtype).itemsize}")
+    return Searchable(bits.view(dtype), bits, search_mask(dtype, positive))
+
+
+def search_mask(dtype, positive):
+    """The mask of a `Searchable`."""
+    integer = np.dtype(f"i{np.dtype(dtype).itemsize}").type
+    return integer(-1 if positive else np.iinfo(integer).max)
+
+
+@njit(**INLINED)
+def largest(searchable):
+    """max |h|, or max(h, 0) where the mask is -1.
+
+    The compiler vectorises maxima of integers, not of floats; positive numbers are in the order of their bits.
+    """
+    h, bits, mask = searchable
+    last = len(bits) - 1
+    bits[last] = 0
+    top = bits[last]
+    for j in range(last):
+        top = max(top, bits[j] & mask)
+    bits[last] = top
+    return h[last]
+
+
+@njit(**INLINED)
+def where_largest(searchable):
+    """The first index of the maximum that `largest` has just found."""
+    _, bits, mask = searchable
+    last = len(bits) - 1
+    top, back = bits[last], 0
+    for j in range(last):
+        back = max(back, last - j if bits[j] & mask == top else 0)
+    return last - back
+
+
+@njit(**INLINED)
+def any_at_least(h, bound):
+    """Whether any |h| >= bound.  Without an early exit, so that it vectorises."""
+    found = False
+    for j in range(len(h)):
+        found |= abs(h[j]) >= bound
+    return found
+
+
 @njit(**INLINED)
 def copy(source, target):
-    """The first numbers of target become those of source."""
+    """target[: len(source)] = source."""
     for j in range(len(source)):
         target[j] = source[j]
 
@@ -69,15 +134,15 @@ def dot(x, y):
 
 
 @njit(**INLINED)
-def subtract_atoms(h, G, act, c, m):
-    """h -= c G_act, four rows of G at a time: one store of h for four products."""
+def subtract_atoms(h, G, atoms, c, m):
+    """h -= Σ c_i G[atoms_i] over the first m, four rows of G at a time: one store of h for four products."""
     real = h.dtype.type
     whole = m - m % 4
     for i in range(0, whole, 4):
         c0, c1, c2, c3 = real(c[i]), real(c[i + 1]), real(c[i + 2]), real(c[i + 3])
-        _subtract_four(h, G[act[i]], G[act[i + 1]], G[act[i + 2]], G[act[i + 3]], c0, c1, c2, c3)
+        _subtract_four(h, G[atoms[i]], G[atoms[i + 1]], G[atoms[i + 2]], G[atoms[i + 3]], c0, c1, c2, c3)
     for i in range(whole, m):
-        row, value = G[act[i]], real(c[i])
+        row, value = G[atoms[i]], real(c[i])
         for j in range(len(h)):
             h[j] -= value * row[j]
 
@@ -107,37 +172,3 @@ def _subtract_two(h, g0, g1, c0, c1):
 def _subtract_four(h, g0, g1, g2, g3, c0, c1, c2, c3):
     for j in range(len(h)):
         h[j] -= c0 * g0[j] + c1 * g1[j] + c2 * g2[j] + c3 * g3[j]
-
-
-@njit(**INLINED)
-def largest(h, bits, mask):
-    """max |h|, or max(h, 0) with the mask -1.  h, bits: the same memory, one cell longer than what is searched.
-
-    The compiler vectorises maxima of integers, not of floats; numbers above zero are in the order of their bits.
-    """
-    last = len(bits) - 1
-    bits[last] = 0
-    top = bits[last]
-    for j in range(last):
-        top = max(top, bits[j] & mask)
-    bits[last] = top
-    return h[last]
-
-
-@njit(**INLINED)
-def where_largest(bits, mask):
-    """Where what `largest` found is; the first such place."""
-    last = len(bits) - 1
-    top, back = bits[last], 0
-    for j in range(last):
-        back = max(back, last - j if bits[j] & mask == top else 0)
-    return last - back
-
-
-@njit(**INLINED)
-def any_beyond(h, bar):
-    """Whether any |h| >= bar.  Without an early exit, so that it vectorises."""
-    found = False
-    for j in range(len(h)):
-        found |= abs(h[j]) >= bar
-    return found

@@ -1,12 +1,12 @@
-"""What the threads of one block do together: sums, the largest of their numbers, where it is.
+"""What the threads of one block do together: sums, the largest of their numbers, and its index.
 
-Each warp by shuffles, then all threads alike from the results of the warps: two barriers, and the same order of
-operations in every run, so that two runs agree bit for bit.  Every function is called by all threads of a block and
-ends with all of them past a barrier; what it returns is the same for all.
-tree, places: a number for each warp, float64 and int32, in shared memory of the kernel (of a device function's own it
-would be linked twice where two others call it, which is invalid).
+Each warp by shuffles, then every thread from the results of the warps: two barriers, and the same order of operations
+in every run, so that results are reproducible bit for bit.  Every function is called by all threads of a block, ends
+past a barrier, and returns the same to all.
+tree, places: a number for each warp, float64 and int32, in shared memory of the kernel (that of a device function would
+be linked twice where two others call it, which is invalid).
 
-A last warp may have fewer lanes: those that are not there are never looked at.  `first_largest` and `place_among` want
+The last warp can have fewer lanes; those that do not exist are never read.  `first_largest` and `place_among` need
 whole warps on a GPU.
 """
 
@@ -24,13 +24,13 @@ def lane():
 
 @cuda.jit(device=True)
 def lanes():
-    """How many lanes this thread's warp has."""
+    """The number of lanes of this thread's warp."""
     return min(LANES, cuda.blockDim.x - (cuda.threadIdx.x - lane()))
 
 
 @cuda.jit(device=True)
 def warps():
-    """How many warps the block has."""
+    """The number of warps of the block."""
     return (cuda.blockDim.x + LANES - 1) // LANES
 
 

@@ -2,9 +2,9 @@
 
 Codes are compressed as on the host: non-zeros a row (n,), their columns and their values, row after row.
 
-Σ c cᵀ without atomics: non-zeros are sorted by atom (stable, so each atom's in the order of the rows), and blocks walk
-along the rows of one atom, each along a part of them, so that an atom that most rows use is no tail: what each found is
-added in their order.  For m non-zeros a row that is m² products a row, where the dense product has K²: 400
+Σ c cᵀ without atomics: non-zeros are sorted by atom (stable, so each atom's in the order of the rows), and each block
+sums over a part of the rows of one atom, so that an atom that most rows use does not prolong the kernel; the sums of
+parts are added in their order.  For m non-zeros a row that is m² products a row, where the dense product has K²: 400
 against 17 million at m = 20, K = 4,096.  The dense product would cost as much as a round of the lasso at K = 8 d.
 """
 
@@ -16,10 +16,10 @@ from . import Build, launch, numba_type
 from .block import ALL, place_among, summed
 
 THREADS = 128
-WALKERS = 32  # threads that add a row's atoms to an atom's sums: a row has few
+PART_THREADS = 32  # of a block that adds rows to the sums of an atom: a row has few non-zeros
 TILE = 4096  # columns of Σ c cᵀ that a block keeps in shared memory, 32 KB
-PART = 512  # rows that a block walks along, or more:
-MEMORY = 1 << 28  # bytes of sums of parts
+MIN_PART_ROWS = 512  # rows of a part; more where the sums of the parts would exceed
+MAX_PARTS_BYTES = 1 << 28
 
 
 @cuda.jit
@@ -46,8 +46,8 @@ def _compress(C, starts, indices, values):
 def _segment(of_atom, first, atoms, length):
     """This block's part of an atom's non-zeros: the atom, which of its parts, where that starts and stops.
 
-    first (K + 1,): the number of an atom's first block, of which it has one at least; atoms: of blocks, K where there
-    is no work left for one.
+    first (K + 1,): the number of an atom's first block, of which it has at least one.  atoms: those of the
+    blocks, K for blocks without work.
     """
     j = atoms[cuda.blockIdx.x]
     if j + 1 >= len(of_atom):
@@ -62,7 +62,7 @@ def _products(starts, indices, values, of_atom, first, atoms, length, rows, weig
     """Σ c_j c (K,) over a part of the rows that use atom j; a block of one warp for a part and a tile of columns.
 
     An atom's first part is added to A_j; part i goes to parts[first_j - j + i - 1], to be added by `_add_parts`.
-    Every lane looks up a row, and then all work on each of these.
+    Every lane reads the bounds of a row, then all lanes process these rows sequentially.
     """
     sums = cuda.shared.array(0, float64)
     j, part, start, stop = _segment(of_atom, first, atoms, length)
@@ -145,7 +145,10 @@ def _squares(X, D, starts, indices, values, squares):
 
 
 def compress(C, threads=THREADS):
-    """(non-zeros a row (n,), their columns, their values) of codes C (n, K), on the device.  Waits for their number."""
+    """(non-zeros a row (n,), their columns, their values) of codes C (n, K), on the device.
+
+    Synchronises, to read the number of non-zeros.
+    """
     xp = array_device(C).xp
     counts = (C != 0).sum(axis=1)
     starts = _starts(counts, xp)
@@ -156,10 +159,10 @@ def compress(C, threads=THREADS):
     return counts, indices, values
 
 
-def add_moments(X, D, counts, indices, values, A, B, threads=THREADS, walkers=WALKERS, tile=TILE, length=None):
+def add_moments(X, D, counts, indices, values, A, B, threads=THREADS, walkers=PART_THREADS, tile=TILE, length=None):
     """Add Σ c cᵀ to A (K, K) and Σ c xᵀ to B (K, d), float64; return ‖x - c D‖² of every row, (n,) float64.
 
-    length: of a part, rows.
+    length: rows of a part.
     """
     xp, (n, d), K, total = array_device(X).xp, X.shape, len(D), len(indices)
     squares, starts = xp.empty(n, dtype=np.float64), _starts(counts, xp)
@@ -169,7 +172,7 @@ def add_moments(X, D, counts, indices, values, A, B, threads=THREADS, walkers=WA
     by_atom = xp.argsort(indices, kind="stable")
     rows = (xp.searchsorted(starts, by_atom, side="right") - 1).astype(np.int32)
     of_atom = xp.searchsorted(indices[by_atom], xp.arange(K + 1, dtype=np.int32))
-    length = length or max(PART, -(-8 * total * max(K, d) // MEMORY))
+    length = length or max(MIN_PART_ROWS, -(-8 * total * max(K, d) // MAX_PARTS_BYTES))
     more = total // length  # parts beyond an atom's first, at most
     first = _starts(xp.maximum(-(-(of_atom[1:] - of_atom[:-1]) // length), 1), xp)
     atoms = xp.searchsorted(first[1:], xp.arange(K + more), side="right")
@@ -190,7 +193,7 @@ def add_moments(X, D, counts, indices, values, A, B, threads=THREADS, walkers=WA
 
 
 def _starts(counts, xp):
-    """Where each row's non-zeros start, and their number, (n + 1,)."""
+    """The index of each row's first non-zero, and their total; (n + 1,)."""
     starts = xp.zeros(len(counts) + 1, dtype=np.int64)
     starts[1:] = xp.cumsum(counts)
     return starts

@@ -1,38 +1,39 @@
-"""Sparse codes on the device: which compiled coder, and when it wants the Gram matrix."""
+"""Sparse codes on the device: which compiled coder, and whether it needs the Gram matrix."""
 
 from typing import Any
 
 from ...device import array_device
 from .lasso import lasso
 from .matching import matching_pursuit
+from .nonnegative import nonnegative
 from .orthogonal import orthogonal
-from .pursuit import nonnegative
 
-PURSUITS: dict[str, Any] = {"orthogonal": orthogonal, "nonnegative": nonnegative, "matching_pursuit": matching_pursuit}
-WORKING_SETS = 1 << 30  # bytes of D Dᵀ up to which the lasso takes the products of its working sets from it
+KERNELS: dict[str, Any] = {kernel.__name__: kernel for kernel in (lasso, nonnegative, orthogonal, matching_pursuit)}
+MAX_LASSO_GRAM_BYTES = 1 << 30
 
 
 def encode(X, D, gram, coder):
-    """Codes (n, K) of the rows X (n, d), and how many rows were not finished; gram: D Dᵀ, or None to do without.
+    """Codes (n, K) of the rows X (n, d), and the number of unfinished rows.  gram: D Dᵀ (K, K), or None.
 
-    By the coder's definition where it has no kernel here, or the kernel needs a Gram matrix that there is not.
+    By the coder's definition where it has no kernel here, or the kernel needs the Gram matrix and there is none.
     """
     xp = array_device(X).xp
     X, D = xp.ascontiguousarray(X), xp.ascontiguousarray(D)
     if coder.kernel == "lasso":
         return lasso(X, D, gram, coder)
-    if coder.kernel not in PURSUITS or gram is None:
+    if coder.kernel not in KERNELS or gram is None:
         return coder.encode(X, D, xp)
     C = X @ D.T
-    return C, PURSUITS[coder.kernel](X, D, gram, C, coder)
+    return C, KERNELS[coder.kernel](X, D, gram, C, coder)
 
 
-def gram_pays(n_atoms, itemsize, coder, budget):
-    """Whether a coder should be given D Dᵀ.  budget: bytes that one array may take.
+def gram_pays(D, coder):
+    """Whether D Dᵀ makes a coder faster, and the memory of the device allows it.
 
-    Pursuits read few of its rows, so that it pays at any size: 17 GB for 65,536 atoms of float32.
+    Pursuits read few of its rows, so that it pays at any size: 17 GB for 65,536 atoms of float32.  The lasso reads from
+    it the inner products of its working sets.
     """
-    size = n_atoms**2 * itemsize
+    size, most = len(D) ** 2 * D.dtype.itemsize, array_device(D).budget() // 2
     if coder.kernel == "lasso":
-        return size <= min(WORKING_SETS, budget // 2)
-    return coder.kernel in PURSUITS and size <= budget // 2
+        return size <= min(MAX_LASSO_GRAM_BYTES, most)
+    return coder.kernel in KERNELS and size <= most

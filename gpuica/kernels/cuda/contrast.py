@@ -4,11 +4,11 @@ The scalar body is the contrast's own `at_point`, compiled for the dtype of Y wi
 exp and log1p are libdevice's, not the approximations of fast math, whose tanh has three digits.
 
 Threads of a block are laid out as `lanes` rows of `columns` columns, so that neighbours read neighbours whatever k is.
-Each thread keeps its column and reads four of its rows while it works on the four before, so that enough loads are on
-their way to hide their latency (62 % of a copy's rate on an H200, 51 % with loads and work in turn).  It adds
-up TILE groups of four in the dtype of Y, then in float64.  Blocks take turns along the rows, so that all work on
-neighbouring memory; lanes are added by a tree, blocks by one sum over their partial totals.  No atomics: the same call
-gives the same bits.
+Each thread keeps its column and loads four of its rows while it processes the four before, so that enough loads are in
+flight to hide their latency (62 % of a copy's rate on an H200, 51 % with alternating loads and work).  It sums TILE
+groups of four in the dtype of Y, then in float64.  Blocks are interleaved along the rows, so that all access
+neighbouring memory; lanes are added by a tree, blocks by one sum over their partial totals.  No atomics: results are
+reproducible bit for bit.
 """
 
 import math
@@ -23,11 +23,12 @@ from ...contrasts import CONTRASTS
 from ...device import array_device
 from . import BLOCK, Build, launch, multiprocessors, numba_type
 
-TILE = 16  # groups of rows that a thread adds up before it goes over to float64
-BLOCKS = 4  # for each multiprocessor: as many as are there at once, by the registers that a thread needs
+TILE = 16  # groups of rows that a thread sums in the dtype of Y
+BLOCKS = 4  # for each multiprocessor: as many as are resident, given the registers of a thread
 ELEMENTARY = {"tanh": math.tanh, "exp": math.exp, "log1p": math.log1p, "math": math}
 
-real: Any = np.float32  # these are set for every kernel in `_swept`
+# The globals of the copies of `_sweep` that `_swept` makes.
+real: Any = np.float32
 at_point: Any = None
 of_number: Any = None
 PARAMS: Any = ()
@@ -36,18 +37,31 @@ WEIGHTED = False
 
 @cuda.jit(device=True)
 def four(array, place, step):
-    """Four numbers of an array, a step apart."""
+    """Four numbers of an array, `step` places apart."""
     second = place + step
     third = second + step
     return array[place], array[second], array[third], array[third + step]
 
 
+@cuda.jit(device=True)
+def add_lanes(totals, lane, lanes, columns):
+    """Add the totals (3, threads) of all lanes to those of the first, by a tree."""
+    t = cuda.threadIdx.x
+    while lanes > 1:
+        upper = (lanes + 1) // 2
+        if lane < lanes - upper:
+            for m in range(3):
+                totals[m, t] += totals[m, t + upper * columns]
+        lanes = upper
+        cuda.syncthreads()
+
+
 def _sweep(Y, k, weights, partials, columns):
-    """Y (n k,), n rows of k scores one after the other, becomes w g(Y).  partials (blocks along y, 3, k): Σ G, Σ g' and
+    """Y (n k,), n rows of k scores in sequence, becomes w g(Y).  partials (blocks along y, 3, k): Σ G, Σ g' and
     Σ g², times w, of the rows of a block.
 
-    weights: (n,), or of any length where WEIGHTED is False.  columns: of a block, at most its threads.  Places in Y are
-    unsigned, which spares a test for negative ones, and added to, which spares products.
+    weights: (n,), or of any length where WEIGHTED is False.  columns: of a block, at most its threads.  Indices are
+    unsigned, which saves the test for negative ones, and incremented, which saves products.
     """
     lanes = cuda.blockDim.x // columns
     lane = cuda.threadIdx.x // columns
@@ -55,10 +69,9 @@ def _sweep(Y, k, weights, partials, columns):
     totals = cuda.shared.array((3, BLOCK), float64)
     loss, slope, square = 0.0, 0.0, 0.0
     if lane < lanes and j < k:
-        row, rows = np.uint64(cuda.blockIdx.y * lanes + lane), np.uint64(cuda.gridDim.y * lanes)
+        row, rows, one = np.uint64(cuda.blockIdx.y * lanes + lane), np.uint64(cuda.gridDim.y * lanes), real(1)
         place, step, stop = row * np.uint64(k) + np.uint64(j), rows * np.uint64(k), np.uint64(Y.size)
         ahead = step + step + step  # from the first of four rows to the last
-        one = real(1)
         n0, n1, n2, n3, v0, v1, v2, v3 = one, one, one, one, one, one, one, one
         whole = place + ahead < stop
         if whole:
@@ -72,7 +85,7 @@ def _sweep(Y, k, weights, partials, columns):
                 u0, u1, u2, u3, w0, w1, w2, w3 = n0, n1, n2, n3, v0, v1, v2, v3
                 place = fourth + step
                 whole = place + ahead < stop
-                if whole:  # the next four are on their way while these are worked on
+                if whole:  # the next four are loaded while these are processed
                     n0, n1, n2, n3 = four(Y, place, step)
                     if WEIGHTED:
                         row += rows + rows + rows + rows
@@ -97,17 +110,9 @@ def _sweep(Y, k, weights, partials, columns):
             square += q0
             place += step
     t = cuda.threadIdx.x
-    totals[0, t] = loss
-    totals[1, t] = slope
-    totals[2, t] = square
+    totals[0, t], totals[1, t], totals[2, t] = loss, slope, square
     cuda.syncthreads()
-    while lanes > 1:
-        upper = (lanes + 1) // 2
-        if lane < lanes - upper:
-            for m in range(3):
-                totals[m, t] += totals[m, t + upper * columns]
-        lanes = upper
-        cuda.syncthreads()
+    add_lanes(totals, lane, lanes, columns)
     if lane == 0 and j < k:
         for m in range(3):
             partials[cuda.blockIdx.y, m, j] = totals[m, t]
@@ -116,7 +121,7 @@ def _sweep(Y, k, weights, partials, columns):
 def score(Y, contrast, weights=None):
     """Replace Y (n, k), C order, by w g(Y); return Σ w g'(y) and Σ w g(y)² over the rows, (k,) each, float64.
 
-    weights w: (n,) in the dtype of Y, or all 1.  On the device; nothing waits.
+    weights w: (n,) in the dtype of Y; None means weight 1.  Does not synchronise.
     """
     return _totals(Y, contrast, weights, False)[1:]
 
@@ -136,7 +141,7 @@ def _totals(Y, contrast, weights, with_loss):
     kernel = _kernel(kind, tuple(contrast.params), Y.dtype, weighted, with_loss)
     if not weighted:
         weights = device.xp.empty(1, dtype=Y.dtype)  # not read
-    known = kind.__module__ == "gpuica.contrasts"  # of another, the body may change without notice
+    known = kind.__module__ == "gpuica.contrasts"  # source_files() does not cover other modules
     about = f"{kind.__name__}{contrast.params} {weighted} {with_loss}" if known else None
     launch(kernel, (tiles, blocks), BLOCK, Y.reshape(-1), k, weights, partials, columns, about=about)
     return tuple(partials.sum(axis=0))
@@ -163,7 +168,8 @@ def _kernel(kind, params, dtype, weighted, with_loss):
 
 
 def _swept(kind, params, dtype, weighted, with_loss):
-    """`_sweep` around the `at_point` of a contrast class; without the loss, nothing of it is left to be computed."""
+    """A copy of `_sweep` with the `at_point` of a contrast class among its globals; without the loss, the compiler
+    removes its computation."""
     number = np.dtype(dtype).type
     body = kind.at_point
     point = FunctionType(body.__code__, {**body.__globals__, **ELEMENTARY, "real": number}, "at_point")
@@ -181,7 +187,7 @@ def _swept(kind, params, dtype, weighted, with_loss):
 
 
 def _of_number(u, w):
-    """w g(u), and what it adds to the sums: w G(u), w g'(u), w g(u)²."""
+    """w g(u), and the terms of the sums: w G(u), w g'(u), w g(u)²."""
     G, g, h = at_point(u, *PARAMS)
     if WEIGHTED:
         return w * g, w * G, w * h, w * (g * g)

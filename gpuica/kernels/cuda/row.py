@@ -1,4 +1,4 @@
-"""What the pursuits of `pursuit` and `matching` share: the ends of a row, and the blocks that rows are given to."""
+"""What several coders do with one row, and how many blocks work on rows at a time."""
 
 import math
 from functools import cache
@@ -6,15 +6,14 @@ from functools import cache
 from numba import cuda, float64
 
 from ...device import array_device
-from ..fallback import DONE, HARD, UNFINISHED
+from ..status import FINISHED, ILL_CONDITIONED, UNFINISHED
 from . import multiprocessors
-from .block import summed
+from .block import LANES, lane, lanes, summed, summed_by_warp, warps
 
 THREADS = 128
-BLOCKS = 12  # for each multiprocessor
-MEMORY = 1 << 30  # bytes of workspaces that need no asking
-SHARED = 96 << 10  # bytes of shared memory of a multiprocessor, where that is not known
-FULL = 3  # how a row ends that found no room
+BLOCKS_PER_MULTIPROCESSOR = 12
+WORKSPACE_BYTES = 1 << 30  # of all blocks, where the memory budget of the device is not queried
+DEFAULT_SHARED_BYTES = 96 << 10  # of a multiprocessor, without a device
 
 
 @cuda.jit(device=True)
@@ -26,6 +25,38 @@ def square_of(x, tree):
         part += float64(x[f]) * float64(x[f])
         f += cuda.blockDim.x
     return summed(part, tree)
+
+
+@cuda.jit(device=True)
+def subtract(x, D, ids, act, c, m, r):
+    """r = x - c D over the support of a working set, summed in float64.  x, r: (d,).
+
+    ids[0]: the atoms of the working set; act: the support, as places in it.
+    """
+    f = cuda.threadIdx.x
+    while f < len(r):
+        left = float64(x[f])
+        for i in range(m):
+            left -= c[i] * float64(D[ids[0, act[i]], f])
+        r[f] = left
+        f += cuda.blockDim.x
+    cuda.syncthreads()
+
+
+@cuda.jit(device=True)
+def correlations(D, ids, act, r, m, out):
+    """out_i = D_i r over the support of a working set, summed in float64; a warp for each atom."""
+    i = cuda.threadIdx.x // LANES
+    while i < m:
+        atom, part, f = ids[0, act[i]], 0.0, lane()
+        while f < len(r):
+            part += float64(D[atom, f]) * float64(r[f])
+            f += lanes()
+        part = summed_by_warp(part)
+        if lane() == 0:
+            out[i] = part
+        i += warps()
+    cuda.syncthreads()
 
 
 @cuda.jit(device=True)
@@ -47,7 +78,7 @@ def write(q, act, c, m):
 def combined(c, G, act, m, k):
     """Σ c_i G_i over the support, at atom k and the three that come threads, 2 threads and 3 threads after it.
 
-    Four at once, because loads in flight are what hides the L2's latency, and they share those of c_i and act_i.  Past
+    Four at once, because loads in flight hide the latency of the L2, and they share those of c_i and act_i.  Beyond
     the last atom: that of the last.
     """
     threads, last, number = cuda.blockDim.x, G.shape[1] - 1, G.dtype.type
@@ -64,9 +95,11 @@ def combined(c, G, act, m, k):
 
 
 @cuda.jit(device=True)
-def judged(x, D, q, act, m, square, limit, target, eps, tree):
-    """How a row ends whose code q is written, and its ‖x - c D‖²: DONE, UNFINISHED where that misses the target, HARD
-    where it is more than `limit` or ‖x‖² = square."""
+def check_code(x, D, q, act, m, square, limit, target, eps, tree):
+    """The status of a row whose code q is written, and its ‖x - c D‖².
+
+    FINISHED, UNFINISHED where that misses the target, or ILL_CONDITIONED where it exceeds `limit` or ‖x‖² = square.
+    """
     part = 0.0
     f = cuda.threadIdx.x
     while f < len(x):
@@ -77,27 +110,27 @@ def judged(x, D, q, act, m, square, limit, target, eps, tree):
         f += cuda.blockDim.x
     left = summed(part, tree)
     if not left <= min(limit, square * (1 + 1e-14)):
-        return HARD, left
+        return ILL_CONDITIONED, left
     if target > 0 and math.sqrt(left) > math.sqrt(target) + 4 * eps * math.sqrt(square):
         return UNFINISHED, left
-    return DONE, left
+    return FINISHED, left
 
 
-def blocks_for(n, workspace, blocks, X, each=BLOCKS):
-    """How many blocks to launch for n rows, each with a workspace of so many bytes.  each: for a multiprocessor."""
+def blocks_for(n, workspace, blocks, X, each=BLOCKS_PER_MULTIPROCESSOR):
+    """The number of blocks to launch for n rows, each with a workspace of so many bytes.  each: per multiprocessor."""
     return at_once(min(n, blocks or each * multiprocessors(array_device(X).index)), workspace, X)
 
 
 def at_once(n, size, X):
-    """How many of n workspaces of `size` bytes to have at once: all that fit into MEMORY, or else into a quarter of the
-    device's free memory."""
-    memory = MEMORY if n * size <= MEMORY else max(MEMORY, array_device(X).budget() // 2)
+    """How many of n workspaces of `size` bytes to allocate at once: as many as fit into WORKSPACE_BYTES, or else into
+    half of the memory budget of the device."""
+    memory = WORKSPACE_BYTES if n * size <= WORKSPACE_BYTES else max(WORKSPACE_BYTES, array_device(X).budget() // 2)
     return max(1, min(n, memory // max(size, 1)))
 
 
 def shared_memory(X):
     """Bytes of shared memory of a multiprocessor of the device where X is."""
-    return _shared_memory(X.device.id) if hasattr(X, "__cuda_array_interface__") else SHARED
+    return _shared_memory(X.device.id) if hasattr(X, "__cuda_array_interface__") else DEFAULT_SHARED_BYTES
 
 
 @cache

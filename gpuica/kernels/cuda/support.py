@@ -1,23 +1,19 @@
-"""Least squares on a growing and shrinking support, by the threads of one block: `kernels.support` on the device.
+"""Least squares on a growing and shrinking support, by the threads of one block: `kernels.cpu.support` on the device.
 
-A support is m atoms, their coefficients c and M (m, m), the inverse of their Gram matrix, in float64.  Its arrays are
-in shared memory or in a workspace: M, act (room,) of positions or atoms, and lists (LISTS, room) of what is known of
-the atoms.
+A support is m atoms and M (m, m), the inverse of their Gram matrix, in float64: see `workspace.Support`.  Its arrays
+are in shared memory or in a workspace in global memory.
 
 Every function is called by all threads of a block with the same m, ends past a barrier, and returns the same to all:
-on every path, an early return too, since what a thread still reads another may overwrite after the call.  The one
-exception is `outside_span`, which writes nothing; who calls it owes the barrier.  Breaks, returns and loops depend only
-on what is the same for all threads of the block, so that all meet the same barriers.
-Column j of M belongs to thread j (modulo the threads); what is short, all threads compute alike, since a sum over m
-numbers that all can read takes less than a tree.
+on every path, early returns included, because a thread may overwrite after the call what another still reads.  The one
+exception is `outside_span`, which writes nothing; its caller adds the barrier.  Breaks, returns and loops depend only
+on what is the same for all threads of the block, so that all pass the same barriers.
+Thread j (modulo the threads) updates column j of M; short sums over m are computed by all threads, since a sum over m
+numbers that all can read takes less time than a tree.
 """
 
 from numba import cuda
 
-# Rows of `lists`
-C, S, B, BORN, Z = 0, 1, 2, 3, 4  # coefficient, sign, D_j x, when it entered, where its coefficient would go
-V, W, A = 5, 6, 7  # scratch; coordinates of another atom in the support, and its inner products with it
-MOVED, LISTS = 5, 8
+from ..workspace import COEFFICIENTS, COORDINATES, CORRELATIONS, N_MOVED, RIGHT_SIDE, SIGNS, SOLUTION
 
 
 @cuda.jit(device=True)
@@ -44,7 +40,7 @@ def outside_span(a, w, square, m):
 
 @cuda.jit(device=True)
 def border(M, w, outside, m):
-    """M with one atom more, of coordinates w in the support and squared distance `outside` from its span."""
+    """Extend M by an atom of coordinates w in the support and squared distance `outside` from its span."""
     j = cuda.threadIdx.x
     while j < m + 1:
         mine = (w[j] if j < m else -1.0) / outside
@@ -57,7 +53,7 @@ def border(M, w, outside, m):
 
 @cuda.jit(device=True)
 def leave(M, p, w, m):
-    """Take atom p out of M (m, m); the last atom takes its place.  The caller moves its own lists alike."""
+    """Remove atom p from M (m, m); the last atom takes its place.  w: scratch.  The caller moves its own lists."""
     last = m - 1
     j = cuda.threadIdx.x
     while j < m:
@@ -84,25 +80,27 @@ def leave(M, p, w, m):
 
 
 @cuda.jit(device=True)
-def drop(p, M, act, lists, m):
-    """Atom p leaves the support of m; the last takes its place.  Returns m - 1."""
-    leave(M, p, lists[W], m)
+def drop(support, p, m):
+    """Remove atom p from the support of m; the last atom takes its place.  Returns m - 1."""
+    M, act, lists = support
+    leave(M, p, lists[COORDINATES], m)
     if cuda.threadIdx.x == 0:
         act[p] = act[m - 1]
-        for row in range(MOVED):
+        for row in range(N_MOVED):
             lists[row, p] = lists[row, m - 1]
     cuda.syncthreads()
     return m - 1
 
 
 @cuda.jit(device=True)
-def settle(M, act, lists, m, alpha, signed):
-    """Minimise ½ cᵀGc - bᵀc + alpha |c| over the support; returns its size, smaller where coefficients met zero.
+def settle(support, m, alpha, signed):
+    """Minimise ½ cᵀGc - bᵀc + alpha |c| over the support; return its size, smaller where coefficients reached zero.
 
-    c has the signs s, or is zero where atoms have just entered.  signed: whether the signs bind.
+    c has the signs s, or is zero where atoms have just entered.  signed: whether the signs are constraints.
     """
+    M, _, lists = support
     t, threads = cuda.threadIdx.x, cuda.blockDim.x
-    c, s, b, z, v = lists[C], lists[S], lists[B], lists[Z], lists[V]
+    c, s, b, z, v = lists[COEFFICIENTS], lists[SIGNS], lists[CORRELATIONS], lists[SOLUTION], lists[RIGHT_SIDE]
     while m > 0:
         i = t
         while i < m:
@@ -117,17 +115,17 @@ def settle(M, act, lists, m, alpha, signed):
                 i += threads
             break
         entered = m
-        for i in range(m - 1, -1, -1):  # an atom that would leave zero to the wrong side was not needed
+        for i in range(m - 1, -1, -1):  # an atom that would leave zero with the wrong sign was not needed
             if c[i] == 0 and z[i] * s[i] <= 0:
-                m = drop(i, M, act, lists, m)
+                m = drop(support, i, m)
         if m < entered:
             continue
-        share, meets = 1.0, m
+        share, first = 1.0, m
         for i in range(m):
             if z[i] * s[i] <= 0 and c[i] / (c[i] - z[i]) < share:
-                share, meets = c[i] / (c[i] - z[i]), i
+                share, first = c[i] / (c[i] - z[i]), i
         cuda.syncthreads()  # all have read c
-        if meets == m:
+        if first == m:
             i = t
             while i < m:
                 c[i] = z[i]
@@ -138,6 +136,6 @@ def settle(M, act, lists, m, alpha, signed):
             c[i] += share * (z[i] - c[i])
             i += threads
         cuda.syncthreads()
-        m = drop(meets, M, act, lists, m)
+        m = drop(support, first, m)
     cuda.syncthreads()
     return m
