@@ -49,7 +49,7 @@ def folder():
 def fitted(kind, arguments, X, **more):
     """The fitted estimator; dictionary learning takes a snapshot after every step."""
     quiet = mock.patch.object(logger, "warning")
-    with warnings.catch_warnings(), mock.patch.object(_checkpoint, "EVERY", 0.0), quiet:
+    with warnings.catch_warnings(), mock.patch.object(_checkpoint, "SNAPSHOT_INTERVAL", 0.0), quiet:
         warnings.simplefilter("ignore")
         return kind(**arguments).fit(X, **more)
 

@@ -391,7 +391,7 @@ def attack_codes(rng):
     name, positive = pick(rng, list(CODERS)), bool(rng.integers(2))
     positive = positive and supports_positive(name)
     count = pick(rng, [None, int(rng.integers(1, k + 1))])
-    alpha = pick(rng, [None, 0, float(scale * rng.exponential())]) if name in [name for name in CODERS if accepts(name, "alpha")] else None
+    alpha = pick(rng, [None, 0, float(scale * rng.exponential())]) if accepts(name, "alpha") else None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         C = gpuica.sparse_encode(X, D, algorithm=name, n_nonzero_coefs=count, alpha=alpha, positive=positive)
@@ -400,7 +400,7 @@ def attack_codes(rng):
         raise Accident(f"{what}: {C.dtype}, {C.shape}, finite: {np.isfinite(C).all()}")
     if (positive or name == "nnomp") and (C < 0).any():
         raise Accident(f"{what}: negative codes")
-    if name not in [name for name in CODERS if accepts(name, "alpha")]:
+    if not accepts(name, "alpha"):
         most = min(k, max(int(d / 10), 1)) if count is None else count
         if (C != 0).sum(axis=1).max() > most:
             raise Accident(f"{what}: more than {most} atoms")
