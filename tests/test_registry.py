@@ -28,10 +28,10 @@ class Largest:
         return 0.0
 
 
-def test_a_new_coder_is_one_class_and_one_line(monkeypatch, rng):
-    monkeypatch.setattr("gpuica.coders.CODERS", dict(CODERS))
+def test_a_new_coder_is_one_decorated_class(monkeypatch, rng):
+    monkeypatch.setattr("gpuica.coders.registry.CODERS", dict(CODERS))
     register(Largest)
-    # a line in gpuica.coders comes before the estimators read the names
+    # in a module of gpuica.coders the decorator runs before the estimators read the names
     monkeypatch.setitem(SparseCoder._parameter_constraints, "transform_algorithm", [StrOptions({"largest"})])
     X, D = rng.normal(size=(5, 4)), np.eye(4)
     coder = SparseCoder(D, transform_algorithm="largest", transform_n_nonzero_coefs=1)
@@ -58,7 +58,7 @@ PARAMETERS = {  # name -> parameters that users choose
 
 def test_parameters_of_all_coders():
     every = set().union(*PARAMETERS.values())
-    assert list(CODERS) == list(PARAMETERS)
+    assert set(CODERS) == set(PARAMETERS)
     assert {name: {what for what in every if accepts(name, what)} for name in CODERS} == PARAMETERS
     assert {name for name in CODERS if supports_positive(name)} == {
         *("lasso_lars", "lasso_cd", "fista", "nnomp", "topk", "threshold")

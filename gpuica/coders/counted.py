@@ -11,9 +11,11 @@ from typing import ClassVar
 import numpy as np
 
 from .nonnegative import nonnegative
+from .registry import register
 from .support import DEPENDENCE_TOL, ROUNDING_TOL, Supports, write
 
 
+@register
 @dataclass(frozen=True)
 class OMP:
     """Orthogonal matching pursuit: the atom of largest |D (x - c D)| enters, c = least squares on all that entered.
@@ -46,6 +48,7 @@ class OMP:
         return 0.0
 
 
+@register
 @dataclass(frozen=True)
 class ORMP:
     """Order-recursive matching pursuit: the atom enters that lowers ‖x - c D‖² most, c = least squares on all of them.
@@ -111,6 +114,7 @@ def _orthogonal(X, D, coder, xp):
     return C, unfinished
 
 
+@register
 @dataclass(frozen=True)
 class TopK:
     """The n_nonzero largest |q|, q = x Dᵀ, and zeros; the largest q above zero if positive."""

@@ -5,7 +5,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from .registry import register
 
+
+@register
 @dataclass(frozen=True)
 class Lasso:
     """c = argmin ½‖x - c D‖² + alpha ‖c‖₁, over c >= 0 if positive.
@@ -39,6 +42,7 @@ class Lasso:
 ROUNDED_GAP = 32  # rounding of a relative duality gap, in units of eps: 1.1e-6 was observed in float32
 
 
+@register
 @dataclass(frozen=True)
 class Fista:
     """The lasso by accelerated proximal gradient steps (Beck and Teboulle, 2009), restarted where they overshoot.
@@ -88,6 +92,7 @@ class Fista:
     penalty = Lasso.penalty
 
 
+@register
 @dataclass(frozen=True)
 class Threshold:
     """c = sign(q) max(|q| - alpha, 0), q = x Dᵀ; max(q - alpha, 0) if positive."""

@@ -9,9 +9,11 @@ from typing import ClassVar
 import numpy as np
 
 from .counted import OMP
+from .registry import register
 from .support import DEPENDENCE_TOL, EPS, RESIDUAL_TOL, ROUNDING_TOL, Supports, missed
 
 
+@register
 @dataclass(frozen=True)
 class Lars:
     """Least angle regression up to n_nonzero atoms: along the path to least squares, their correlations stay equal in
@@ -77,6 +79,7 @@ def _decrease_until_equal(top, H, falls, inside, xp):
     return xp.where(never, np.inf, (top[:, None] - H) / xp.where(never, 1, 1 - falls))
 
 
+@register
 @dataclass(frozen=True)
 class MatchingPursuit:
     """n_nonzero times: c_j += D_j r / ‖D_j‖² for the atom of largest |D_j r|, r = x - c D.  Mallat and Zhang, 1993.
