@@ -98,9 +98,9 @@ def _downhill(values, atoms, X, xp):
         meets = inside & (goal <= 0)
         if not bool(meets.any()):
             break
-        share = xp.where(meets, values / xp.where(meets & (values > goal), values - goal, 1), 1)
-        first = share.min(axis=1, keepdims=True)
+        fraction = xp.where(meets, values / xp.where(meets & (values > goal), values - goal, 1), 1)
+        first = fraction.min(axis=1, keepdims=True)
         values = values + xp.where(inside, first * (goal - values), 0)
-        inside = inside & ~(meets & (share <= first))
+        inside = inside & ~(meets & (fraction <= first))
         values = xp.where(inside, values, 0)
     return xp.where(inside, goal, 0)

@@ -30,11 +30,11 @@ def _count(C, counts):
 def _compress(C, indices, values):
     """Every number is written to the place of the next non-zero, which advances only past non-zeros: no branch that can
     be mispredicted."""
-    place = 0
+    slot = 0
     for row in range(len(C)):
         for j in range(C.shape[1]):
-            indices[place], values[place] = j, C[row, j]
-            place += C[row, j] != 0
+            indices[slot], values[slot] = j, C[row, j]
+            slot += C[row, j] != 0
 
 
 def add_moments(X, D, counts, indices, values, A, B):

@@ -86,9 +86,7 @@ def _encode(x, D, G, q, settings, work):
         if position[j] < 0:
             position[j], atoms[m], c[m] = m, j, 0.0
             m += 1
-        if (
-            settings.gradient
-        ):  # Blumensath and Davies, "Gradient pursuits", 2008: all coefficients of the support change
+        if settings.gradient:  # all coefficients of the support change (Blumensath and Davies, 2008)
             fill(image, 0)
             for i in range(m):
                 changes[i] = -h[atoms[i]]

@@ -6,7 +6,7 @@ past a barrier, and returns the same to all.
 tree, places: a number for each warp, float64 and int32, in shared memory of the kernel (that of a device function would
 be linked twice where two others call it, which is invalid).
 
-The last warp can have fewer lanes; those that do not exist are never read.  `first_largest` and `place_among` need
+The last warp can have fewer lanes; those that do not exist are never read.  `first_largest` and `rank_among` need
 whole warps on a GPU.
 """
 
@@ -35,18 +35,18 @@ def warps():
 
 
 @cuda.jit(device=True)
-def first_largest_of_warp(value, place):
-    """The largest value over the lanes of the warp, and its place; the smallest place of several.
+def first_largest_of_warp(value, index):
+    """The largest value over the lanes of the warp, and its index; the smallest index of several.
 
     The same for all lanes where there are 2, 4, 8, 16 or 32 of them; else the first lane's.
     """
     step = LANES // 2
     while step > 0:
-        other, where = cuda.shfl_xor_sync(ALL, value, step), cuda.shfl_xor_sync(ALL, place, step)
-        if other > value or (other == value and where < place):
-            value, place = other, where
+        other, where = cuda.shfl_xor_sync(ALL, value, step), cuda.shfl_xor_sync(ALL, index, step)
+        if other > value or (other == value and where < index):
+            value, index = other, where
         step //= 2
-    return value, place
+    return value, index
 
 
 @cuda.jit(device=True)
@@ -97,35 +97,35 @@ def largest(value, tree):
 
 
 @cuda.jit(device=True)
-def first_largest(value, place, tree, places):
-    """The largest value over the threads, in float64, and its place; the smallest place of several."""
-    value, place = first_largest_of_warp(value, place)
+def first_largest(value, index, tree, indices):
+    """The largest value over the threads, in float64, and its index; the smallest index of several."""
+    value, index = first_largest_of_warp(value, index)
     if lane() == 0:
         tree[cuda.threadIdx.x // LANES] = value
-        places[cuda.threadIdx.x // LANES] = place
+        indices[cuda.threadIdx.x // LANES] = index
     cuda.syncthreads()
-    top, best, warp, count = tree[0], places[0], 1, warps()
+    top, best, warp, count = tree[0], indices[0], 1, warps()
     while warp < count:
-        if tree[warp] > top or (tree[warp] == top and places[warp] < best):
-            top, best = tree[warp], places[warp]
+        if tree[warp] > top or (tree[warp] == top and indices[warp] < best):
+            top, best = tree[warp], indices[warp]
         warp += 1
     cuda.syncthreads()
     return top, best
 
 
 @cuda.jit(device=True)
-def place_among(flag, places):
-    """How many threads before this one raised their flag (0 or 1), and how many did in all."""
+def rank_among(flag, counts):
+    """The number of threads before this one whose flag is set (0 or 1), and the number of all.  counts: one per warp."""
     raised = cuda.ballot_sync(ALL, flag != 0)
     if lane() == 0:
-        places[cuda.threadIdx.x // LANES] = cuda.popc(raised)
+        counts[cuda.threadIdx.x // LANES] = cuda.popc(raised)
     cuda.syncthreads()
     before, total = int32(cuda.popc(raised & uint32((1 << lane()) - 1))), int32(0)
     warp, count = 0, warps()
     while warp < count:
         if warp < cuda.threadIdx.x // LANES:
-            before += places[warp]
-        total += places[warp]
+            before += counts[warp]
+        total += counts[warp]
         warp += 1
     cuda.syncthreads()
     return before, total

@@ -13,7 +13,7 @@ from numba import cuda, float64, int32, int64
 
 from ...device import array_device
 from . import Build, launch, numba_type
-from .block import ALL, place_among, summed
+from .block import ALL, rank_among, summed
 
 THREADS = 128
 PART_THREADS = 32  # of a block that adds rows to the sums of an atom: a row has few non-zeros
@@ -25,20 +25,20 @@ MAX_PARTS_BYTES = 1 << 28
 @cuda.jit
 def _compress(C, starts, indices, values):
     """Each block writes one row's non-zeros (n, K) to where the row starts, in the order of the columns."""
-    places = cuda.shared.array(THREADS, int32)
+    slots = cuda.shared.array(THREADS, int32)
     row, t, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
-    K, place = C.shape[1], starts[row]
+    K, slot = C.shape[1], starts[row]
     first = 0
     while first < K:
         j = first + t
         value = C[row, j] if j < K else C.dtype.type(0)
         flag = np.int32(1) if value != 0 else np.int32(0)
         if cuda.syncthreads_or(flag) != 0:
-            before, found = place_among(flag, places)
+            before, found = rank_among(flag, slots)
             if flag == 1:
-                indices[place + before] = j
-                values[place + before] = value
-            place += found
+                indices[slot + before] = j
+                values[slot + before] = value
+            slot += found
         first += threads
 
 

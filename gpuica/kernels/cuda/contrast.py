@@ -36,11 +36,11 @@ WEIGHTED = False
 
 
 @cuda.jit(device=True)
-def four(array, place, step):
+def four(array, index, step):
     """Four numbers of an array, `step` places apart."""
-    second = place + step
+    second = index + step
     third = second + step
-    return array[place], array[second], array[third], array[third + step]
+    return array[index], array[second], array[third], array[third + step]
 
 
 @cuda.jit(device=True)
@@ -70,23 +70,23 @@ def _sweep(Y, k, weights, partials, columns):
     loss, slope, square = 0.0, 0.0, 0.0
     if lane < lanes and j < k:
         row, rows, one = np.uint64(cuda.blockIdx.y * lanes + lane), np.uint64(cuda.gridDim.y * lanes), real(1)
-        place, step, stop = row * np.uint64(k) + np.uint64(j), rows * np.uint64(k), np.uint64(Y.size)
+        index, step, stop = row * np.uint64(k) + np.uint64(j), rows * np.uint64(k), np.uint64(Y.size)
         ahead = step + step + step  # from the first of four rows to the last
         n0, n1, n2, n3, v0, v1, v2, v3 = one, one, one, one, one, one, one, one
-        whole = place + ahead < stop
+        whole = index + ahead < stop
         if whole:
-            n0, n1, n2, n3 = four(Y, place, step)
+            n0, n1, n2, n3 = four(Y, index, step)
             if WEIGHTED:
                 v0, v1, v2, v3 = four(weights, row, rows)
         while whole:
             tile_loss, tile_slope, tile_square = real(0), real(0), real(0)
             for _ in range(TILE):
-                first, second, third, fourth = place, place + step, place + step + step, place + ahead
+                first, second, third, fourth = index, index + step, index + step + step, index + ahead
                 u0, u1, u2, u3, w0, w1, w2, w3 = n0, n1, n2, n3, v0, v1, v2, v3
-                place = fourth + step
-                whole = place + ahead < stop
+                index = fourth + step
+                whole = index + ahead < stop
                 if whole:  # the next four are loaded while these are processed
-                    n0, n1, n2, n3 = four(Y, place, step)
+                    n0, n1, n2, n3 = four(Y, index, step)
                     if WEIGHTED:
                         row += rows + rows + rows + rows
                         v0, v1, v2, v3 = four(weights, row, rows)
@@ -102,13 +102,13 @@ def _sweep(Y, k, weights, partials, columns):
             loss += tile_loss
             slope += tile_slope
             square += tile_square
-        while place < stop:  # the last rows, fewer than four
-            w0 = weights[place // np.uint64(k)] if WEIGHTED else one
-            Y[place], G0, h0, q0 = of_number(Y[place], w0)
+        while index < stop:  # the last rows, fewer than four
+            w0 = weights[index // np.uint64(k)] if WEIGHTED else one
+            Y[index], G0, h0, q0 = of_number(Y[index], w0)
             loss += G0
             slope += h0
             square += q0
-            place += step
+            index += step
     t = cuda.threadIdx.x
     totals[0, t], totals[1, t], totals[2, t] = loss, slope, square
     cuda.syncthreads()

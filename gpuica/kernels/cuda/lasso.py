@@ -43,15 +43,15 @@ MAX_MISSES = 6  # a row is UNFINISHED when its support has missed its equations 
 
 @cuda.jit(device=True)
 def _largest_of(h, positive):
-    """The largest |h_j|, or h_j > 0, of those that are this thread's, and the first place of it; (0, -1) for none."""
-    best, place = 0.0, int32(-1)
+    """The largest |h_j|, or h_j > 0, of those that are this thread's, and its first index; (0, -1) for none."""
+    best, index = 0.0, int32(-1)
     j = cuda.threadIdx.x
     while j < len(h):
         value = float64(h[j]) if positive else abs(float64(h[j]))
         if value > best:
-            best, place = value, int32(j)
+            best, index = value, int32(j)
         j += cuda.blockDim.x
-    return best, place
+    return best, index
 
 
 @cuda.jit
@@ -66,7 +66,7 @@ def _choose(H, live, state, levels, acts, codes, picks, alpha, positive, slack, 
     block, t, threads = cuda.blockIdx.x, cuda.threadIdx.x, cuda.blockDim.x
     row, h = live[block], H[block]
     m, age, misses = state[row, 0], state[row, 1], state[row, 2]
-    best, place = _largest_of(h, positive)
+    best, index = _largest_of(h, positive)
     top = largest(best, tree)
     rounding = slack * top if age == 0 else levels[row, 0]
     missed = 0.0
@@ -81,7 +81,7 @@ def _choose(H, live, state, levels, acts, codes, picks, alpha, positive, slack, 
     elif age == max_iter or misses > MAX_MISSES:
         end = UNFINISHED
     for i in range(m):
-        if acts[row, i] == place:
+        if acts[row, i] == index:
             best = 0.0
     violations[t] = best if end == RUNNING and best > alpha + rounding else 0.0
     cuda.syncthreads()
@@ -91,7 +91,7 @@ def _choose(H, live, state, levels, acts, codes, picks, alpha, positive, slack, 
         if violations[other] > violations[t] or (violations[other] == violations[t] and other < t):
             rank += 1
     if violations[t] > 0 and m + rank < picks.shape[1] and rank < CANDIDATES:
-        picks[block, m + rank] = place
+        picks[block, m + rank] = index
     chosen = min(chosen, min(CANDIDATES, picks.shape[1] - m))
     i = t
     while i < picks.shape[1]:

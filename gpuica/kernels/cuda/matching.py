@@ -15,15 +15,15 @@ from .row import THREADS, blocks_for, check_code, combined, square_of, write
 
 
 @cuda.jit(device=True)
-def _largest_correlation(h, tree, places):
+def _largest_correlation(h, tree, indices):
     """The largest |h| over the K atoms, and its atom; K if all are 0."""
-    best, place = 0.0, int32(len(h))
+    best, index = 0.0, int32(len(h))
     k = cuda.threadIdx.x
     while k < len(h):
         if abs(h[k]) > best:
-            best, place = float64(abs(h[k])), int32(k)
+            best, index = float64(abs(h[k])), int32(k)
         k += cuda.blockDim.x
-    return first_largest(best, place, tree, places)
+    return first_largest(best, index, tree, indices)
 
 
 @cuda.jit(device=True)
@@ -98,7 +98,7 @@ def _update(step, j, position, gradient, G, h, act, c, changes, m):
 
 
 @cuda.jit(device=True, inline="always")  # a call would take up to 18 registers more
-def _encode(x, D, G, h, square, n_steps, target, gradient, rounding, act, c, changes, r, way, tree, places):
+def _encode(x, D, G, h, square, n_steps, target, gradient, rounding, act, c, changes, r, way, tree, indices):
     """Matching or gradient pursuit of one row of correlations h; returns the size of its support.
 
     The step is the best one along its image, with the residual of the data, which thus cannot grow, whatever rounding
@@ -110,7 +110,7 @@ def _encode(x, D, G, h, square, n_steps, target, gradient, rounding, act, c, cha
         r[f] = x[f]
         f += threads
     for now in range(n_steps):
-        top, j = _largest_correlation(h, tree, places)
+        top, j = _largest_correlation(h, tree, indices)
         if now == 0:
             least = rounding * top
         if left <= target or top <= least:
@@ -146,13 +146,13 @@ def _matching(X, D, G, Q, ends, n_steps, target, gradient, rounding, excess, eps
     step (d,).
     """
     tree = cuda.shared.array(LANES, float64)
-    places = cuda.shared.array(LANES, int32)
+    indices = cuda.shared.array(LANES, int32)
     block, row = cuda.blockIdx.x, cuda.blockIdx.x
     act, c, changes, r, way = acts[block], cs[block], changes_of[block], rs[block], steps[block]
     while row < len(Q):
         x, h = X[row], Q[row]
         square = square_of(x, tree)
-        m = _encode(x, D, G, h, square, n_steps, target, gradient, rounding, act, c, changes, r, way, tree, places)
+        m = _encode(x, D, G, h, square, n_steps, target, gradient, rounding, act, c, changes, r, way, tree, indices)
         write(h, act, c, m)
         end, left = check_code(x, D, h, act, m, square, square, target, eps, tree)
         if end == ILL_CONDITIONED:  # worse than zeros, because the coefficients are rounded as they are written

@@ -68,7 +68,7 @@ def _contains(act, k, m):
 
 
 @cuda.jit(device=True)
-def _largest_correlation(q, G, support, real, m, tree, places):
+def _largest_correlation(q, G, support, real, m, tree, indices):
     """The largest correlation q - c G above 0 of the atoms outside the support, and its atom; K if there is none.
 
     real (m,): the coefficients c, in the dtype of q.
@@ -80,14 +80,14 @@ def _largest_correlation(q, G, support, real, m, tree, places):
         real[i] = lists[COEFFICIENTS, i]
         i += threads
     cuda.syncthreads()
-    best, place = 0.0, int32(K)
+    best, index = 0.0, int32(K)
     k = t
     while k < K:
         for fitted in combined(real, G, act, m, k):
             if k < K and q[k] - fitted > best and not _contains(act, k, m):
-                best, place = float64(q[k] - fitted), int32(k)
+                best, index = float64(q[k] - fitted), int32(k)
             k += threads
-    return first_largest(best, place, tree, places)
+    return first_largest(best, index, tree, indices)
 
 
 @cuda.jit(device=True)
@@ -137,7 +137,7 @@ def _refine(x, D, support, r, m):
 
 
 @cuda.jit(device=True, inline="always")  # a call would take up to 18 registers more
-def _encode(q, G, squares, square, most, target, target_tol, rounding, gram_dependence, support, real, tree, places):
+def _encode(q, G, squares, square, most, target, target_tol, rounding, gram_dependence, support, real, tree, indices):
     """Non-negative OMP of one row of correlations q (K,) and ‖x‖² = square; its coefficients are in the support.
 
     Returns the support's size, what is left of ‖x‖², and the status of the row.
@@ -145,7 +145,7 @@ def _encode(q, G, squares, square, most, target, target_tol, rounding, gram_depe
     _, act, lists = support
     m, least, left, end = 0, 0.0, square, ILL_CONDITIONED  # when the steps are exhausted
     for now in range(2 * most + 1):  # atoms may leave again
-        top, j = _largest_correlation(q, G, support, real, m, tree, places)
+        top, j = _largest_correlation(q, G, support, real, m, tree, indices)
         if now == 0:
             least = rounding * top
         if target > 0 and abs(left - target) <= target_tol * square:
@@ -183,7 +183,7 @@ def _nonnegative(
     The workspaces of a block: the arrays of a support; its coefficients in the dtype of Q; a residual (d,).
     """
     tree = cuda.shared.array(LANES, float64)
-    places = cuda.shared.array(LANES, int32)
+    indices = cuda.shared.array(LANES, int32)
     block, at = cuda.blockIdx.x, cuda.blockIdx.x
     support, real = Support(Ms[block], acts[block], listss[block]), coefficients[block]
     act, c = support.atoms, support.lists[COEFFICIENTS]
@@ -192,7 +192,7 @@ def _nonnegative(
         x, q = X[row], Q[row]
         square = square_of(x, tree)
         m, left, end = _encode(
-            q, G, squares, square, most, target, target_tol, rounding, gram_dependence, support, real, tree, places
+            q, G, squares, square, most, target, target_tol, rounding, gram_dependence, support, real, tree, indices
         )
         if end == FINISHED:
             _refine(x, D, support, rs[block], m)

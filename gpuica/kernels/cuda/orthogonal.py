@@ -45,52 +45,52 @@ ALONG, SCALE, CODE = 0, 1, 2  # lists of a row: x along each direction, 1 / the 
 
 
 @cuda.jit(device=True)
-def _better(best, place, k, h, outside, square, by_gain, dependence):
-    """The better score of `best`, of atom `place`, and of atom k, if that is a candidate; and its atom."""
+def _better(best, index, k, h, outside, square, by_gain, dependence):
+    """The better score of `best`, of atom `index`, and of atom k, if that is a candidate; and its atom."""
     if outside > dependence * square if by_gain else outside > dependence:
         score = h * h / outside if by_gain else h * h
         if score > best:
-            best, place = score, int32(k)
-    return best, place
+            best, index = score, int32(k)
+    return best, index
 
 
 @cuda.jit(device=True)
 def _begin(q, squares, h, outside, by_gain, dependence):
     """The atoms before the first step.  Returns this thread's best score and its atom."""
-    best, place, k = q.dtype.type(0), int32(len(q)), cuda.threadIdx.x
+    best, index, k = q.dtype.type(0), int32(len(q)), cuda.threadIdx.x
     while k < len(q):
         value, square = q[k], squares[k]
         h[k], outside[k] = value, square
-        best, place = _better(best, place, k, value, square, square, by_gain, dependence)
+        best, index = _better(best, index, k, value, square, square, by_gain, dependence)
         k += cuda.blockDim.x
-    return best, place
+    return best, index
 
 
 @cuda.jit(device=True)
-def _choose(best, place, h, outside, scores, places, parts, turn):
+def _choose(best, index, h, outside, scores, indices, parts, turn):
     """The largest score over the threads, its atom, and that atom's h and `outside`, the same to all threads.
 
     One barrier: the next call writes to the other half of the arrays (turn: 0 and 1 alternately), and the one after it
     is past a barrier that follows all reads.
     """
-    mine, half = place, turn * LANES
-    best, place = first_largest_of_warp(best, place)
+    mine, half = index, turn * LANES
+    best, index = first_largest_of_warp(best, index)
     at = half + cuda.threadIdx.x // LANES
     if lane() == 0:
-        scores[at], places[at] = best, place
-    if place == mine and place < len(h):
-        parts[0, at], parts[1, at] = h[place], outside[place]
+        scores[at], indices[at] = best, index
+    if index == mine and index < len(h):
+        parts[0, at], parts[1, at] = h[index], outside[index]
     cuda.syncthreads()
     found, other, stop = half, half + 1, half + warps()
     while other < stop:
-        if scores[other] > scores[found] or (scores[other] == scores[found] and places[other] < places[found]):
+        if scores[other] > scores[found] or (scores[other] == scores[found] and indices[other] < indices[found]):
             found = other
         other += 1
-    return scores[found], places[found], parts[0, found], parts[1, found]
+    return scores[found], indices[found], parts[0, found], parts[1, found]
 
 
 @cuda.jit(device=True)
-def _update_atom(best, place, k, part, j, step, squares, h, outside, direction, by_gain, dependence):
+def _update_atom(best, index, k, part, j, step, squares, h, outside, direction, by_gain, dependence):
     """Atom k, of inner product `part` with the new direction, after a step along it; `_better`, of this thread's best.
 
     direction (K,): of all atoms.  k may be beyond them.
@@ -101,8 +101,8 @@ def _update_atom(best, place, k, part, j, step, squares, h, outside, direction, 
         if k == j:
             value, left = h.dtype.type(0), h.dtype.type(INSIDE)
         h[k], outside[k] = value, left
-        best, place = _better(best, place, k, value, left, squares[k] if by_gain else left, by_gain, dependence)
-    return best, place
+        best, index = _better(best, index, k, value, left, squares[k] if by_gain else left, by_gain, dependence)
+    return best, index
 
 
 @cuda.jit(device=True)
@@ -110,11 +110,11 @@ def _subtract(P, n, K, j, k, k1, k2, k3, a0, a1, a2, a3):
     """a - Σ P_ij P_ik over n rows of P, stored in sequence, for four k."""
     i, at = uint32(0), uint64(0)
     while i < n:
-        share = P[at + j]
-        a0 -= share * P[at + k]
-        a1 -= share * P[at + k1]
-        a2 -= share * P[at + k2]
-        a3 -= share * P[at + k3]
+        fraction = P[at + j]
+        a0 -= fraction * P[at + k]
+        a1 -= fraction * P[at + k1]
+        a2 -= fraction * P[at + k2]
+        a3 -= fraction * P[at + k3]
         at, i = at + K, uint32(i + uint32(1))
     return a0, a1, a2, a3
 
@@ -127,9 +127,9 @@ def _advance(G, squares, h, outside, near, n_near, far, j, m, scale, step, by_ga
     A thread has four atoms, a warp's width apart: with a known distance they take one address.  So `near` is read,
     without use, up to three widths beyond the last atom.  Indices are unsigned: Numba tests others for negative ones.
     """
-    row, best, place, position = G[j], h.dtype.type(0), int32(len(h)), uint32(cuda.threadIdx.x)
+    row, best, index, position = G[j], h.dtype.type(0), int32(len(h)), uint32(cuda.threadIdx.x)
     K, last, j, width = len(h), uint64(len(h) - 1), uint32(j), uint64(LANES)
-    here, there = uint32(min(m, n_near)), uint32(max(m - n_near, 0))
+    n_first, n_second = uint32(min(m, n_near)), uint32(max(m - n_near, 0))
     direction = near[m * K : (m + 1) * K] if m < n_near else far[(m - n_near) * K : (m - n_near + 1) * K]
     what = j, step, squares, h, outside, direction, by_gain, dependence
     while position // LANES * (TILE * LANES) <= last:
@@ -138,14 +138,14 @@ def _advance(G, squares, h, outside, near, n_near, far, j, m, scale, step, by_ga
             k1, k2, k3 = k + width, k + width + width, k + width + width + width
             l1, l2, l3 = min(k1, last), min(k2, last), min(k3, last)
             a0, a1, a2, a3 = row[k], row[l1], row[l2], row[l3]
-            a0, a1, a2, a3 = _subtract(near, here, uint64(K), j, k, k1, k2, k3, a0, a1, a2, a3)
-            a0, a1, a2, a3 = _subtract(far, there, uint64(K), j, k, l1, l2, l3, a0, a1, a2, a3)
-            best, place = _update_atom(best, place, k, a0 * scale, *what)
-            best, place = _update_atom(best, place, k1, a1 * scale, *what)
-            best, place = _update_atom(best, place, k2, a2 * scale, *what)
-            best, place = _update_atom(best, place, k3, a3 * scale, *what)
+            a0, a1, a2, a3 = _subtract(near, n_first, uint64(K), j, k, k1, k2, k3, a0, a1, a2, a3)
+            a0, a1, a2, a3 = _subtract(far, n_second, uint64(K), j, k, l1, l2, l3, a0, a1, a2, a3)
+            best, index = _update_atom(best, index, k, a0 * scale, *what)
+            best, index = _update_atom(best, index, k1, a1 * scale, *what)
+            best, index = _update_atom(best, index, k2, a2 * scale, *what)
+            best, index = _update_atom(best, index, k3, a3 * scale, *what)
         position = uint32(position + uint32(cuda.blockDim.x))
-    return best, place
+    return best, index
 
 
 @cuda.jit(device=True)
@@ -215,7 +215,7 @@ def _orthogonal(
     shared = cuda.shared.array(0, Q.dtype)
     scores = cuda.shared.array(HALVES, Q.dtype)
     parts = cuda.shared.array((2, HALVES), Q.dtype)
-    places = cuda.shared.array(HALVES, int32)
+    indices = cuda.shared.array(HALVES, int32)
     tree = cuda.shared.array(LANES, float64)
     block, at, K, number = cuda.blockIdx.x, cuda.blockIdx.x, Q.shape[1], Q.dtype.type
     far, lists, act = fars[block], listss[block], acts[block]
@@ -227,12 +227,12 @@ def _orthogonal(
         x, q, m, shares, rounding, end = X[row], Q[row], 0, 1.0, number(0), FINISHED
         square = square_of(x, tree)
         left = square
-        best, place = _begin(q, squares, h, outside, by_gain, least)
+        best, index = _begin(q, squares, h, outside, by_gain, least)
         while m < most and (left > target or target == 0):
             if target > 0 and left <= target + target_tol * square:
                 end = ILL_CONDITIONED
                 break
-            top, j, mine, rest = _choose(best, place, h, outside, scores, places, parts, m & 1)
+            top, j, mine, rest = _choose(best, index, h, outside, scores, indices, parts, m & 1)
             if top <= rounding or (m == 0 and not (min_square < top and top < max_square)):
                 if _correlations_are_left(q, h, outside, squares, m, by_gain, least, rounding_tol, tree):
                     end = ILL_CONDITIONED
@@ -251,7 +251,7 @@ def _orthogonal(
                 if m == room:
                     end = NO_ROOM
                     break
-                best, place = _advance(G, squares, h, outside, near, n_near, far, j, m, scale, step, by_gain, least)
+                best, index = _advance(G, squares, h, outside, near, n_near, far, j, m, scale, step, by_gain, least)
             m += 1
         if target > 0 and abs(left - target) <= target_tol * square and end == FINISHED:
             end = ILL_CONDITIONED

@@ -85,11 +85,11 @@ def combined(c, G, act, m, k):
     k1, k2, k3 = min(k + threads, last), min(k + 2 * threads, last), min(k + 3 * threads, last)
     a0, a1, a2, a3, i = number(0), number(0), number(0), number(0), 0
     while i < m:
-        share, row = c[i], G[act[i]]
-        a0 += share * row[k]
-        a1 += share * row[k1]
-        a2 += share * row[k2]
-        a3 += share * row[k3]
+        fraction, row = c[i], G[act[i]]
+        a0 += fraction * row[k]
+        a1 += fraction * row[k1]
+        a2 += fraction * row[k2]
+        a3 += fraction * row[k3]
         i += 1
     return a0, a1, a2, a3
 
@@ -116,9 +116,9 @@ def check_code(x, D, q, act, m, square, limit, target, eps, tree):
     return FINISHED, left
 
 
-def blocks_for(n, workspace, blocks, X, each=BLOCKS_PER_MULTIPROCESSOR):
+def blocks_for(n, workspace, blocks, X, per_multiprocessor=BLOCKS_PER_MULTIPROCESSOR):
     """The number of blocks to launch for n rows, each with a workspace of so many bytes.  each: per multiprocessor."""
-    return at_once(min(n, blocks or each * multiprocessors(array_device(X).index)), workspace, X)
+    return at_once(min(n, blocks or per_multiprocessor * multiprocessors(array_device(X).index)), workspace, X)
 
 
 def at_once(n, size, X):

@@ -120,10 +120,10 @@ def settle(support, m, alpha, signed):
                 m = drop(support, i, m)
         if m < entered:
             continue
-        share, first = 1.0, m
+        fraction, first = 1.0, m
         for i in range(m):
-            if z[i] * s[i] <= 0 and c[i] / (c[i] - z[i]) < share:
-                share, first = c[i] / (c[i] - z[i]), i
+            if z[i] * s[i] <= 0 and c[i] / (c[i] - z[i]) < fraction:
+                fraction, first = c[i] / (c[i] - z[i]), i
         cuda.syncthreads()  # all have read c
         if first == m:
             i = t
@@ -133,7 +133,7 @@ def settle(support, m, alpha, signed):
             break
         i = t
         while i < m:
-            c[i] += share * (z[i] - c[i])
+            c[i] += fraction * (z[i] - c[i])
             i += threads
         cuda.syncthreads()
         m = drop(support, first, m)
