@@ -115,7 +115,7 @@ def first_largest(value, index, tree, indices):
 
 @cuda.jit(device=True)
 def rank_among(flag, counts):
-    """The number of threads before this one whose flag is set (0 or 1), and the number of all.  counts: one per warp."""
+    """The number of threads before this one whose flag (0 or 1) is set, and of all threads.  counts: one per warp."""
     raised = cuda.ballot_sync(ALL, flag != 0)
     if lane() == 0:
         counts[cuda.threadIdx.x // LANES] = cuda.popc(raised)
