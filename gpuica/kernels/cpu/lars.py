@@ -16,7 +16,7 @@ from ..workspace import COEFFICIENTS, INNER_PRODUCTS, SIGNS, SOLUTION, Support
 from .matching import first_index_of
 from .row import check_code, write
 from .support import enter, support_workspace, times
-from .vectors import ENTRY, OPTIONS, Searchable, copy, fill, inner, largest, searchable, subtract_atoms
+from .vectors import ENTRY, INLINED, OPTIONS, Searchable, copy, fill, inner, largest, searchable, subtract_atoms
 
 
 class Settings(NamedTuple):
@@ -60,7 +60,7 @@ def _next_atom(h, top, slopes, inside, dependence):
     return max(step, np.float64(0)), j
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _encode(G, q, settings, work):
     """Least angle regression of one row up to n_nonzero atoms.
 

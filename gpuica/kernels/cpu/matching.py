@@ -12,6 +12,7 @@ from ..status import FINISHED, ILL_CONDITIONED, UNFINISHED
 from .row import check_code, write
 from .vectors import (
     ENTRY,
+    INLINED,
     OPTIONS,
     Searchable,
     any_at_least,
@@ -65,7 +66,7 @@ def first_index_of(h, top):
     return 0
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _encode(x, D, G, q, settings, work):
     """Matching pursuit, or gradient pursuit, of one row in n_steps steps; returns the size of its support.
 

@@ -16,7 +16,7 @@ from ..tolerances import GRAM_DEPENDENCE_TOL, RESIDUAL_DRIFT_TOL, TARGET_TOL
 from ..workspace import COEFFICIENTS, CORRELATIONS, ENTERED, INNER_PRODUCTS, SIGNS, SOLUTION
 from .row import check_code, write
 from .support import enter, refine, settle, support_workspace
-from .vectors import ENTRY, OPTIONS, copy, inner, largest, searchable, subtract_atoms
+from .vectors import ENTRY, INLINED, OPTIONS, copy, inner, largest, searchable, subtract_atoms
 
 
 class Settings(NamedTuple):
@@ -40,7 +40,7 @@ def _first_at_least(h, top):
     return 0
 
 
-@njit(**OPTIONS)
+@njit(**INLINED)
 def _encode(x, D, G, q, settings, correlations, support):
     """Non-negative orthogonal matching pursuit of one row: its support and coefficients.
 
