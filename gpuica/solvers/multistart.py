@@ -82,6 +82,8 @@ def solve_all(solver: Solver, oracle, starts, numbers=None, **options):
     contexts = [copy_context() for _ in starts]
     for context, number in zip(contexts, numbers, strict=True):
         context.run(START.set, number)
+    if len(starts) == 1:
+        return [contexts[0].run(evaluate_all, oracle, solver.requests(oracle, starts[0], **options))]
     oracles = [oracle, *(_WithoutAccept(oracle) for _ in starts[1:])]
     running = {i: solver.requests(oracles[i], W, **options) for i, W in enumerate(starts)}
     solutions: list = [None] * len(starts)
@@ -94,7 +96,7 @@ def solve_all(solver: Solver, oracle, starts, numbers=None, **options):
             except StopIteration as end:
                 solutions[i] = end.value
                 del running[i]
-        sums = _evaluate(oracle, requests) if len(starts) > 1 else {i: r.evaluate(oracle) for i, r in requests.items()}
+        sums = _evaluate(oracle, requests)
     return solutions
 
 
