@@ -4,7 +4,7 @@ Blind source separation: gpuica and scikit-learn
 
 Three signals are mixed, and FastICA estimates them from the mixtures.  ``gpuica.FastICA`` has scikit-learn's parameters
 and attributes; from the same starting point both compute the same components.  ``gpuica.Picard`` finds the same sources
-and stops by itself once no gradient is significant.
+and stops once no gradient is significant.
 
 Needs matplotlib: ``pip install 'gpuica[bench]'``.
 """
