@@ -124,7 +124,7 @@ def test_chunked_and_memory_mapped(tmp_path, rng):
 def chunked(request, monkeypatch):
     """In one piece, and by few rows at a time."""
     if request.param == "chunks":
-        monkeypatch.setattr(_data, "CHUNK", 37)
+        monkeypatch.setattr(_data, "CHUNK_ELEMENTS", 37)
 
 
 CODES = np.array([[0, 2, 0, -1], [0, 0, 0, 1], [0, -3, 0, 0], [0, 0, 0, 4], [0, 0, 0.5, -1]])

@@ -12,7 +12,7 @@ from ..io.files import shards
 from ..rows import open_rows
 from ..rows.base import check_weights
 
-CHUNK = 1 << 22  # numbers of a chunk of codes or cosines
+CHUNK_ELEMENTS = 1 << 22  # numbers of a chunk of codes or cosines
 
 
 def match(similarity: Any) -> Any:
@@ -80,8 +80,8 @@ def block_slices(X: Any) -> Any:
 
 
 def slices(n: Any, width: Any) -> Any:
-    """Slices of n rows of this width, of about CHUNK numbers each."""
-    size = max(1, CHUNK // max(1, width))
+    """Slices of n rows of this width, of about CHUNK_ELEMENTS numbers each."""
+    size = max(1, CHUNK_ELEMENTS // max(1, width))
     return [slice(start, start + size) for start in range(0, n, size)]
 
 

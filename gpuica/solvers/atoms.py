@@ -20,11 +20,13 @@ import numpy as np
 from .. import kernels
 
 LEAST_USE = 1e-6  # as in scikit-learn and SPAMS
-BLOCK = 128  # atoms of a block: fewer make slow products, more make more work within blocks; flat from 96 to 256
+ATOMS_PER_BLOCK = (
+    128  # atoms of a block: fewer make slow products, more make more work within blocks; flat from 96 to 256
+)
 MAX_COSINE = 1 - 1e-6  # directions with a larger |cosine| count as the same
 
 
-def block_descent(D, A, B, *, positive=False, norm="ball", least_use=LEAST_USE, block=BLOCK, sweeps=1, xp=np):
+def block_descent(D, A, B, *, positive=False, norm="ball", least_use=LEAST_USE, block=ATOMS_PER_BLOCK, sweeps=1, xp=np):
     """Block coordinate descent, atom by atom: u_j = (B_j - A_j D) / A_jj + D_j, then constrained.
 
     Mairal, Bach, Ponce, Sapiro, "Online dictionary learning for sparse coding", ICML 2009, algorithm 2.  The objective

@@ -13,7 +13,7 @@ SHAPES = [(1, 1), (3, 1), (70, 2), (41, 3), (64, 5), (9, 8), (13, 9), (40, 20), 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(sweep, "BLOCK", 10)  # so that 5 and 3 lanes are added too
+    monkeypatch.setattr(sweep, "THREADS_PER_BLOCK", 10)  # so that 5 and 3 lanes are added too
     monkeypatch.setattr(sweep, "multiprocessors", lambda index: 1)
     monkeypatch.setattr(sweep, "BLOCKS", 6)
     sweep._kernel.cache_clear()

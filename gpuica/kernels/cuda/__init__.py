@@ -25,7 +25,7 @@ cuda = numba_cuda()  # before the modules of this package import numba.cuda by t
 
 from . import loading  # noqa: E402
 
-BLOCK = 256  # threads of a block: eight blocks fill a multiprocessor
+THREADS_PER_BLOCK = 256  # threads of a block: eight blocks fill a multiprocessor
 _ready: dict[tuple, Any] = {}  # (kernel, device, dynamic shared memory, types of the arguments): what CuPy launches
 _loading = threading.Lock()
 

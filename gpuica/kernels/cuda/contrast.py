@@ -21,7 +21,7 @@ from numba import cuda, float64, int64
 
 from ...contrasts import CONTRASTS
 from ...device import array_device
-from . import BLOCK, Build, launch, multiprocessors, numba_type
+from . import THREADS_PER_BLOCK, Build, launch, multiprocessors, numba_type
 
 TILE = 16  # groups of rows that a thread sums in the dtype of Y
 BLOCKS = 4  # for each multiprocessor: as many as are resident, given the registers of a thread
@@ -66,7 +66,7 @@ def _sweep(Y, k, weights, partials, columns):
     lanes = cuda.blockDim.x // columns
     lane = cuda.threadIdx.x // columns
     j = cuda.blockIdx.x * columns + cuda.threadIdx.x - lane * columns
-    totals = cuda.shared.array((3, BLOCK), float64)
+    totals = cuda.shared.array((3, THREADS_PER_BLOCK), float64)
     loss, slope, square = 0.0, 0.0, 0.0
     if lane < lanes and j < k:
         row, rows, one = np.uint64(cuda.blockIdx.y * lanes + lane), np.uint64(cuda.gridDim.y * lanes), real(1)
@@ -135,7 +135,7 @@ def _totals(Y, contrast, weights, with_loss):
     n, k = Y.shape
     device = array_device(Y)
     weighted = weights is not None
-    columns, tiles, blocks = layout(n, k, BLOCK, BLOCKS * multiprocessors(device.index))
+    columns, tiles, blocks = layout(n, k, THREADS_PER_BLOCK, BLOCKS * multiprocessors(device.index))
     partials = device.xp.empty((blocks, 3, k), dtype=np.float64)
     kind: Any = type(contrast)
     kernel = _kernel(kind, tuple(contrast.params), Y.dtype, weighted, with_loss)
@@ -143,7 +143,7 @@ def _totals(Y, contrast, weights, with_loss):
         weights = device.xp.empty(1, dtype=Y.dtype)  # not read
     known = kind.__module__ == "gpuica.contrasts"  # source_files() does not cover other modules
     about = f"{kind.__name__}{contrast.params} {weighted} {with_loss}" if known else None
-    launch(kernel, (tiles, blocks), BLOCK, Y.reshape(-1), k, weights, partials, columns, about=about)
+    launch(kernel, (tiles, blocks), THREADS_PER_BLOCK, Y.reshape(-1), k, weights, partials, columns, about=about)
     return tuple(partials.sum(axis=0))
 
 
