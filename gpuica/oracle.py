@@ -98,6 +98,7 @@ class MomentOracle:
             self.norm_uniformity = r * r / some * self.weight / square
 
     def _check_finite(self, *totals):
+        """NotFiniteError unless all totals are finite."""
         if not all(bool(self.xp.isfinite(total).all()) for total in totals):
             raise NotFiniteError(
                 "Input X contains NaN, infinity, or values too large to be squared: clean or rescale it."

@@ -179,6 +179,7 @@ def choose_device(name, array, *, work, refusal=None, memory_limit=None):
 
 
 def _device_by_name(name, array, work, refusal):
+    """The device for a `device=` argument, without the memory limit; see `choose_device`."""
     current = array_device(array)
     if current != CPU and (reason := why_no_gpu()):
         raise RuntimeError(f"X is on {current}, but {reason}")

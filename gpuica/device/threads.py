@@ -93,6 +93,7 @@ def one_blas_thread():
 
 
 def _begin():
+    """Limit the BLAS libraries to one thread; the first user of the process records what they had."""
     global _users
     of_process, of_thread = _libraries()
     with _lock:
@@ -107,6 +108,7 @@ def _begin():
 
 
 def _end():
+    """Undo `_begin`: restore the libraries of the thread, and those of the process after its last user."""
     global _users
     of_process, of_thread = _libraries()
     with _lock:

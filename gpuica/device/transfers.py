@@ -209,6 +209,7 @@ class DownloadWriter:
             self.n_rows += len(piece)
 
     def _finish_oldest(self):
+        """Wait for the oldest transfer, and copy its rows to the result."""
         arrived, piece, rows = self.in_transfer.popleft()
         arrived.synchronize()
         _copy(piece, self.array[rows], self.copiers)

@@ -89,6 +89,7 @@ def _reporter(estimator, snapshots):
 
 
 def _store(estimator, state):
+    """Set the fitted attributes."""
     store_atoms(estimator, state)
     estimator.error_ = state.costs
     estimator.n_iter_ = state.n_iter

@@ -47,6 +47,7 @@ def open_checkpoint(estimator, rows, device):
 
 
 def _label(name, value):
+    """A text that identifies the value of a parameter; CheckpointError if there is none."""
     try:
         describe(value)
         return label(value)
@@ -68,6 +69,7 @@ def for_callback(estimator, **state):
 
 
 def _read_only(value):
+    """A read-only view of an array, a copy of a list, or the value itself."""
     if isinstance(value, np.ndarray):
         value = value.view()
         value.flags.writeable = False

@@ -50,6 +50,7 @@ def coder_for_fit(estimator, shape):
 
 
 def _coder(estimator, name, shape, alpha):
+    """The coder of this name for a dictionary of this shape (K, d), with the parameters of the estimator."""
     return as_coder(
         name,
         shape,

@@ -171,6 +171,7 @@ class BatchProgress:
 
 
 def _store(estimator, steps_per_epoch, state):
+    """Set the fitted attributes."""
     store_atoms(estimator, state)
     estimator.costs_ = np.array(state.costs)
     estimator.n_steps_ = state.n_iter

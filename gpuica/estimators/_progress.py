@@ -39,6 +39,7 @@ class Progress:
         return first
 
     def _print(self, stage, sizes, converged_components):
+        """Print the stage, the number of converged components and the largest of `sizes`."""
         start, estimator = START.get(), self.estimator
         print_line(
             estimator,

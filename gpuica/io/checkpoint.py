@@ -180,6 +180,7 @@ class Checkpoint:
             raise CheckpointError(f"checkpoint {self.path} cannot be read ({_reason(error)}): name another.") from error
 
     def _read_about(self):
+        """The contents of about.json; CheckpointError if it is damaged or of another format."""
         path = self.path / ABOUT
         try:
             about = json.loads(path.read_text())
@@ -199,6 +200,7 @@ class Checkpoint:
         return about
 
     def _write_about(self):
+        """Write about.json with its checksum, atomically."""
         path = self.path / ABOUT
         try:
             with write_atomically(path, "w") as file:

@@ -91,6 +91,7 @@ def _described(value, above):
 
 # ---- arrays and collections ------------------------------------------------------------------------------------------
 def _array(value, above):
+    """Dtype, shape and digest of the elements, in native byte order; for object arrays the elements."""
     array = as_numpy(value)
     if array.dtype.kind == "O":
         return f"array {array.shape} {_described(array.tolist(), above)}"
@@ -100,12 +101,14 @@ def _array(value, above):
 
 
 def _sequence(value, above):
+    """The type of a list or tuple and its items; nested lists of numbers as one array."""
     if len(value) > 1 and (array := _numbers(value)) is not None:  # a matrix as lists
         return f"{type(value).__name__} {_array(array, above)}"
     return f"{type(value).__name__}[{', '.join(_described(part, above) for part in value)}]"
 
 
 def _numbers(value):
+    """Nested lists of numbers as a matrix; None for any other value."""
     try:
         array = np.asarray(value)
     except (ValueError, TypeError):
@@ -145,6 +148,7 @@ def _codes(code):
 
 
 def _code(code, above):
+    """The bytecode, constants and names of a code object, without line numbers."""
     constants = [_code(part, above) if isinstance(part, types.CodeType) else part for part in code.co_consts]
     names = code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
     counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
@@ -167,6 +171,7 @@ def _globals_of(code, scope, above):
 
 
 def _builtin(function, above):
+    """A built-in function by name, or a method by name and object."""
     owner = function.__self__
     if owner is None or isinstance(owner, types.ModuleType | type):
         return f"built-in {_name(function)}"
@@ -174,6 +179,7 @@ def _builtin(function, above):
 
 
 def _ufunc(function, above):
+    """A ufunc of NumPy or SciPy by name; DigestError for any other."""
     name = function.__name__
     if any(getattr(module, name, None) is function for module in (np, special)):
         return f"ufunc {name}"

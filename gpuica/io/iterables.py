@@ -111,11 +111,13 @@ class IterableSource(Source):
         return part
 
     def _chunk(self) -> Any:
+        """The next chunk of this pass; ValueError if the iterable is exhausted."""
         for chunk in self._round:
             return self._checked(chunk)
         raise ValueError(self._changed("fewer"))
 
     def _changed(self, how: Any) -> Any:
+        """The message for a pass that yields fewer or more rows than the first."""
         return (
             f"X yielded {how} than the {self.shape[0]} rows of the first pass: every pass must yield the same rows. A "
             "generator that is exhausted yields none; write it to files first with gpuica.spool(X, directory)."
@@ -188,6 +190,7 @@ def limited(iterable: Any, n_rows: Any) -> Any:
 
 
 def _first_rows(iterable: Any, n_rows: Any) -> Any:
+    """Yield chunks up to n_rows rows in all."""
     left = n_rows
     for chunk in iterable:
         matrix = first_matrix(chunk)[:left]

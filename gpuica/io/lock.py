@@ -57,6 +57,7 @@ class DirectoryLock:
             _held[self.key] = os.getpid()
 
     def _acquire(self, directory):
+        """Lock the file and write process and host into it; InUseError if another process holds the lock."""
         try:
             _lock(self.file)
         except OSError as error:

@@ -97,6 +97,7 @@ class RawMatrix(Source):
             view, position = view[done:], position + done
 
     def _check_size(self, size):
+        """ValueError if the file is smaller than its header declares."""
         needed = self.offset + self.shape[0] * self._row
         if size < needed:
             raise ValueError(

@@ -79,6 +79,7 @@ def check_not_pickled(array, name):
 
 
 def _unknown_codec(name, codec):
+    """The message for a codec that may run code."""
     return (
         f"{name} is stored with the codec {codec!r:.80}, which is not known to give numbers only: pickled data can run "
         "any code. Store it with a codec for numbers, Blosc or Zstd say."
@@ -237,6 +238,7 @@ def _linked(h5py, path, file, name):
 
 
 def _needs(module, path):
+    """The imported module; ImportError with the remedy if it is not installed."""
     try:
         return __import__(module)
     except ImportError as error:

@@ -26,6 +26,7 @@ class Column(Source):
         return f"row {row} of column {self.name!r}"
 
     def _matrix(self, start, stop):
+        """Rows start to stop of the column as a matrix; ValueError unless all rows have one length and dtype."""
         try:
             found = self.piece(start, stop)
         except NotAMatrixError as error:
@@ -75,6 +76,7 @@ def open_table(table, column=None):
 
 
 def _one_of(names, column):
+    """The name of the column to read: the given one, or the only one."""
     if column is None and len(names) == 1:
         return names[0]
     if column not in names:

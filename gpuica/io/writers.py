@@ -77,6 +77,7 @@ class NpyWriter:
         np.lib.format.write_array_header_1_0(self.file, header | {"shape": (n_rows, self.n_features)})
 
     def _reserve(self, size):
+        """Allocate disk space for so many bytes, so that a full disk is detected before the work."""
         if not hasattr(os, "posix_fallocate"):
             return
         self.file.flush()
@@ -163,6 +164,7 @@ class CodesWriter:
             path.unlink(missing_ok=True)
 
     def _flush(self):
+        """Write the codes that are held in memory to the next file."""
         path = self.directory / f"codes-{len(self.paths):05d}.npz"
         self.paths.append(path)
         file = open_partial(path)

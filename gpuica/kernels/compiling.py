@@ -58,12 +58,14 @@ class _Compilation(threading.local):
     depth = 0
 
     def begin(self, about):
+        """Count a compilation that begins; the outermost one is announced."""
         self.depth += 1
         if self.depth == 1:
             self.block = announced(about["dispatcher"].py_func, about["args"])
             self.block.__enter__()
 
     def end(self):
+        """Count a compilation that ends."""
         self.depth -= 1
         if not self.depth:
             self.block.__exit__(None, None, None)

@@ -11,6 +11,7 @@ def _is_dask(X):
 
 
 def _open_dask(X, *, device, **settings):
+    """Rows of a Dask array; Dask is imported here, because it is optional."""
     from .dask import DaskRows
 
     return DaskRows(X, **settings)

@@ -107,6 +107,7 @@ class DeviceRows(ChunkedRows):
         self._each_chunk(work)
 
     def _halve_pieces(self, rows, error):
+        """Process half as many rows at once from now on; MemoryError after one row did not fit."""
         if rows == 1:
             raise MemoryError(
                 f"The memory of {self.device} is too small for the work on one row: free some, or use device='cpu'."

@@ -79,6 +79,7 @@ class Prefetcher:
                     self.changed.notify_all()
 
     def _read_all(self):
+        """The reading thread: read all blocks, and keep an error for the threads that wait."""
         try:
             with self.context(), ThreadPoolExecutor(self.threads) if self.threads > 1 else nullcontext() as readers:
                 self._read_blocks(readers)
@@ -88,6 +89,7 @@ class Prefetcher:
                 self.changed.notify_all()
 
     def _read_blocks(self, readers):
+        """Read one block after another, each once a buffer is free."""
         for block in self.blocks:
             with self.changed:
                 while not self.buffers and not self.stopped:

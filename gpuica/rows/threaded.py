@@ -79,6 +79,7 @@ class RunningTotals:
     sums = None
 
     def add(self, parts):
+        """Add a tuple of arrays to the totals."""
         if self.sums is None:
             self.sums = tuple(part.astype(np.float64) for part in parts)  # a copy: the caller owns the part
         else:

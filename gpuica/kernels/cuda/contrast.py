@@ -132,6 +132,7 @@ def score_and_loss(Y, contrast, weights=None):
 
 
 def _totals(Y, contrast, weights, with_loss):
+    """Launch the sweep over Y (n, k); return the column sums (3, k): of G, g' and g²."""
     n, k = Y.shape
     device = array_device(Y)
     weighted = weights is not None

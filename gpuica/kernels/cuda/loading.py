@@ -114,12 +114,14 @@ def ptx(function, signature, capability, name):
 
 
 def _from_file(xp, path, name):
+    """The kernel of this name in a cubin file, loaded into the current device."""
     found = xp.RawModule(path=str(path)).get_function(name)
     found.kernel  # noqa: B018  # loads it now, while the file exists
     return found
 
 
 def _load(xp, cubin, name):
+    """The kernel of this name in a cubin in memory, which CuPy loads from files only."""
     with tempfile.TemporaryDirectory(prefix="gpuica-") as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
