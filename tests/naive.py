@@ -1,4 +1,4 @@
-"""Textbook loops in float64, to check everything else against.  They import nothing of gpuica."""
+"""Naive reference implementations in float64, independent of gpuica."""
 
 import math
 
@@ -93,7 +93,7 @@ def block_descent(D, A, B, *, positive=False, norm="ball", least_use=1e-6, sweep
 
 
 def approximate_ksvd(D, C, X):
-    """Each atom along (X - C D without the atom)ᵀ c_j, the residuals all of the old D; atoms without codes stay."""
+    """Set each atom to (X - C D without the atom)ᵀ c_j, normalized, with the old D; unused atoms are unchanged."""
     new = np.array(D, dtype=float)
     for j in range(len(D)):
         others = np.delete(np.arange(len(D)), j)
@@ -104,7 +104,7 @@ def approximate_ksvd(D, C, X):
 
 
 def dictionary_objective(D, A, B):
-    """½ tr(Dᵀ A D) - tr(Dᵀ B): ½ Σ ‖x - c D‖² but for a constant."""
+    """½ tr(Dᵀ A D) - tr(Dᵀ B): ½ Σ ‖x - c D‖² up to a constant."""
     D, A, B = (np.asarray(part, dtype=float) for part in (D, A, B))
     return np.trace(D.T @ A @ D) / 2 - np.trace(D.T @ B)
 
@@ -126,7 +126,7 @@ def lasso(x, D, alpha, positive=False, sweeps=10_000):
 
 
 def omp(x, D, n_nonzero, target=0.0, positive=False):
-    """Orthogonal matching pursuit; its least squares by LAPACK, or by Lawson and Hanson if positive."""
+    """Orthogonal matching pursuit; least squares by LAPACK, or by Lawson and Hanson if positive."""
     c, least = np.zeros(len(D)), 1e-13 * np.abs(D @ x).max()
     while np.count_nonzero(c) < min(n_nonzero, *D.shape):
         r = x - c @ D
@@ -141,7 +141,7 @@ def omp(x, D, n_nonzero, target=0.0, positive=False):
 
 
 def ormp(x, D, n_nonzero, target=0.0):
-    """Order-recursive matching pursuit: every atom is tried, and the one that leaves the least enters."""
+    """Order-recursive matching pursuit: select the atom that minimizes the residual."""
     support, c = [], np.zeros(len(D))
     while len(support) < min(n_nonzero, *D.shape):
         r = x - c @ D
@@ -175,14 +175,14 @@ def matching_pursuit(x, D, n_steps, gradient=False):
 
 
 def lars(x, D, n_nonzero):
-    """Least angle regression: the code when n_nonzero atoms have entered and the next is about to."""
+    """Least angle regression: the code when n_nonzero atoms are active and the next is about to enter."""
     c, active = np.zeros(len(D)), [int(np.abs(D @ x).argmax())]
     while True:
         h = D @ (x - c @ D)
         top, signs = np.abs(h[active]).max(), np.sign(h[active])
         direction = np.linalg.solve(D[active] @ D[active].T, signs)
         falls = D @ (direction @ D[active])
-        step, enters = top, None  # the whole way to least squares
+        step, enters = top, None  # the full step to the least-squares solution
         for j in set(range(len(D))) - set(active):
             for sign in (1, -1):  # top - step = sign (h_j - step falls_j)
                 if 1 - sign * falls[j] > 0 and (top - sign * h[j]) / (1 - sign * falls[j]) < step:
@@ -197,7 +197,8 @@ def lars(x, D, n_nonzero):
 def gradient_and_variance(Y, fun, sign, *, ortho=True, extended=True, weights=None):
     """Mean and variance (k, k) over the sources y of each row's relative gradient.
 
-    ortho: (s_i g(y_i) y_j - s_j g(y_j) y_i) / 2.  Else ψ(y_i) y_j - 1[i = j] with ψ = s g, and + y if extended.
+    With ortho it is (s_i g(y_i) y_j - s_j g(y_j) y_i) / 2, otherwise ψ(y_i) y_j - 1[i = j] with ψ = s g, plus y if
+    extended.
     """
     w = np.ones(len(Y)) if weights is None else np.asarray(weights, dtype=float)
     k = Y.shape[1]

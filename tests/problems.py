@@ -12,7 +12,7 @@ def mixture(n, k, *, d=None, dtype=np.float64, seed=0, mean=3.0):
 
 
 def white(n, k, *, dtype=np.float64, seed=0):
-    """Rows (n, k) of mean 0 and covariance 1, mixed from independent sources."""
+    """Rows (n, k) of mean 0 and identity covariance, mixed from independent sources."""
     X, _ = mixture(n, k, seed=seed)
     X = X - X.mean(0)
     eigenvalues, vectors = np.linalg.eigh(X.T @ X / n)
@@ -26,5 +26,5 @@ def amari(P):
     return ((P / P.max(1, keepdims=True)).sum() + (P / P.max(0)).sum() - 2 * k) / (2 * k * (k - 1))
 
 
-# every ICA solver, and a tol with which it ends at a fixed point, up to rounding
+# every ICA solver, and a tol at which it converges to a fixed point up to rounding
 SOLVERS = {"parallel": 1e-13, "deflation": 1e-13, "picard": 1e-9}

@@ -1,4 +1,4 @@
-"""Arrays of bfloat16 that are on a device, or go there: worked on there, in chunks of float32."""
+"""bfloat16 arrays on a device or transferred to it: processed on the device in chunks of float32."""
 
 import logging
 
@@ -15,19 +15,19 @@ CUDA = Device("cuda", 0)
 
 
 def bits_of(X):
-    """(bits of bfloat16 (n, d) by truncation, the numbers that they stand for)."""
+    """X truncated to bfloat16: (bits as uint16, the numbers that they represent as float32)."""
     bits = (np.ascontiguousarray(X, dtype=np.float32).view(np.uint32) >> 16).astype(np.uint16)
     return bits, (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 @pytest.fixture
 def as_bfloat16(cupy):
-    """A CuPy array of bfloat16 of ml_dtypes, of a NumPy array; and the float32 numbers that it holds."""
-    is_bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    """A function from a NumPy array to (CuPy array of ml_dtypes.bfloat16, the float32 numbers that it holds)."""
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
 
     def convert(X):
         bits, numbers = bits_of(X)
-        return cupy.asarray(bits).view(is_bfloat16), numbers
+        return cupy.asarray(bits).view(bfloat16), numbers
 
     return convert
 
@@ -38,20 +38,20 @@ def X():
 
 
 @pytest.mark.parametrize("learner", [FastICA, Picard])
-def test_a_fit_on_the_device(as_bfloat16, cupy, learner, X):
-    there, numbers = as_bfloat16(X)
+def test_fit_on_device(as_bfloat16, cupy, learner, X):
+    on_device, numbers = as_bfloat16(X)
     host, fit = learner(random_state=0).fit(numbers), learner(random_state=0)
-    sources = fit.fit_transform(there)
+    sources = fit.fit_transform(on_device)
     assert fit.device_ == "cuda:0"
     assert isinstance(sources, cupy.ndarray)
     assert sources.dtype == fit.components_.dtype == np.float32
     np.testing.assert_allclose(fit.components_, host.components_, atol=1e-3 * np.abs(host.components_).max())
-    np.testing.assert_allclose(fit.transform(there).get(), host.transform(numbers), atol=1e-2)
+    np.testing.assert_allclose(fit.transform(on_device).get(), host.transform(numbers), atol=1e-2)
 
 
-def test_chunks_are_decoded_one_by_one_on_the_device(as_bfloat16, cupy, X):
-    there, numbers = as_bfloat16(X)
-    array, back = arrays.unwrap(there)
+def test_chunks_are_decoded_on_device(as_bfloat16, cupy, X):
+    on_device, numbers = as_bfloat16(X)
+    array, back = arrays.unwrap(on_device)
     assert array_device(array) == CUDA == choose_device("auto", array, work=0)
     rows = open_rows(array, dtype=array.dtype, device=CUDA, chunk_rows=300)
     sizes = []
@@ -67,25 +67,25 @@ def test_chunks_are_decoded_one_by_one_on_the_device(as_bfloat16, cupy, X):
     assert isinstance(back(np.ones(3)), cupy.ndarray)
 
 
-def test_bits_of_the_host_are_sent_as_they_are(cupy, X, monkeypatch):
+def test_host_bits_are_transferred_undecoded(cupy, X, monkeypatch):
     from gpuica.rows import device as rows_device
 
     bits, numbers = bits_of(X)
-    sent = []
+    dtypes = []
 
-    def noted(parts, device):
+    def recording_upload(parts, device):
         for part in parts:
-            sent.append(part.dtype)
+            dtypes.append(part.dtype)
             yield device.put(part)
 
-    monkeypatch.setattr(rows_device, "upload_chunks", noted)
+    monkeypatch.setattr(rows_device, "upload_chunks", recording_upload)
     rows = open_rows(arrays.BFloat16(bits), dtype=np.dtype(np.float32), device=CUDA, chunk_rows=300)
     (total,) = rows.sum(lambda chunk: (chunk.sum(axis=0, dtype=np.float64),))
     np.testing.assert_allclose(total.get(), numbers.sum(axis=0, dtype=np.float64), rtol=1e-9, atol=1e-6)
-    assert set(sent) == {np.dtype(np.uint16)}
+    assert set(dtypes) == {np.dtype(np.uint16)}
 
 
-def test_batches_of_the_host_are_decoded_on_the_device(cupy, X, monkeypatch):
+def test_host_batches_are_decoded_on_device(cupy, X, monkeypatch):
     from gpuica.rows import chunked
 
     bits, numbers = bits_of(X)
@@ -104,43 +104,43 @@ def test_batches_of_the_host_are_decoded_on_the_device(cupy, X, monkeypatch):
     assert set(kinds) == {cupy.ndarray}
 
 
-def test_nan_on_the_device(as_bfloat16, X):
+def test_nan_on_device_raises(as_bfloat16, X):
     X[7, 1] = np.nan
-    there, _ = as_bfloat16(X)
+    on_device, _ = as_bfloat16(X)
     for whiten in ("unit-variance", False):
         with pytest.raises(ValueError, match="NaN"):
-            FastICA(whiten=whiten).fit(there)
+            FastICA(whiten=whiten).fit(on_device)
 
 
-def test_codes_and_dictionaries(as_bfloat16, cupy, X, rng):
-    there, numbers = as_bfloat16(X)
+def test_sparse_encode_and_sparse_coder(as_bfloat16, cupy, X, rng):
+    on_device, numbers = as_bfloat16(X)
     D, atoms = as_bfloat16(rng.normal(size=(6, 4)))
     expected = sparse_encode(numbers, atoms, algorithm="omp", n_nonzero_coefs=2)
-    found = sparse_encode(there, D, algorithm="omp", n_nonzero_coefs=2)
+    found = sparse_encode(on_device, D, algorithm="omp", n_nonzero_coefs=2)
     assert isinstance(found, cupy.ndarray)
     np.testing.assert_allclose(found.get(), expected, atol=1e-3)
     np.testing.assert_allclose(SparseCoder(D, transform_n_nonzero_coefs=2).transform(numbers), expected, atol=1e-6)
 
 
-def test_spooled(as_bfloat16, X, tmp_path):
-    there, numbers = as_bfloat16(X)
-    rows = spool((there[i : i + 700] for i in range(0, 2000, 700)), tmp_path / "rows")
+def test_spool_of_device_chunks(as_bfloat16, X, tmp_path):
+    on_device, numbers = as_bfloat16(X)
+    rows = spool((on_device[i : i + 700] for i in range(0, 2000, 700)), tmp_path / "rows")
     np.testing.assert_array_equal(rows[:], numbers)
 
 
 def test_metrics(as_bfloat16, rng):
-    there, numbers = as_bfloat16(rng.laplace(size=(300, 3)))
-    np.testing.assert_allclose(metrics.excess_kurtosis(there), metrics.excess_kurtosis(numbers), rtol=1e-6)
-    found, expected = (metrics.amari_distance(part[:3], np.eye(3)) for part in (there, numbers))
+    on_device, numbers = as_bfloat16(rng.laplace(size=(300, 3)))
+    np.testing.assert_allclose(metrics.excess_kurtosis(on_device), metrics.excess_kurtosis(numbers), rtol=1e-6)
+    found, expected = (metrics.amari_distance(part[:3], np.eye(3)) for part in (on_device, numbers))
     assert found == expected
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_of_numpy(cupy, device, X, caplog):
-    is_bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+def test_fit_of_numpy_bfloat16(cupy, device, X, caplog):
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
     bits, numbers = bits_of(X)
     with caplog.at_level(logging.WARNING, logger="gpuica"):
-        fit = FastICA(random_state=0, device=device).fit(bits.view(is_bfloat16))
+        fit = FastICA(random_state=0, device=device).fit(bits.view(bfloat16))
     assert fit.device_ == str(CPU if device == "cpu" else CUDA)
     expected = FastICA(random_state=0).fit(numbers).components_
     np.testing.assert_allclose(fit.components_, expected, atol=1e-3 * np.abs(expected).max())
@@ -148,7 +148,7 @@ def test_of_numpy(cupy, device, X, caplog):
 
 @pytest.mark.torch
 @pytest.mark.gpu
-def test_of_torch():
+def test_fit_of_torch_bfloat16():
     torch = pytest.importorskip("torch")
     X = torch.from_numpy(mixture(20_000, 4)[0]).cuda().to(torch.bfloat16)
     fit, expected = FastICA(random_state=0), FastICA(random_state=0).fit(X.float())

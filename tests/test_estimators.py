@@ -1,4 +1,4 @@
-"""FastICA against scikit-learn's: the same path, the same answers, the same contract."""
+"""FastICA against scikit-learn's: the same iterates, results and estimator contract."""
 
 import pickle
 import warnings
@@ -22,7 +22,7 @@ pd = pytest.importorskip("pandas")
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
-@pytest.mark.filterwarnings("ignore:.*numerical rank")  # the check of sample_weight has fewer rows than features
+@pytest.mark.filterwarnings("ignore:.*numerical rank")  # the sample_weight check has fewer rows than features
 @parametrize_with_checks([FastICA(), FastICA(algorithm="deflation", whiten_solver="eigh", fun="cube")])
 def test_scikit_learn_contract(estimator, check):
     check(estimator)
@@ -32,7 +32,7 @@ def cube(x):
     return x**3, (3 * x**2).mean(axis=-1)
 
 
-def attributes_agree(ours, theirs, rtol):
+def assert_attributes_close(ours, theirs, rtol):
     for name in ("components_", "mixing_", "_unmixing", "mean_", "whitening_"):
         if hasattr(theirs, name):
             expected = getattr(theirs, name)
@@ -45,7 +45,7 @@ def attributes_agree(ours, theirs, rtol):
 @pytest.mark.parametrize("whiten", ["unit-variance", "arbitrary-variance", False])
 @pytest.mark.parametrize("fun", ["logcosh", "exp", "cube", cube])
 @pytest.mark.parametrize("algorithm", ["parallel", "deflation"])
-def test_same_path_as_scikit_learn(algorithm, fun, whiten, whiten_solver):
+def test_results_match_scikit_learn(algorithm, fun, whiten, whiten_solver):
     X = mixture(3000, 6, d=8)[0] if whiten else white(3000, 6)
     X = X + np.random.default_rng(1).normal(size=X.shape) * 0.01 if whiten else X
     arguments = {
@@ -58,34 +58,34 @@ def test_same_path_as_scikit_learn(algorithm, fun, whiten, whiten_solver):
     }
     ours, theirs = FastICA(**arguments), SklearnFastICA(**arguments)
     sources, expected = ours.fit_transform(X), theirs.fit_transform(X)
-    attributes_agree(ours, theirs, rtol=1e-6)
+    assert_attributes_close(ours, theirs, rtol=1e-6)
     np.testing.assert_allclose(sources, expected, atol=1e-6 * np.abs(expected).max())
     np.testing.assert_allclose(ours.transform(X), theirs.transform(X.copy()), atol=1e-6 * np.abs(expected).max())
     np.testing.assert_allclose(ours.inverse_transform(sources), theirs.inverse_transform(expected), atol=1e-5)
 
 
-def test_same_path_with_fewer_components_start_and_alpha(rng):
+def test_results_match_scikit_learn_with_n_components_w_init_and_alpha(rng):
     X, _ = mixture(2000, 6)
     arguments = {"n_components": 4, "w_init": rng.normal(size=(4, 4)), "fun_args": {"alpha": 1.5}, "tol": 1e-8}
     ours, theirs = FastICA(**arguments).fit(X), SklearnFastICA(**arguments).fit(X)
-    attributes_agree(ours, theirs, rtol=1e-6)
+    assert_attributes_close(ours, theirs, rtol=1e-6)
 
 
-def test_the_function_returns_what_scikit_learns_returns():
+def test_function_returns_match_scikit_learn():
     X, _ = mixture(1000, 3)
     for options in ({}, {"whiten": False, "compute_sources": False}, {"return_X_mean": True, "return_n_iter": True}):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             ours, theirs = (f(X, random_state=0, **options) for f in (fastica, sklearn_fastica))
         assert len(ours) == len(theirs)
-        for mine, expected in zip(ours, theirs, strict=True):
+        for actual, expected in zip(ours, theirs, strict=True):
             if expected is None:
-                assert mine is None
+                assert actual is None
             else:
-                np.testing.assert_allclose(mine, expected, rtol=1e-6, atol=1e-9)
+                np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-9)
 
 
-def test_float32_is_as_good_as_float64():
+def test_float32_is_as_accurate_as_float64():
     X, A = mixture(30_000, 16)
     double = FastICA(random_state=0).fit(X)
     single = FastICA(random_state=0).fit(X.astype(np.float32))
@@ -120,7 +120,7 @@ def test_sources_have_unit_variance():
         np.testing.assert_allclose(sources.mean(0), 0, atol=1e-5)
 
 
-def test_fit_transform_of_data_that_are_white_already_does_not_overwrite_them():
+def test_fit_transform_without_whitening_does_not_overwrite_input():
     Z = white(2000, 4)
     before = Z.copy()
     FastICA(whiten=False, random_state=0).fit_transform(Z)
@@ -128,7 +128,7 @@ def test_fit_transform_of_data_that_are_white_already_does_not_overwrite_them():
 
 
 @pytest.mark.parametrize("method", ["fit", "fit_transform", "transform", "inverse_transform"])
-def test_input_is_never_written_to(method):
+def test_input_is_not_modified(method):
     X, _ = mixture(1000, 3)
     ica = FastICA(random_state=0).fit(X)
     before = X.copy()
@@ -137,7 +137,7 @@ def test_input_is_never_written_to(method):
 
 
 @pytest.mark.parametrize("algorithm", ["parallel", "deflation"])
-def test_what_does_not_converge_says_how_far_it_is_and_what_to_do(algorithm, rng):
+def test_convergence_warning_reports_progress_and_remedies(algorithm, rng):
     X = rng.normal(size=(500, 6))
     with pytest.warns(ConvergenceWarning, match=r"did not converge.*After 3 iterations . of 6 .*delta_.*try algorithm"):
         ica = FastICA(max_iter=3, tol=1e-9, random_state=0, algorithm=algorithm).fit(X)
@@ -146,7 +146,7 @@ def test_what_does_not_converge_says_how_far_it_is_and_what_to_do(algorithm, rng
     assert ica.delta_.shape == (6,)
 
 
-def test_verbose_tells_the_progress(capsys):
+def test_verbose_prints_progress(capsys):
     X, _ = mixture(1000, 3)
     FastICA(random_state=0, verbose=2).fit(X)
     lines = capsys.readouterr().out.splitlines()
@@ -155,7 +155,7 @@ def test_verbose_tells_the_progress(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_frames_names_and_set_output():
+def test_dataframes_feature_names_and_set_output():
     X, _ = mixture(500, 3)
     frame = pd.DataFrame(X, columns=list("abc"))
     ica = FastICA(random_state=0).set_output(transform="pandas").fit(frame)
@@ -169,14 +169,14 @@ def test_frames_names_and_set_output():
 def test_pipeline_clone_and_pickle():
     X, _ = mixture(1000, 3)
     pipeline = make_pipeline(StandardScaler(), FastICA(random_state=0, device="cpu", verbose=0)).fit(X)
-    again = pickle.loads(pickle.dumps(pipeline))
-    np.testing.assert_array_equal(again.transform(X), pipeline.transform(X))
+    restored = pickle.loads(pickle.dumps(pipeline))
+    np.testing.assert_array_equal(restored.transform(X), pipeline.transform(X))
     copy = clone(pipeline[-1])
     assert copy.get_params() == pipeline[-1].get_params()
     assert isinstance(copy, SklearnFastICA)
 
 
-def test_results_do_not_depend_on_the_run():
+def test_results_are_reproducible():
     X, _ = mixture(60_000, 24, dtype=np.float32)
     one, two = (FastICA(random_state=0).fit(X) for _ in range(2))
     np.testing.assert_array_equal(one.components_, two.components_)

@@ -1,4 +1,4 @@
-"""Bad input gets one clear sentence; unusual input works."""
+"""Invalid input raises a clear error; unusual but valid input is accepted."""
 
 import re
 
@@ -20,14 +20,14 @@ def with_entry(value):
     return X
 
 
-def refuse(X, sentence, error=ValueError, **params):
-    with pytest.raises(error, match=sentence):
+def refuse(X, message, error=ValueError, **params):
+    with pytest.raises(error, match=message):
         FastICA(random_state=0, **params).fit(X)
 
 
 @pytest.mark.parametrize("whiten", ["unit-variance", False])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_nan_and_infinity(dtype, whiten):
+def test_nan_and_infinity_raise(dtype, whiten):
     refuse(with_entry(np.nan).astype(dtype), "Input X contains NaN", whiten=whiten)
     refuse(with_entry(np.inf).astype(dtype), "Input X contains infinity", whiten=whiten)
     ica = FastICA(random_state=0, whiten=whiten, tol=1).fit(mixture(3000, 4)[0])
@@ -35,7 +35,7 @@ def test_nan_and_infinity(dtype, whiten):
         ica.transform(with_entry(np.nan))
 
 
-def test_half_precision_with_nan():
+def test_half_precision_nan_and_infinity_raise():
     refuse(with_entry(np.nan).astype(np.float16), "NaN")
     refuse(with_entry(np.nan).astype(ml_dtypes.bfloat16), "NaN")
     refuse(with_entry(np.inf).astype(ml_dtypes.bfloat16), "NaN, infinity", whiten="arbitrary-variance")
@@ -43,7 +43,7 @@ def test_half_precision_with_nan():
 
 
 @pytest.mark.parametrize(
-    ("X", "sentence"),
+    ("X", "message"),
     [
         (np.ones((5, 2)) * 1j, "Complex data not supported"),
         (np.array([["a", "b"], ["c", "d"]]), "could not convert string to float"),
@@ -58,30 +58,30 @@ def test_half_precision_with_nan():
         (np.ones((1, 3)).astype(ml_dtypes.bfloat16), "minimum of 2"),
     ],
 )
-def test_shapes_and_types_that_cannot_be(X, sentence):
-    refuse(X, sentence)
+def test_invalid_shapes_and_dtypes_raise(X, message):
+    refuse(X, message)
 
 
-def test_sparse_matrices_are_refused_with_the_remedy():
+def test_sparse_matrices_raise_with_toarray_hint():
     for kind in ("csr", "coo", "lil", "dok"):
         refuse(sparse.random(20, 4, density=0.5, format=kind), "dense data is required.*toarray", TypeError)
 
 
-def test_values_whose_squares_overflow():
+def test_overflowing_squares_raise():
     refuse(with_entry(1e200), "too large to be squared: clean or rescale")
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (5, 5), (4, 3), (4,)])
-def test_w_init_of_wrong_shape(shape):
+def test_w_init_of_wrong_shape_raises(shape):
     refuse(mixture(100, 4)[0], re.escape("w_init has invalid shape -- should be (4, 4)"), w_init=np.ones(shape))
 
 
-def test_w_init_with_nan():
+def test_w_init_with_nan_raises():
     refuse(mixture(100, 4)[0], "w_init contains NaN", w_init=np.full((4, 4), np.nan))
 
 
 @pytest.mark.parametrize(
-    ("params", "sentence"),
+    ("params", "message"),
     [
         ({"fun_args": {"alpha": 3}}, r"alpha must be in \[1,2\]"),
         ({"fun": "tan"}, "'fun' parameter"),
@@ -94,11 +94,11 @@ def test_w_init_with_nan():
         ({"fun": lambda x: (x[:1], x.mean(-1))}, "must return g"),
     ],
 )
-def test_parameters_out_of_range(params, sentence):
-    refuse(mixture(100, 4)[0], sentence, **params)
+def test_invalid_parameters_raise(params, message):
+    refuse(mixture(100, 4)[0], message, **params)
 
 
-def test_wrong_number_of_features_later():
+def test_wrong_number_of_features_after_fit_raises():
     ica = FastICA(random_state=0, n_components=2).fit(mixture(100, 4)[0])
     with pytest.raises(ValueError, match="X has 3 features, but FastICA is expecting 4"):
         ica.transform(np.ones((5, 3)))
@@ -119,7 +119,7 @@ RANK_4 = {
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("solver", ["svd", "eigh"])
 @pytest.mark.parametrize("case", RANK_4)
-def test_rank_deficient_data_keep_their_rank_and_say_so(case, solver, dtype):
+def test_rank_deficient_data_keep_their_rank_and_warn(case, solver, dtype):
     X = RANK_4[case].astype(dtype)
     with pytest.warns(UserWarning, match="numerical rank 4 .* 4 components are kept"):
         ica = FastICA(random_state=0, whiten_solver=solver).fit(X)
@@ -131,7 +131,7 @@ def test_rank_deficient_data_keep_their_rank_and_say_so(case, solver, dtype):
     np.testing.assert_allclose(ica.inverse_transform(sources), X, atol=1e-3 * np.abs(X).max())
 
 
-def test_no_warning_when_the_rank_is_asked_for():
+def test_no_warning_when_n_components_equals_rank():
     FastICA(random_state=0, n_components=4).fit(RANK_4["constant column"])
 
 
@@ -144,18 +144,18 @@ def test_fewer_rows_than_features():
         FastICA(random_state=0, n_components=9, tol=1).fit(X)
 
 
-def test_whiten_false_ignores_n_components():
+def test_whiten_false_ignores_n_components_and_warns():
     X, _ = mixture(200, 3)
     with pytest.warns(UserWarning, match="Ignoring n_components with whiten=False"):
         assert FastICA(2, whiten=False, tol=1).fit(X).components_.shape == (3, 3)
 
 
-# Rounding to float32 at 1e6 is noise of a deviation of 2**-4 / sqrt(12) = 0.018 (Bennett 1948).
+# Rounding to float32 near 1e6 adds noise of standard deviation 2**-4 / sqrt(12) = 0.018 (Bennett 1948).
 @pytest.mark.parametrize("limit", [None, 1000])
 @pytest.mark.parametrize("solver", ["svd", "eigh"])
 @pytest.mark.parametrize("estimator", [FastICA, Picard])
-def test_what_varies_far_from_0_is_kept(estimator, solver, limit):
-    """A deviation of 0.12, the least of these directions, is seven times the rounding: float64 finds all of them."""
+def test_components_are_recovered_far_from_zero(estimator, solver, limit):
+    """The smallest standard deviation, 0.12, is seven times the rounding noise: all components are recovered."""
     X, A = mixture(20_000, 8, mean=0)
     rounded = (0.3 * X + 1e6).astype(np.float32)
     reference = estimator(random_state=0).fit(rounded.astype(np.float64))
@@ -172,8 +172,8 @@ def test_what_varies_far_from_0_is_kept(estimator, solver, limit):
 @pytest.mark.parametrize("shape", [(20_000, 9), (8, 12)])
 @pytest.mark.parametrize("mean", [1e3, 1e6, -3e7])
 @pytest.mark.parametrize("solver", ["svd", "eigh"])
-def test_the_rounding_of_a_large_mean_is_no_direction(solver, mean, shape):
-    """Four directions in more features, rounded to float32: what rounding adds to the others is noise."""
+def test_rounding_noise_of_a_large_mean_does_not_increase_rank(solver, mean, shape):
+    """Data of rank 4, rounded to float32: the remaining directions contain only rounding noise."""
     n, d = shape
     X, _ = mixture(n, 4, d=d, mean=0)
     quantum = float(np.spacing(np.float32(abs(mean))))
@@ -183,7 +183,7 @@ def test_the_rounding_of_a_large_mean_is_no_direction(solver, mean, shape):
 
 
 @pytest.mark.parametrize("estimator", [FastICA, Picard])
-def test_transform_of_rows_far_from_0_is_that_of_the_fit(estimator):
+def test_transform_equals_fit_transform_far_from_zero(estimator):
     X = (mixture(8000, 4, mean=0)[0] + 1e6).astype(np.float32)
     ica = estimator(random_state=0)
     sources = ica.fit_transform(X)
@@ -191,7 +191,7 @@ def test_transform_of_rows_far_from_0_is_that_of_the_fit(estimator):
     np.testing.assert_allclose(sources.mean(0, dtype=float), 0, atol=1e-3)
 
 
-def test_moments_of_batches_far_from_0(rng):
+def test_partial_fit_far_from_zero(rng):
     X, A = mixture(20_000, 4, mean=0)
     ica = Picard(random_state=0)
     for part in np.array_split((0.3 * X + 1e6).astype(np.float32), 4):
@@ -202,21 +202,21 @@ def test_moments_of_batches_far_from_0(rng):
 
 @pytest.mark.parametrize("estimator", [FastICA, Picard])
 @pytest.mark.parametrize("scale", [3e-39, 1e-42, 1e-44])
-def test_numbers_whose_reciprocals_overflow_float32(scale, estimator):
+def test_variance_too_small_for_float32_raises(scale, estimator):
     X, A = mixture(3000, 4)
     with pytest.raises(ValueError, match=r"variance of X is too small to whiten X in float32.*rescale X"):
         estimator(random_state=0).fit((X * scale).astype(np.float32))
-    wide = (X * scale).astype(np.float32).astype(np.float64)  # the remedies
+    wide = (X * scale).astype(np.float32).astype(np.float64)  # the remedies given in the message
     assert amari(estimator(random_state=0).fit(wide).components_ * scale @ A) < 0.05
     again = (wide * (1 / scale)).astype(np.float32)
     assert amari(estimator(random_state=0).fit(again).components_.astype(float) @ A) < 0.05
 
 
-def test_squares_that_are_0():
+def test_underflowing_squares_raise():
     refuse(mixture(100, 4)[0] * 1e-170, "below 1e-154.*multiply X by a constant")
 
 
-# ---- what must simply work -------------------------------------------------------------------------------------------
+# ---- unusual but valid input -----------------------------------------------------------------------------------------
 X0, A0 = mixture(4000, 5)
 BEST = SklearnFastICA(random_state=0).fit(X0)
 
@@ -230,7 +230,7 @@ def test_huge_and_tiny_scales(dtype, scale):
 
 
 @pytest.mark.parametrize("kind", ["fortran", "strided", "read-only", "memmap", "list"])
-def test_any_memory_order(kind, tmp_path):
+def test_memory_layouts(kind, tmp_path):
     if kind == "fortran":
         X = np.asfortranarray(X0)
     elif kind == "strided":
@@ -250,7 +250,7 @@ def test_any_memory_order(kind, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.int64, np.uint8, bool])
-def test_integers(dtype):
+def test_integers_and_booleans_are_accepted(dtype):
     X = (X0 * 20 + 100).clip(0, 255).astype(dtype) if dtype is not bool else X0 > 3
     ours = FastICA(random_state=0, tol=1e-3).fit(X)
     theirs = SklearnFastICA(random_state=0, tol=1e-3).fit(X)
@@ -259,7 +259,7 @@ def test_integers(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-def test_half_precision_is_worked_on_in_float32(dtype):
+def test_half_precision_is_computed_in_float32(dtype):
     half = X0.astype(dtype)
     single = half.astype(np.float32)
     ours, same = FastICA(random_state=0), FastICA(random_state=0)
@@ -270,15 +270,15 @@ def test_half_precision_is_worked_on_in_float32(dtype):
     np.testing.assert_array_equal(ours.transform(half), same.transform(single))
 
 
-def test_no_copy_of_the_whole(monkeypatch):
+def test_x_is_not_copied(monkeypatch):
     opened = []
     original = HostRows.__init__
 
-    def watch(self, array, **options):
+    def recording_init(self, array, **options):
         opened.append(array)
         original(self, array, **options)
 
-    monkeypatch.setattr(HostRows, "__init__", watch)
+    monkeypatch.setattr(HostRows, "__init__", recording_init)
     for X in (X0, np.asfortranarray(X0), X0[::2, ::2], X0.astype(np.float16), X0.astype(np.int32)):
         opened.clear()
         FastICA(random_state=0, tol=1).fit(X)

@@ -36,7 +36,7 @@ SHORT = {"max_iter": 1, "tol": 1e-12, "random_state": 0}
 HARD = {"transform_algorithm": "lasso_cd", "transform_alpha": 1e-3, "transform_max_iter": 1}
 
 
-# ---- where a warning points ------------------------------------------------------------------------------------------
+# ---- location of warnings --------------------------------------------------------------------------------------------
 CALLS = {
     "fit": lambda: FastICA(**SHORT).fit(X),
     "fit_transform": lambda: Picard(**SHORT).fit_transform(X),
@@ -61,16 +61,16 @@ CALLS = {
 }
 
 
-def deeper(call, levels):
-    return deeper(call, levels - 1) if levels else call()
+def call_at_depth(call, levels):
+    return call_at_depth(call, levels - 1) if levels else call()
 
 
 @pytest.mark.parametrize("levels", [0, 7])
 @pytest.mark.parametrize("name", CALLS)
-def test_a_warning_points_at_the_callers_line(name, levels):
+def test_warning_points_at_the_callers_line(name, levels):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        deeper(CALLS[name], levels)
+        call_at_depth(CALLS[name], levels)
     lines, first = inspect.getsourcelines(CALLS[name])
     assert caught
     for warning in caught:
@@ -78,17 +78,17 @@ def test_a_warning_points_at_the_callers_line(name, levels):
         assert first <= warning.lineno < first + len(lines)
 
 
-def test_a_warning_of_a_module_points_at_the_module(tmp_path):
+def test_warning_in_a_script_points_at_the_script(tmp_path):
     script = tmp_path / "user.py"
     script.write_text(
         "import numpy as np, gpuica\nX = np.random.default_rng(0).laplace(size=(99, 3))\n"
         "gpuica.Picard(max_iter=1, tol=1e-12).fit(X)\n"
     )
-    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
-    assert ran.stderr.startswith(f"{script}:3: ConvergenceWarning: Picard did not converge.")
+    process = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    assert process.stderr.startswith(f"{script}:3: ConvergenceWarning: Picard did not converge.")
 
 
-def test_a_warning_is_shown_once_per_line():
+def test_warning_is_shown_once_per_line():
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         for _ in range(3):
@@ -134,7 +134,7 @@ def test_picard_does_not_suggest_parameters_that_are_set():
 @pytest.mark.parametrize(
     ("dtype", "remedy"), [(np.float32, "precision='float64', or a larger tol"), (float, "use a lar")]
 )
-def test_picard_does_not_suggest_more_iterations_after_rounding_ended_it(dtype, remedy):
+def test_picard_does_not_suggest_more_iterations_at_rounding_error(dtype, remedy):
     X = mixture(300, 4)[0].astype(dtype)
     with pytest.warns(ConvergenceWarning, match=f"rounding error: .*{remedy}") as caught:
         ica = Picard(random_state=0, tol=1e-30, max_iter=5000).fit(X)
@@ -161,7 +161,7 @@ def printed(capsys, fit):
     return capsys.readouterr().out.splitlines()
 
 
-def test_lines_name_the_start_and_the_rows(capsys):
+def test_progress_lines_contain_start_and_rows(capsys):
     X = mixture(50_000, 4, dtype=np.float32)[0]
     lines = printed(capsys, lambda: Picard(random_state=0, n_init=3, verbose=2).fit(X))
     assert all(LINE.match(line) for line in lines)
@@ -169,7 +169,7 @@ def test_lines_name_the_start_and_the_rows(capsys):
     assert starts == {"1 of 3", "2 of 3", "3 of 3"}
     last = {line.partition("start ")[2][:6] for line in lines if "all 50000 rows, " in line}
     assert len(last) == 1
-    assert last < starts  # which keeps its number
+    assert last < starts  # the selected start keeps its number
     alone = printed(capsys, lambda: Picard(random_state=0, verbose=2).fit(X))
     assert not any("start " in line for line in alone)
     assert [line.partition("] ")[2].partition(",")[0] for line in (alone[0], alone[-1])] == [
@@ -184,28 +184,28 @@ def test_deflation_counts_all_components(capsys):
         assert any(f"component {i} of 5, " in line and f": {i} of 5 components converged" in line for line in lines)
 
 
-def test_iterations_of_fastica_before_picard_are_named(capsys):
+def test_fastica_iterations_before_picard_are_labeled(capsys):
     lines = printed(capsys, lambda: Picard(fastica_it=2, random_state=0, verbose=2).fit(X))
     assert ["FastICA first" in line for line in lines[:3]] == [True, True, False]
     assert "largest delta" in lines[0]
     assert "largest gradient" in lines[2]
 
 
-def test_a_resumed_fit_prints_a_line(capsys, tmp_path):
+def test_resumed_fit_prints_a_line(capsys, tmp_path):
     fits = {
         "sums of the fit": lambda: FastICA(random_state=0, verbose=1, checkpoint=tmp_path / "ica").fit(X),
         "iterations or batches": lambda: MiniBatchDictionaryLearning(
             3, max_iter=1, random_state=0, verbose=1, checkpoint=tmp_path / "atoms"
         ).fit(X),
     }
-    for what, fit in fits.items():
+    for ending, fit in fits.items():
         assert not any("resumed" in line for line in printed(capsys, fit))
         [line] = [line for line in printed(capsys, fit) if "resumed" in line]
         assert str(tmp_path) in line
-        assert line.endswith(what)
+        assert line.endswith(ending)
 
 
-def test_numbers_have_four_digits(capsys):
+def test_numbers_have_at_most_four_digits(capsys):
     fits = [
         lambda: DictionaryLearning(3, max_iter=50, tol=1e-2, verbose=True).fit(X),
         lambda: MiniBatchDictionaryLearning(3, batch_size=10, max_iter=4, verbose=2, random_state=0).fit(X),

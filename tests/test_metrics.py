@@ -1,4 +1,4 @@
-"""Measures of quality, against cases whose value is known."""
+"""Quality metrics, on cases whose value is known."""
 
 import numpy as np
 import pytest
@@ -63,7 +63,7 @@ def test_matched_correlation(rng):
         matched_correlation(S, S[1:])
 
 
-def test_gaussian_laplace_and_uniform_columns(rng):
+def test_kurtosis_and_negentropy_of_known_distributions(rng):
     n = 200_000
     S = np.stack([rng.normal(size=n), rng.laplace(size=n), rng.uniform(size=n)], axis=1) * [5, 1e-3, 1e3] + [
         1,
@@ -78,7 +78,7 @@ def test_gaussian_laplace_and_uniform_columns(rng):
     assert others[0] == pytest.approx((exact - GAUSSIAN_LOGCOSH) ** 2, rel=0.1)
 
 
-def test_the_constant_is_a_gaussians():
+def test_gaussian_logcosh_constant():
     assert stats.norm.expect(logcosh) == pytest.approx(GAUSSIAN_LOGCOSH, abs=1e-9)
 
 
@@ -88,11 +88,11 @@ def test_relative_gradient_is_small_at_a_solution_only():
     assert relative_gradient(FastICA(random_state=0, max_iter=200, tol=1.0).fit_transform(X)) > 1e-2
 
 
-def test_log_likelihood_prefers_the_truth_and_knows_scale(rng):
+def test_log_likelihood_is_highest_at_true_unmixing_and_includes_scale(rng):
     X, A = mixture(5000, 3)
     true = np.linalg.inv(A)
-    turned = np.linalg.qr(rng.normal(size=(3, 3)))[0] @ true
-    assert log_likelihood(X, true, X.mean(0)) > log_likelihood(X, turned, X.mean(0))
+    rotated = np.linalg.qr(rng.normal(size=(3, 3)))[0] @ true
+    assert log_likelihood(X, true, X.mean(0)) > log_likelihood(X, rotated, X.mean(0))
     x = rng.laplace(size=(1000, 1))
     by_hand = np.log(2) - np.log(np.cosh(2 * (x - 1))).mean()
     assert log_likelihood(x, [[2.0]], 1.0) == pytest.approx(by_hand)
@@ -111,7 +111,7 @@ def test_mutual_information_reduction_of_a_known_gaussian_pair(rng):
         mutual_information_reduction(X, whitening[:1])
 
 
-def test_chunked_and_memory_mapped(tmp_path, rng):
+def test_excess_kurtosis_of_memory_mapped_data(tmp_path, rng):
     S = rng.laplace(size=(30_000, 40)).astype(np.float32)
     np.save(tmp_path / "s.npy", S)
     mapped = np.load(tmp_path / "s.npy", mmap_mode="r")
@@ -122,7 +122,7 @@ def test_chunked_and_memory_mapped(tmp_path, rng):
 
 @pytest.fixture(params=["whole", "chunks"])
 def chunked(request, monkeypatch):
-    """In one piece, and by few rows at a time."""
+    """Process all rows at once, and in chunks of a few rows."""
     if request.param == "chunks":
         monkeypatch.setattr(_data, "CHUNK_ELEMENTS", 37)
 
@@ -131,7 +131,7 @@ CODES = np.array([[0, 2, 0, -1], [0, 0, 0, 1], [0, -3, 0, 0], [0, 0, 0, 4], [0, 
 
 
 @pytest.mark.parametrize("kind", [np.array, sparse.csr_matrix, sparse.coo_array, np.float32])
-def test_codes_counted_by_hand(chunked, kind):
+def test_code_statistics_match_values_by_hand(chunked, kind):
     C = kind(CODES)
     assert l0(C) == pytest.approx(7 / 5)
     assert l1(C) == pytest.approx(12.5 / 5)
@@ -141,7 +141,7 @@ def test_codes_counted_by_hand(chunked, kind):
     np.testing.assert_array_equal(dense_atoms(C, 0.4), [3])
 
 
-def test_stored_zeros_are_no_codes():
+def test_stored_zeros_are_not_counted():
     C = sparse.csr_matrix(CODES)
     C.data[0] = 0
     assert l0(C) == pytest.approx(6 / 5)
@@ -156,7 +156,8 @@ def test_explained_variance(chunked, kind, rng):
     assert explained_variance(X, kind(C), D) == pytest.approx(expected, abs=1e-6)
     assert fvu(X, kind(C), D) == pytest.approx(1 - expected, abs=1e-6)
     assert fvu(C @ D, C, D) == pytest.approx(0, abs=1e-12)
-    assert fvu(X + 1e6, np.ones((60, 1)), X.mean(0, keepdims=True) + 1e6) == pytest.approx(1)  # always the mean
+    # the reconstruction is the mean of X
+    assert fvu(X + 1e6, np.ones((60, 1)), X.mean(0, keepdims=True) + 1e6) == pytest.approx(1)
     drifting = np.arange(3000.0)[:, None]
     assert fvu(drifting, np.zeros((3000, 1)), [[1.0]]) == pytest.approx((drifting**2).sum() / (3000 * drifting.var()))
     with pytest.raises(ValueError, match=r"do not fit together: \(60, 3\), \(60, 4\), \(5, 3\)"):
@@ -178,41 +179,41 @@ def test_coherence(chunked, rng):
     assert coherence(np.vstack([np.eye(3), np.zeros((2, 3))])) == 0
 
 
-def test_atoms_found_again(chunked, rng):
+def test_atom_recovery_metrics(chunked, rng):
     D = np.linalg.qr(rng.normal(size=(30, 30)))[0]
     mixed = -3 * D[rng.permutation(30)]
     assert mcc(D, mixed) == pytest.approx(1)
     assert mmcs(D, mixed) == pytest.approx(1)
     E = D[:20].copy()
-    assert mcc(D, E) == pytest.approx(1)  # the smaller dictionary is all found
+    assert mcc(D, E) == pytest.approx(1)  # all atoms of the smaller dictionary are matched
     assert mmcs(E, D) == pytest.approx(1)
     assert mmcs(D, E) == pytest.approx(20 / 30)
-    E[:] = D[0]  # one atom many times: its best partner counts once in a matching
+    E[:] = D[0]  # a repeated atom: a one-to-one matching uses its best match once
     assert mmcs(E, D) == pytest.approx(1)
     assert mcc(D, E) == pytest.approx(1 / 20)
-    turned = 0.8 * D[:2] + 0.6 * D[2:4]
-    assert mcc(D[:2], turned) == pytest.approx(0.8)
-    assert mmcs(D, turned) == pytest.approx((2 * 0.8 + 2 * 0.6) / 30)
+    rotated = 0.8 * D[:2] + 0.6 * D[2:4]
+    assert mcc(D[:2], rotated) == pytest.approx(0.8)
+    assert mmcs(D, rotated) == pytest.approx((2 * 0.8 + 2 * 0.6) / 30)
 
 
-def test_codes_and_dictionaries_on_the_device(chunked, rng):
+def test_metrics_of_device_arrays(chunked, rng):
     C = rng.laplace(size=(40, 5)) * (rng.random((40, 5)) < 0.5)
     D, X = rng.normal(size=(5, 3)), rng.normal(size=(40, 3))
     with fake_cupy.installed() as cupy:
-        there_x, there_c, there_d = (cupy.asarray(part) for part in (X, C, D))
-        assert fvu(there_x, there_c, there_d) == pytest.approx(fvu(X, C, D))
-        assert fvu(there_x, sparse.csr_matrix(C), D) == pytest.approx(fvu(X, C, D))
-        assert fvu(X, there_c, there_d) == pytest.approx(fvu(X, C, D))
-        assert (l0(there_c), l1(there_c)) == pytest.approx((l0(C), l1(C)))
-        np.testing.assert_allclose(firing_frequencies(there_c), firing_frequencies(C))
-        assert coherence(there_d) == pytest.approx(coherence(D))
-        assert mmcs(there_d, D[1:]) == pytest.approx(mmcs(D, D[1:]))
-        assert mcc(there_d, D[1:]) == pytest.approx(mcc(D, D[1:]))
+        device_x, device_c, device_d = (cupy.asarray(part) for part in (X, C, D))
+        assert fvu(device_x, device_c, device_d) == pytest.approx(fvu(X, C, D))
+        assert fvu(device_x, sparse.csr_matrix(C), D) == pytest.approx(fvu(X, C, D))
+        assert fvu(X, device_c, device_d) == pytest.approx(fvu(X, C, D))
+        assert (l0(device_c), l1(device_c)) == pytest.approx((l0(C), l1(C)))
+        np.testing.assert_allclose(firing_frequencies(device_c), firing_frequencies(C))
+        assert coherence(device_d) == pytest.approx(coherence(D))
+        assert mmcs(device_d, D[1:]) == pytest.approx(mmcs(D, D[1:]))
+        assert mcc(device_d, D[1:]) == pytest.approx(mcc(D, D[1:]))
 
 
-# ---- data that are not in memory -------------------------------------------------------------------------------------
+# ---- out-of-core data ------------------------------------------------------------------------------------------------
 def stored(kind, folder, **arrays):
-    """The arrays as files or Dask arrays."""
+    """Store the arrays as files, or wrap them as Dask arrays."""
     if kind == "dask":
         da = pytest.importorskip("dask.array")
         return [da.from_array(X, chunks=(500 + 200 * i, -(-X.shape[1] // 2))) for i, X in enumerate(arrays.values())]
@@ -223,13 +224,13 @@ def stored(kind, folder, **arrays):
 
 
 @pytest.mark.parametrize("kind", ["path", "shards", pytest.param("dask", marks=pytest.mark.dask)])
-def test_metrics_of_data_that_are_not_in_memory(kind, tmp_path, rng):
+def test_metrics_of_out_of_core_data(kind, tmp_path, rng):
     X, D = rng.laplace(size=(3000, 6)) + 2, rng.normal(size=(9, 6))
     C = rng.normal(size=(3000, 9)) * (rng.random((3000, 9)) < 0.3)
     x, c = stored(kind, tmp_path, x=X, c=C)
-    direct = ((X - C @ D) ** 2).sum() / ((X - X.mean(axis=0)) ** 2).sum()
-    assert metrics.fvu(x, c, D) == pytest.approx(direct, rel=1e-10)
-    assert metrics.fvu(x, sparse.csr_array(C), D) == pytest.approx(direct, rel=1e-10)
+    expected_fvu = ((X - C @ D) ** 2).sum() / ((X - X.mean(axis=0)) ** 2).sum()
+    assert metrics.fvu(x, c, D) == pytest.approx(expected_fvu, rel=1e-10)
+    assert metrics.fvu(x, sparse.csr_array(C), D) == pytest.approx(expected_fvu, rel=1e-10)
     assert metrics.l1(c) == pytest.approx(abs(C).sum() / 3000)
     np.testing.assert_allclose(metrics.firing_frequencies(c), (C != 0).mean(axis=0))
     kurtosis = stats.kurtosis(X)
@@ -239,13 +240,13 @@ def test_metrics_of_data_that_are_not_in_memory(kind, tmp_path, rng):
     assert metrics.mutual_information_reduction(x, W) == pytest.approx(metrics.mutual_information_reduction(X, W))
 
 
-def test_mutual_information_is_read_by_chunks_and_is_that_of_whole_columns(rng):
-    """Against the definition by NumPy's histograms of whole columns."""
+def test_mutual_information_by_chunks_matches_whole_columns(rng):
+    """The reference is the definition, by NumPy's histograms of whole columns."""
 
     def entropy(x):
         counts, edges = np.histogram(x, 20)
-        share = counts[counts > 0] / len(x)
-        return -(share * np.log(share)).sum() + np.log(edges[1] - edges[0]) + (len(share) - 1) / (2 * len(x))
+        fraction = counts[counts > 0] / len(x)
+        return -(fraction * np.log(fraction)).sum() + np.log(edges[1] - edges[0]) + (len(fraction) - 1) / (2 * len(x))
 
     X, W = rng.laplace(size=(30_000, 3)), rng.normal(size=(3, 3))
     sizes = []

@@ -1,4 +1,4 @@
-"""Options beyond scikit-learn's: rows of norm one, stopping on a percentile, order of components, too few rows."""
+"""Options beyond scikit-learn's: row normalization, stop_percentile, component order, few rows and precision."""
 
 import logging
 import warnings
@@ -13,20 +13,22 @@ from gpuica import FastICA, Picard
 
 from .problems import mixture
 
-BOTH = [FastICA(random_state=0), Picard(random_state=0)]
+ESTIMATORS = [FastICA(random_state=0), Picard(random_state=0)]
 
 
-@pytest.mark.parametrize("estimator", BOTH)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-def test_normalize_rows_is_scikit_learns_normalize(estimator, dtype):
+def test_normalize_rows_matches_scikit_learn_normalize(estimator, dtype):
     X = (mixture(3000, 5)[0] * np.exp(np.random.default_rng(0).normal(size=(3000, 1)) * 3)).astype(dtype)
     X[7] = 0
     ours = estimator.set_params(normalize_rows=True)
     sources = ours.fit_transform(X)
-    same = estimator.__class__(random_state=0)
-    expected = same.fit_transform(normalize(X))
+    reference = estimator.__class__(random_state=0)
+    expected = reference.fit_transform(normalize(X))
     tolerance = 1e-9 if dtype is np.float64 else 1e-3
-    np.testing.assert_allclose(ours.components_, same.components_, atol=tolerance * np.abs(same.components_).max())
+    np.testing.assert_allclose(
+        ours.components_, reference.components_, atol=tolerance * np.abs(reference.components_).max()
+    )
     np.testing.assert_allclose(sources, expected, atol=10 * tolerance)
     np.testing.assert_allclose(ours.transform(X), expected, atol=10 * tolerance)
     estimator.set_params(normalize_rows=False)
@@ -42,22 +44,23 @@ def test_normalize_rows_does_not_overflow():
 @pytest.mark.parametrize("estimator", [FastICA, Picard])
 def test_stop_percentile(estimator):
     rng = np.random.default_rng(0)
-    X = np.hstack([rng.laplace(size=(4000, 16)), rng.normal(size=(4000, 4))])  # 4 directions that settle late, if ever
+    # the 4 Gaussian directions converge late, if at all
+    X = np.hstack([rng.laplace(size=(4000, 16)), rng.normal(size=(4000, 4))])
     options = {"random_state": 0, "max_iter": 60, "tol": 1e-5}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        worst = estimator(**options).fit(X)
-    some = estimator(**options, stop_percentile=70).fit(X)
-    assert some.converged_
-    assert some.n_iter_ <= worst.n_iter_
-    assert some.converged_components_.mean() >= 0.7
-    if estimator is FastICA:  # Picard's components come to rest together
-        assert some.n_iter_ < worst.n_iter_
-        assert some.converged_components_.mean() < 1
+        full = estimator(**options).fit(X)
+    partial = estimator(**options, stop_percentile=70).fit(X)
+    assert partial.converged_
+    assert partial.n_iter_ <= full.n_iter_
+    assert partial.converged_components_.mean() >= 0.7
+    if estimator is FastICA:  # Picard's components converge together
+        assert partial.n_iter_ < full.n_iter_
+        assert partial.converged_components_.mean() < 1
 
 
 @pytest.mark.parametrize("whiten", ["unit-variance", "arbitrary-variance"])
-@pytest.mark.parametrize("estimator", BOTH)
+@pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_sort(estimator, whiten):
     X, _ = mixture(5000, 6)
     plain = estimator.set_params(whiten=whiten, sort=None).fit(X)
@@ -75,13 +78,13 @@ def test_sort(estimator, whiten):
     estimator.set_params(sort=None, whiten="unit-variance")
 
 
-def test_sources_follow_the_order():
+def test_sources_are_sorted_as_components():
     X, _ = mixture(2000, 4)
     ica = FastICA(random_state=0, sort="variance")
     np.testing.assert_allclose(ica.fit_transform(X), ica.transform(X), atol=1e-9)
 
 
-def test_few_rows_are_told(caplog):
+def test_few_rows_warn(caplog):
     X = np.random.default_rng(0).laplace(size=(50, 10))
     with caplog.at_level(logging.WARNING, logger="gpuica"):
         FastICA(random_state=0, tol=1).fit(X)
@@ -91,7 +94,7 @@ def test_few_rows_are_told(caplog):
     assert not caplog.text
 
 
-def test_what_does_not_go_together():
+def test_incompatible_parameters_raise():
     X, _ = mixture(100, 3)
     with pytest.raises(ValueError, match="stop_percentile= need"):
         FastICA(algorithm="deflation", stop_percentile=90).fit(X)
@@ -104,31 +107,31 @@ def test_what_does_not_go_together():
 
 @pytest.mark.parametrize("kind", [FastICA, Picard])
 @pytest.mark.parametrize("given", [np.float32, np.float64])
-def test_the_precision_that_is_asked_for(kind, given):
+def test_precision_sets_dtype(kind, given):
     X = mixture(3000, 4)[0].astype(given)
-    kinds = {None: given, "float32": np.float32, "tf32": np.float32, "bf16": np.float32, "float64": np.float64}
-    for precision, dtype in kinds.items():
+    dtypes = {None: given, "float32": np.float32, "tf32": np.float32, "bf16": np.float32, "float64": np.float64}
+    for precision, dtype in dtypes.items():
         ica = kind(random_state=0, precision=precision).fit(X)
         assert ica.components_.dtype == dtype
-        same = kind(random_state=0).fit(X.astype(dtype))
-        np.testing.assert_array_equal(ica.components_, same.components_)
+        reference = kind(random_state=0).fit(X.astype(dtype))
+        np.testing.assert_array_equal(ica.components_, reference.components_)
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_rounded_products_are_for_samples_alone(monkeypatch, precision):
-    """On a CPU nothing is rounded; what is asked for, of which rows, is seen all the same."""
-    asked = []
+def test_reduced_precision_is_used_for_samples_only(monkeypatch, precision):
+    """A CPU does not round products; the requested precision is recorded nevertheless."""
+    requested = []
 
     @contextmanager
-    def products(xp, asked_for):
-        asked.append(asked_for)
+    def products(xp, mode):
+        requested.append(mode)
         yield
 
     monkeypatch.setattr("gpuica.oracle.matmul_precision", products)
     X, _ = mixture(50_000, 3, dtype=np.float32)
     ica = Picard(random_state=0, growth=2, precision=precision).fit(X)
-    assert set(asked) == {precision}
-    assert len(asked) < ica.n_iter_ + 10
-    asked.clear()
+    assert set(requested) == {precision}
+    assert len(requested) < ica.n_iter_ + 10
+    requested.clear()
     Picard(random_state=0, growth=None, precision=precision).fit(X)
-    assert not asked
+    assert not requested

@@ -1,4 +1,4 @@
-"""Results written to files and arrays: no incomplete file under a final name, no value that is cut or overflows."""
+"""Results written to files and arrays: no incomplete file under its final name, no truncated or overflowing value."""
 
 import os
 
@@ -26,7 +26,7 @@ def coder(**parameters):
 
 @pytest.fixture
 def small_files(monkeypatch):
-    """Every part fills a file."""
+    """Limit every file to one part."""
     monkeypatch.setattr(writer_module, "CODES_FILE_BYTES", 1)
     monkeypatch.setattr("gpuica.io.files.SPOOL_FILE_BYTES", 1)
 
@@ -45,7 +45,7 @@ def parts(n=5, end=None, watch=lambda: None):
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt(), RuntimeError("no more")], ids=["interrupt", "error"])
-def test_interrupted_spooling_leaves_no_files(end, tmp_path, small_files):
+def test_interrupted_spool_leaves_no_files(end, tmp_path, small_files):
     with pytest.raises(type(end)):
         spool(parts(end=end), tmp_path)
     assert names(tmp_path) == []
@@ -61,15 +61,15 @@ def test_spooled_files_are_renamed_together(tmp_path, small_files):
 
 
 def interrupted_at(monkeypatch, module, name, n):
-    """An interrupt at the end of call number n; the arguments of the calls."""
+    """Raise KeyboardInterrupt after call number n; returns the list of the arguments of all calls."""
     original, calls = getattr(module, name), []
 
     def counted(*arguments, **keywords):
         calls.append(arguments)
-        answer = original(*arguments, **keywords)
+        result = original(*arguments, **keywords)
         if len(calls) == n:
             raise KeyboardInterrupt
-        return answer
+        return result
 
     monkeypatch.setattr(module, name, counted)
     return calls
@@ -82,14 +82,14 @@ def test_interrupted_codes_leave_no_files(tmp_path, small_files, monkeypatch):
     assert names(tmp_path) == []
 
 
-def test_files_of_codes_are_renamed_together(tmp_path, small_files, monkeypatch):
+def test_code_files_are_renamed_together(tmp_path, small_files, monkeypatch):
     original, found = writer_module.save_npz, []
 
-    def watched(*arguments, **keywords):
+    def recording_save(*arguments, **keywords):
         found.append(names(tmp_path))
         return original(*arguments, **keywords)
 
-    monkeypatch.setattr(writer_module, "save_npz", watched)
+    monkeypatch.setattr(writer_module, "save_npz", recording_save)
     model = coder(sparse_output=True)
     paths = model.transform(X, out=tmp_path)
     assert len(paths) == len(found) > 1
@@ -99,9 +99,11 @@ def test_files_of_codes_are_renamed_together(tmp_path, small_files, monkeypatch)
     np.testing.assert_array_equal(codes, coder().transform(X))
 
 
-@pytest.mark.parametrize("write", [lambda folder: spool(parts(), folder), lambda folder: coded(folder)])
+@pytest.mark.parametrize(
+    "write", [lambda folder: spool(parts(), folder), lambda folder: coded(folder)], ids=["spool", "codes"]
+)
 def test_the_first_file_is_renamed_last(write, tmp_path, small_files, monkeypatch):
-    """A process that is killed between two renamings leaves a set without its first file."""
+    """A process killed between two renames leaves a set without its first file."""
     calls = interrupted_at(monkeypatch, os, "replace", -1)
     write(tmp_path)
     renamed = [os.path.basename(path) for _, path in calls]
@@ -112,15 +114,15 @@ def coded(folder):
     return coder(sparse_output=True).transform(X, out=folder)
 
 
-@pytest.mark.parametrize("write", [lambda folder: spool(parts(), folder), coded])
-def test_an_interrupt_while_files_are_renamed(write, tmp_path, small_files, monkeypatch):
+@pytest.mark.parametrize("write", [lambda folder: spool(parts(), folder), coded], ids=["spool", "codes"])
+def test_interrupt_during_rename_leaves_no_files(write, tmp_path, small_files, monkeypatch):
     interrupted_at(monkeypatch, os, "replace", 2)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path)
     assert names(tmp_path) == []
 
 
-def test_files_of_a_killed_process_are_replaced(tmp_path, small_files):
+def test_partial_files_of_a_killed_process_are_replaced(tmp_path, small_files):
     for i in range(9):
         (tmp_path / f"rows-{i:05d}.npy.partial").write_bytes(b"half")
         (tmp_path / f"codes-{i:05d}.npz.partial").write_bytes(b"half")
@@ -133,7 +135,7 @@ def test_files_of_a_killed_process_are_replaced(tmp_path, small_files):
 
 # ---- one file --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("n", [1, 2])
-def test_an_interrupt_while_a_file_is_written(n, ica, tmp_path, monkeypatch):
+def test_interrupt_during_write_keeps_existing_file(n, ica, tmp_path, monkeypatch):
     (tmp_path / "s.npy").write_bytes(b"before")
     interrupted_at(monkeypatch, writer_module, "to_host", n)
     with pytest.raises(KeyboardInterrupt):
@@ -146,20 +148,20 @@ def writers(ica):
     return {
         "transform": lambda out: ica.transform(X, out=out),
         "inverse_transform": lambda out: ica.inverse_transform(X, out=out),
-        "code": lambda out: coder().transform(X, out=out),
-        "rows of codes": lambda out: coder().inverse_transform(X, out=out),
+        "coder.transform": lambda out: coder().transform(X, out=out),
+        "coder.inverse_transform": lambda out: coder().inverse_transform(X, out=out),
     }
 
 
-WRITERS = ["transform", "inverse_transform", "code", "rows of codes"]
+WRITERS = ["transform", "inverse_transform", "coder.transform", "coder.inverse_transform"]
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_paths_that_cannot_be_written(writer, ica, tmp_path):
+def test_invalid_output_paths_raise(writer, ica, tmp_path):
     write = writers(ica)[writer]
     (tmp_path / "folder.npy").mkdir()
     (tmp_path / "file").write_text("something")
-    sentences = [
+    cases = [
         (tmp_path / "no" / "s.npy", FileNotFoundError, r"s\.npy cannot be written: there is no directory .*no\.$"),
         (tmp_path / "folder.npy", IsADirectoryError, r"folder\.npy is a directory: name a file"),
         (tmp_path / "file" / "s.npy", FileNotFoundError, r"s\.npy cannot be written: there is no directory .*file\.$"),
@@ -168,18 +170,18 @@ def test_paths_that_cannot_be_written(writer, ica, tmp_path):
         (3, TypeError, r"out must be the path of a \.npy file, or an array .*; got int"),
         (b"s.npy", TypeError, r"out must be the path of a \.npy file, or an array .*; got bytes"),
     ]
-    for out, kind, sentence in sentences:
-        with pytest.raises(kind, match=sentence) as caught:
+    for out, kind, message in cases:
+        with pytest.raises(kind, match=message) as caught:
             write(out)
         assert ".partial" not in str(caught.value)
     assert names(tmp_path) == ["file", "folder.npy"]
 
 
-def test_permission_errors(ica, tmp_path, monkeypatch):
-    def refuses(*arguments, **keywords):
+def test_permission_errors_name_the_final_path(ica, tmp_path, monkeypatch):
+    def raise_permission_error(*arguments, **keywords):
         raise PermissionError(13, "Permission denied", "s.npy.partial")
 
-    monkeypatch.setattr(partial, "open", refuses, raising=False)
+    monkeypatch.setattr(partial, "open", raise_permission_error, raising=False)
     with pytest.raises(
         PermissionError, match=r"s\.npy cannot be written \(Permission denied\): name another dir"
     ) as caught:
@@ -189,17 +191,17 @@ def test_permission_errors(ica, tmp_path, monkeypatch):
         PermissionError, match=r"^\[Errno 13\] \S+codes-00000\.npz cannot be written \(Permission denied\)"
     ):
         coded(tmp_path / "codes")
-    monkeypatch.setattr(partial.Path, "mkdir", refuses)
+    monkeypatch.setattr(partial.Path, "mkdir", raise_permission_error)
     with pytest.raises(PermissionError, match=r"codes cannot be made \(Permission denied\): name another directory"):
         coded(tmp_path / "codes")
 
 
-def test_a_full_disk(tmp_path, small_files, monkeypatch):
-    def full(file, *arguments, **keywords):
+def test_full_disk_leaves_no_codes(tmp_path, small_files, monkeypatch):
+    def raise_no_space(file, *arguments, **keywords):
         file.write(b"some")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(writer_module, "save_npz", full)
+    monkeypatch.setattr(writer_module, "save_npz", raise_no_space)
     with pytest.raises(
         OSError, match=r"codes-00000\.npz could not be written \(No space left .*\); what was written is r"
     ):
@@ -207,7 +209,7 @@ def test_a_full_disk(tmp_path, small_files, monkeypatch):
     assert names(tmp_path) == []
 
 
-def test_invalid_directories(tmp_path):
+def test_invalid_directories_raise(tmp_path):
     (tmp_path / "file").write_text("something")
     for path in (tmp_path / "file", tmp_path / "file" / "codes"):
         with pytest.raises(NotADirectoryError, match="cannot be a directory: it, or a part of its path, is a file"):
@@ -233,7 +235,7 @@ def arrays(kind, dtype, folder):
 
 @pytest.mark.parametrize("dtype", ["i4", "u1", "?"])
 @pytest.mark.parametrize("kind", ["numpy", "zarr", "h5py"])
-def test_integer_arrays_raise(kind, dtype, ica, tmp_path):
+def test_integer_out_raises_for_every_array_type(kind, dtype, ica, tmp_path):
     out = arrays(kind, dtype, tmp_path)
     with pytest.raises(TypeError, match=r"out holds \w+, which cannot represent the result, float32: pass an array"):
         ica.transform(X, out=out)
@@ -241,14 +243,14 @@ def test_integer_arrays_raise(kind, dtype, ica, tmp_path):
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_integers_would_cut_any_result(writer, ica):
+def test_integer_out_raises_for_every_method(writer, ica):
     with pytest.raises(TypeError, match="which cannot represent the result"):
         writers(ica)[writer](np.zeros((3000, 4), int))
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "c16", "O"])
 @pytest.mark.parametrize("kind", ["numpy", "zarr", "h5py"])
-def test_arrays_that_can_hold_the_result(kind, dtype, ica, tmp_path):
+def test_out_of_sufficient_dtype_is_accepted(kind, dtype, ica, tmp_path):
     if dtype == "O" and kind != "numpy":
         return
     out = arrays(kind, dtype, tmp_path)
@@ -259,7 +261,7 @@ def test_arrays_that_can_hold_the_result(kind, dtype, ica, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["numpy", "zarr", "h5py"])
-def test_values_that_overflow_raise(kind, ica, tmp_path):
+def test_values_that_overflow_out_raise(kind, ica, tmp_path):
     far = X.copy()
     far[1500] *= 1e6
     with pytest.raises(
@@ -273,7 +275,7 @@ def test_values_that_overflow_raise(kind, ica, tmp_path):
         wide.transform(far, out=arrays(kind, "f4", tmp_path))
 
 
-def test_a_read_only_array(ica):
+def test_read_only_out_raises(ica):
     out = np.zeros((3000, 4))
     out.flags.writeable = False
     with pytest.raises(ValueError, match="out is read-only: pass an array that can be written to"):

@@ -35,10 +35,10 @@ WRONG_CODER = [
 ]
 
 
-# ---- methods that need no fit, and parameters set after one ----------------------------------------------------------
+# ---- methods that require no fit, and parameters set after fit -------------------------------------------------------
 @pytest.mark.parametrize("method", ["transform", "fit_transform", "inverse_transform"])
 @pytest.mark.parametrize("wrong", WRONG_CODER, ids=str)
-def test_a_coder_checks_its_parameters_without_a_fit(wrong, method):
+def test_sparse_coder_validates_parameters_without_fit(wrong, method):
     [name] = wrong
     rows = np.ones((5, 6)) if method == "inverse_transform" else X
     with pytest.raises(InvalidParameterError, match=f"The '{name}' parameter of SparseCoder"):
@@ -57,7 +57,7 @@ def test_a_coder_checks_its_parameters_without_a_fit(wrong, method):
     ids=str,
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_parameters_set_after_a_fit_are_checked(estimator, wrong):
+def test_parameters_set_after_fit_are_validated(estimator, wrong):
     codes = estimator.fit(X).transform(X)
     before = {name: estimator.get_params()[name] for name in wrong}
     estimator.set_params(**wrong)
@@ -69,7 +69,7 @@ def test_parameters_set_after_a_fit_are_checked(estimator, wrong):
     estimator.set_params(**before).transform(X)
 
 
-def test_scikit_learns_setting_skips_validation():
+def test_skip_parameter_validation_of_config_context():
     coder = SparseCoder(D, n_jobs="all")
     with config_context(skip_parameter_validation=True):
         assert coder.transform(X).shape == (200, 6)
@@ -111,7 +111,7 @@ def test_transform_subtracts_the_mean_of_the_fit():
         ({"dictionary": D * np.nan}, "Input dictionary contains NaN"),
     ],
 )
-def test_sparse_encode(wrong, message):
+def test_sparse_encode_invalid_parameters_raise(wrong, message):
     with pytest.raises(ValueError, match=message):
         sparse_encode(X, **{"dictionary": D, **wrong})
 
@@ -135,7 +135,7 @@ def test_sparse_encode(wrong, message):
         (dict_learning_online, {"method_max_iter": -1}, "'method_max_iter' parameter of dict_learning_online"),
     ],
 )
-def test_functions(function, wrong, message):
+def test_functions_invalid_parameters_raise(function, wrong, message):
     rows = {"X": X.T} if function is picard else {"X": X}
     count = {"n_components": 3} if function in (dict_learning, dict_learning_online) else {}
     with pytest.raises(ValueError, match=message):
@@ -143,7 +143,7 @@ def test_functions(function, wrong, message):
 
 
 @pytest.mark.parametrize("rows", [np.ones(5), np.ones((2, 3, 4)), 3.0, [[1, 2], [3]], "rows"], ids=str)
-def test_picard_requires_a_matrix(rows):
+def test_picard_input_other_than_matrix_raises(rows):
     with pytest.raises(ValueError, match=r"."):
         picard(rows)
 
@@ -160,35 +160,35 @@ SOLVERS = {
     "parallel": FastICA,
     "deflation": lambda **params: FastICA(algorithm="deflation", **params),
     "picard": lambda **params: FastICA(algorithm="picard", **params),
-    "rotations": Picard,
-    "matrices": lambda **params: Picard(ortho=False, **params),
+    "Picard": Picard,
+    "Picard ortho=False": lambda **params: Picard(ortho=False, **params),
 }
 INVALID_STARTS = {
-    "ones": (np.ones((4, 4)), "w_init is singular"),
-    "zeros": (np.zeros((4, 4)), "w_init is singular"),
+    "all ones": (np.ones((4, 4)), "w_init is singular"),
+    "all zeros": (np.zeros((4, 4)), "w_init is singular"),
     "nearly singular": (np.eye(4) + np.diag([0, 0, 0, -1 + 1e-17]), "w_init is singular"),
-    "shape": (np.eye(3), r"w_init has invalid shape -- should be \(4, 4\)"),
-    "vector": (np.ones(4), r"w_init has invalid shape"),
+    "wrong shape": (np.eye(3), r"w_init has invalid shape -- should be \(4, 4\)"),
+    "1-D": (np.ones(4), r"w_init has invalid shape"),
     "nan": (np.where(np.eye(4), 1, np.nan), "w_init contains NaN"),
     "inf": (np.where(np.eye(4), np.inf, 0), "w_init contains NaN or infinity"),
     "complex": (np.eye(4) * 1j, "w_init must hold real numbers, got dtype complex128"),
-    "words": (np.full((4, 4), "one"), "w_init must be an array of real numbers"),
-    "enormous": (np.eye(4) * 1e200, "w_init has singular values beyond"),
-    "tiny": (np.eye(4) * 1e-200, "w_init has singular values beyond"),
+    "strings": (np.full((4, 4), "one"), "w_init must be an array of real numbers"),
+    "too large": (np.eye(4) * 1e200, "w_init has singular values beyond"),
+    "too small": (np.eye(4) * 1e-200, "w_init has singular values beyond"),
 }
 
 
 @pytest.mark.parametrize("whiten", ["unit-variance", False])
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("start", INVALID_STARTS)
-def test_invalid_starting_points(start, solver, whiten):
+def test_invalid_w_init_raises(start, solver, whiten):
     w_init, message = INVALID_STARTS[start]
     with pytest.raises(ValueError, match=message):
         SOLVERS[solver](w_init=w_init, whiten=whiten).fit(X)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_an_invertible_start_of_any_scale_is_accepted(solver):
+def test_invertible_w_init_of_any_scale_is_accepted(solver):
     ica = SOLVERS[solver](w_init=np.eye(4)[::-1] * 1e-6, max_iter=500).fit(X)
     assert np.isfinite(ica.components_).all()
     assert np.linalg.matrix_rank(ica.components_) == 4
@@ -197,18 +197,18 @@ def test_an_invertible_start_of_any_scale_is_accepted(solver):
 # ---- initial atoms and codes -----------------------------------------------------------------------------------------
 C = np.zeros((200, 3))
 INVALID_ATOMS = {
-    "shape": (np.ones((3, 5)), "has shape"),
-    "few": (np.ones((2, 4)), "has shape"),
-    "one dimension": (np.ones(4), "has shape"),
-    "a number": (np.array(3.0), "has shape"),
+    "wrong n_features": (np.ones((3, 5)), "has shape"),
+    "too few atoms": (np.ones((2, 4)), "has shape"),
+    "1-D": (np.ones(4), "has shape"),
+    "scalar": (np.array(3.0), "has shape"),
     "nan": (np.full((3, 4), np.nan), "contains NaN or infinity"),
     "complex": (np.ones((3, 4)) * 1j, "must hold real numbers"),
-    "words": (np.full((3, 4), "one"), "must be an array of real numbers"),
+    "strings": (np.full((3, 4), "one"), "must be an array of real numbers"),
 }
 
 
 @pytest.mark.parametrize("atoms", INVALID_ATOMS)
-def test_invalid_initial_atoms(atoms):
+def test_invalid_initial_atoms_raise(atoms):
     D, message = INVALID_ATOMS[atoms]
     fits = {
         "dict_init": [
@@ -235,12 +235,12 @@ def test_invalid_initial_atoms(atoms):
         (C * 1j, "real numbers"),
     ],
 )
-def test_invalid_initial_codes(codes, message):
+def test_invalid_initial_codes_raise(codes, message):
     with pytest.raises(ValueError, match=message):
         DictionaryLearning(3, dict_init=D, code_init=codes).fit(X)
 
 
-def test_initial_atoms_beyond_the_range_of_the_dtype():
+def test_initial_atoms_that_overflow_float32_raise():
     with pytest.raises(ValueError, match="init contains values too large for float32"):
         DictionaryLearning(6, init=D * 1e300).fit(X.astype(np.float32))
 
@@ -263,25 +263,25 @@ def test_overflow_raises_and_keeps_the_statistics(kind, dtype, scale):
 
 
 @pytest.mark.parametrize("kind", [FastICA, Picard])
-def test_variance_too_small_for_the_dtype(kind):
+def test_variance_too_small_for_float32_raises(kind):
     rows = (np.random.default_rng(0).laplace(size=(50, 3)) * 1e-42).astype(np.float32)
     with pytest.raises(ValueError, match=r"variance of X is too small to whiten X in float32.*precision='float64'"):
         kind().fit(rows)
     assert np.isfinite(kind(precision="float64", random_state=0).fit(rows).components_).all()
 
 
-def test_singular_unmixing_matrix():
+def test_singular_unmixing_matrix_raises():
     with pytest.raises(ValueError, match="singular unmixing matrix: X must be white"):
         FastICA(whiten=False, random_state=0).fit(np.random.default_rng(0).laplace(size=(50, 5)) + 1e12)
 
 
-def test_too_many_atoms():
+def test_too_many_atoms_raise():
     for kind in (DictionaryLearning, MiniBatchDictionaryLearning):
         with pytest.raises(ValueError, match=r"n_components=1000000000 atoms .* take 8e\+09 GB"):
             kind(10**9).fit(X)
 
 
-def test_small_integers_of_numpy_do_not_overflow():
+def test_small_numpy_integers_do_not_overflow():
     expected = FastICA(3, random_state=0).fit(X).components_
     np.testing.assert_array_equal(FastICA(np.int8(3), random_state=0).fit(X).components_, expected)
     np.testing.assert_array_equal(FastICA(3, growth=np.int8(2), random_state=0).fit(X).components_, expected)
@@ -291,6 +291,6 @@ def test_small_integers_of_numpy_do_not_overflow():
 
 @pytest.mark.parametrize("n_init", [10**12, 2**70])
 @pytest.mark.parametrize("estimator", [FastICA, Picard])
-def test_starting_points_that_exceed_the_memory(estimator, n_init):
+def test_starting_points_that_exceed_the_memory_raise(estimator, n_init):
     with pytest.raises(ValueError, match=r"starting points take .*B, more than the memory of cpu: lower n_init"):
         estimator(n_init=n_init).fit(mixture(100, 3)[0])

@@ -21,7 +21,7 @@ FAMILY = [(True, True), (True, False), (False, True), (False, False)]  # (ortho,
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
-@pytest.mark.filterwarnings("ignore:.*numerical rank")  # the check of sample_weight has fewer rows than features
+@pytest.mark.filterwarnings("ignore:.*numerical rank")  # the sample_weight check has fewer rows than features
 @parametrize_with_checks(
     [
         Picard(),
@@ -49,7 +49,7 @@ def solve(Z, W, *, ortho, extended, tol=1e-9, max_iter=200, **options):
 
 
 def relative_gradient(Z, W, *, ortho, extended):
-    """By the textbook's loops: skew part of E ψ(y) yᵀ, or E ψ(y) yᵀ - 1."""
+    """Relative gradient by naive loops: the skew part of E ψ(y) yᵀ, or E ψ(y) yᵀ - 1."""
     _, cross, slope, _ = (part / len(Z) for part in naive.likelihood(Z, W, "logcosh"))
     cross = cross @ W.T
     Y = Z @ W.T
@@ -62,28 +62,28 @@ def relative_gradient(Z, W, *, ortho, extended):
 
 
 @pytest.mark.parametrize(("ortho", "extended"), FAMILY)
-def test_the_gradient_is_zero_at_a_solution(ortho, extended, rng):
+def test_gradient_is_zero_at_solution(ortho, extended, rng):
     Z = white(1500, 4) if extended else laplace(1500, 4)
-    found = solve(Z, np.linalg.qr(rng.normal(size=(4, 4)))[0], ortho=ortho, extended=extended)
-    assert found.converged
-    assert np.abs(relative_gradient(Z, found.W, ortho=ortho, extended=extended)).max() < 1e-8
+    result = solve(Z, np.linalg.qr(rng.normal(size=(4, 4)))[0], ortho=ortho, extended=extended)
+    assert result.converged
+    assert np.abs(relative_gradient(Z, result.W, ortho=ortho, extended=extended)).max() < 1e-8
     np.testing.assert_allclose(
-        found.gradient, np.abs(relative_gradient(Z, found.W, ortho=ortho, extended=extended)).max(1), atol=1e-11
+        result.gradient, np.abs(relative_gradient(Z, result.W, ortho=ortho, extended=extended)).max(1), atol=1e-11
     )
     if ortho:
-        np.testing.assert_allclose(found.W @ found.W.T, np.eye(4), atol=1e-12)
-    assert (np.diff(found.losses) < 1e-12).all() or extended  # signs may change the loss that is minimised
+        np.testing.assert_allclose(result.W @ result.W.T, np.eye(4), atol=1e-12)
+    assert (np.diff(result.losses) < 1e-12).all() or extended  # sign changes alter the minimized loss
 
 
 @pytest.mark.parametrize(("ortho", "mean"), [(True, 17), (False, 23)])
-def test_iterations_on_laplace_sources(ortho, mean):
-    """The counts of python-picard's own tests: N=10, T=1000, tol 1e-7."""
+def test_iteration_count_on_laplace_sources(ortho, mean):
+    """Bounds from python-picard's tests, with N=10, T=1000 and tol=1e-7."""
     counts = []
     for seed in range(30):
         start = np.linalg.qr(np.random.default_rng(seed).normal(size=(10, 10)))[0]
-        found = solve(laplace(1000, 10, seed), start, ortho=ortho, extended=ortho, tol=1e-7)
-        assert found.converged
-        counts.append(found.n_iter)
+        result = solve(laplace(1000, 10, seed), start, ortho=ortho, extended=ortho, tol=1e-7)
+        assert result.converged
+        counts.append(result.n_iter)
     assert np.mean(counts) < mean
 
 
@@ -114,7 +114,7 @@ def test_agrees_with_python_picard(problem, ortho, extended):
     np.testing.assert_allclose(match.max(0), 1, atol=1e-6)
 
 
-def test_fastica_by_picard_finds_fasticas_solution():
+def test_fastica_with_picard_converges_to_fastica_solution():
     X, A = mixture(5000, 8)
     theirs = SklearnFastICA(random_state=0, tol=1e-10).fit(X)
     ours = FastICA(random_state=0, algorithm="picard", tol=1e-16).fit(X)
@@ -128,7 +128,7 @@ def test_fastica_by_picard_finds_fasticas_solution():
 @pytest.mark.parametrize(
     "estimator", [Picard(), Picard(ortho=False, extended=True), FastICA(tol="auto"), FastICA(algorithm="picard")]
 )
-def test_known_mixtures(estimator, dtype):
+def test_known_mixtures_are_separated(estimator, dtype):
     X, A = mixture(20_000, 10, dtype=dtype)
     ica = estimator.set_params(random_state=0).fit(X)
     assert ica.converged_
@@ -136,8 +136,8 @@ def test_known_mixtures(estimator, dtype):
     assert amari(ica.components_ @ A) < 0.01
 
 
-def test_the_standard_error_is_that_of_repeated_samples():
-    """Over many samples of independent sources the gradient's entries scatter as rotation_gradient says."""
+def test_standard_error_matches_monte_carlo_deviation():
+    """The standard deviation of the gradient over repeated samples equals the estimate by rotation_error."""
     rng = np.random.default_rng(0)
     n, gradients, errors = 500, [], []
     for _ in range(400):
@@ -148,11 +148,11 @@ def test_the_standard_error_is_that_of_repeated_samples():
         errors.append(rotation_error(g.T @ Y / n, (g**2).mean(0), (Y**2).mean(0), sign, n))
     upper = np.triu_indices(3, 1)
     ratio = np.std(gradients, axis=0)[upper] / np.mean(errors, axis=0)[upper]
-    np.testing.assert_allclose(ratio, 1, atol=0.12)  # a deviation of 400 draws is known to 4 %
+    np.testing.assert_allclose(ratio, 1, atol=0.12)  # the deviation of 400 draws has a relative error of 4 %
 
 
-def test_the_standard_error_is_a_number_on_samples_that_are_not_white():
-    """A sample's E y² is not 1: without it the variance of nearly Gaussian pairs would come out negative."""
+def test_standard_error_is_finite_on_samples_that_are_not_white():
+    """E y² of a sample is not 1; assuming it would make the variance of nearly Gaussian pairs negative."""
     rng = np.random.default_rng(0)
     Y = rng.normal(size=(2000, 4)) * 1.3
     g = np.tanh(Y)
@@ -164,23 +164,23 @@ def test_the_standard_error_is_a_number_on_samples_that_are_not_white():
 
 
 @pytest.mark.parametrize("ortho", [True, False])
-def test_auto_stops_at_the_standard_error(ortho):
+def test_auto_tol_stops_at_standard_error(ortho):
     Z = laplace(4000, 5)
     start = np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))[0]
-    found = solve(Z, start, ortho=ortho, extended=ortho, tol="auto")
-    assert found.converged
-    gradient = relative_gradient(Z, found.W, ortho=ortho, extended=ortho)
-    T, Y = np.tanh(Z @ found.W.T), Z @ found.W.T
+    result = solve(Z, start, ortho=ortho, extended=ortho, tol="auto")
+    assert result.converged
+    gradient = relative_gradient(Z, result.W, ortho=ortho, extended=ortho)
+    T, Y = np.tanh(Z @ result.W.T), Z @ result.W.T
     products = T[:, :, None] * Y[:, None, :]
     entries = (products - products.swapaxes(1, 2)) / 2 if ortho else products
     error = entries.std(0) / len(Z) ** 0.5
-    off = ~np.eye(5, dtype=bool)
-    assert (np.abs(gradient[off]) < 1.2 * error[off]).all()
-    assert found.n_iter < solve(Z, start, ortho=ortho, extended=ortho, tol=1e-7).n_iter
+    off_diagonal = ~np.eye(5, dtype=bool)
+    assert (np.abs(gradient[off_diagonal]) < 1.2 * error[off_diagonal]).all()
+    assert result.n_iter < solve(Z, start, ortho=ortho, extended=ortho, tol=1e-7).n_iter
 
 
 # ---- growth ----------------------------------------------------------------------------------------------------------
-def test_fastica_by_picard_does_not_stop_at_a_mixture_of_many():
+def test_fastica_with_picard_does_not_stop_early_with_many_components():
     X, A = mixture(20_000, 64)  # the gradient is below 1e-2 already at the start
     ica = FastICA(algorithm="picard", random_state=0).fit(X)
     assert amari(ica.components_ @ A) < 0.02
@@ -188,48 +188,48 @@ def test_fastica_by_picard_does_not_stop_at_a_mixture_of_many():
 
 
 @pytest.mark.parametrize("estimator", [Picard(), FastICA(algorithm="picard", tol=1e-8), FastICA(tol=1e-8)])
-def test_growth_gives_the_same_solution_in_fewer_passes(estimator):
+def test_growth_reaches_same_solution_in_fewer_passes(estimator):
     X, A = mixture(120_000, 8, dtype=np.float32)
-    whole = estimator.set_params(random_state=0, growth=None).fit(X)
-    passes, distance = whole.n_passes_, amari(whole.components_ @ A)
+    full = estimator.set_params(random_state=0, growth=None).fit(X)
+    passes, distance = full.n_passes_, amari(full.components_ @ A)
     grown = estimator.set_params(growth=3.0).fit(X)
     assert grown.converged_
     assert grown.n_passes_ < passes
     assert amari(grown.components_ @ A) < 1.1 * distance
 
 
-def test_growth_counts_samples_by_their_share():
+def test_passes_over_samples_count_as_fractions():
     X, _ = mixture(47_111, 4)
     ica = Picard(random_state=0, growth=3.0).fit(X)
     assert 2 < ica.n_passes_ < 30
     assert ica.n_passes_ != int(ica.n_passes_)
 
 
-def test_auto_grows_large_data_only(monkeypatch):
+def test_auto_growth_samples_large_data_only(monkeypatch):
     calls = []
     original = ContrastOracle.sample
     monkeypatch.setattr(ContrastOracle, "sample", lambda self, n, rng: calls.append(n) or original(self, n, rng))
     Picard(random_state=0).fit(mixture(5000, 3)[0])
     assert not calls
     Picard(random_state=0).fit(mixture(50_000, 3)[0])
-    assert calls == [10_000, 20_000]  # doubled while the next would fit
+    assert calls == [10_000, 20_000]  # sizes double while the next sample fits
 
 
-def test_growth_repeats_for_the_same_random_state():
+def test_growth_is_reproducible_with_random_state():
     X, _ = mixture(60_000, 5)
     one, two = (Picard(random_state=3, growth=2.0).fit(X).components_ for _ in range(2))
     np.testing.assert_array_equal(one, two)
 
 
 # ---- edge cases -----------------------------------------------------------------------------------------------------
-def test_gaussian_data_end():
+def test_gaussian_data_give_finite_components():
     X = np.random.default_rng(0).normal(size=(20_000, 6))
     ica = Picard(random_state=0).fit(X)
     assert np.isfinite(ica.components_).all()
 
 
-def test_sources_of_two_values_converge():
-    """g(y) is proportional to y there, so that the gradient's standard error is 0 between them."""
+def test_binary_sources_converge():
+    """For binary y, g(y) is proportional to y, so the standard error of the gradient between sources is 0."""
     rng = np.random.default_rng(0)
     X = rng.choice([-1.0, 1.0], size=(5000, 4)) @ rng.normal(size=(4, 4))
     for dtype in (np.float64, np.float32):
@@ -238,7 +238,7 @@ def test_sources_of_two_values_converge():
         assert ica.n_iter_ < 60
 
 
-def test_rank_one_and_two_identical_columns():
+def test_rank_deficient_data_warn():
     x = np.random.default_rng(0).laplace(size=(500, 1))
     with pytest.warns(UserWarning, match="numerical rank 1"):
         assert Picard(random_state=0).fit(x @ [[1.0, 2.0, 3.0]]).components_.shape == (1, 3)
@@ -247,7 +247,7 @@ def test_rank_one_and_two_identical_columns():
         assert Picard(random_state=0).fit(np.hstack([X, X[:, :1]])).converged_
 
 
-def test_one_enormous_row():
+def test_one_enormous_row_gives_finite_components():
     X, _ = mixture(5000, 4)
     X[17] *= 1e6
     ica = Picard(random_state=0).fit(X)
@@ -255,14 +255,14 @@ def test_one_enormous_row():
 
 
 @pytest.mark.parametrize("ortho", [True, False])
-def test_what_does_not_converge_says_so(ortho):
+def test_no_convergence_warns(ortho):
     X, _ = mixture(2000, 5)
     with pytest.warns(ConvergenceWarning, match=r"Picard did not converge\. Final gradient norm.*max_iter.*tol='auto'"):
         ica = Picard(random_state=0, max_iter=2, tol=1e-12, ortho=ortho).fit(X)
     assert not ica.converged_
 
 
-def test_parameters_that_do_not_go_together():
+def test_incompatible_parameters_raise():
     X, _ = mixture(200, 3)
     for params in ({"tol": "auto"}, {"growth": 2.0}):
         with pytest.raises(ValueError, match="not 'deflation'"):
@@ -276,21 +276,21 @@ def test_parameters_that_do_not_go_together():
 
 
 @pytest.mark.parametrize("fun", ["exp", "cube", Cube()])
-def test_other_contrasts(fun):
+def test_other_contrasts_converge(fun):
     X, A = mixture(20_000, 4)
     ica = Picard(random_state=0, fun=fun, max_iter=300).fit(X)
     assert ica.converged_
     assert amari(ica.components_ @ A) < 0.03
 
 
-def test_fastica_first_and_a_given_start():
+def test_fastica_it_and_w_init():
     X, A = mixture(5000, 4)
     assert amari(Picard(random_state=0, fastica_it=5).fit(X).components_ @ A) < 0.03
     assert amari(Picard(w_init=np.eye(4)).fit(X).components_ @ A) < 0.03
 
 
-class Sub:
-    """A density of python-picard's kind: G = u²/2 - log cosh u, for sub-Gaussian sources."""
+class SubGaussian:
+    """A density with python-picard's interface: G = u²/2 - log cosh u, for sub-Gaussian sources."""
 
     def log_lik(self, y):
         return y**2 / 2 - np.log(np.cosh(y))
@@ -301,9 +301,9 @@ class Sub:
 
 
 @pytest.mark.parametrize("kind", [FastICA, Picard])
-def test_densities_of_another_package(kind):
+def test_python_picard_densities(kind):
     X, A = mixture(20_000, 4)
-    for density in (Sub(), densities().Tanh(), densities().Exp({"alpha": 0.3}), densities().Cube()):
+    for density in (SubGaussian(), densities().Tanh(), densities().Exp({"alpha": 0.3}), densities().Cube()):
         ica = kind(random_state=0, fun=density, max_iter=500).fit(X)
         assert amari(ica.components_ @ A) < 0.03
         assert ica.converged_
@@ -313,7 +313,7 @@ def densities():
     return pytest.importorskip("picard.densities")
 
 
-def test_known_densities_are_compiled_and_others_are_what_they_say(rng):
+def test_known_densities_map_to_contrasts_and_others_are_wrapped(rng):
     u = rng.normal(size=(7, 3)) * 3
     for density, contrast in (
         (densities().Tanh({"alpha": 0.5}), LogCosh(0.5)),
@@ -321,45 +321,45 @@ def test_known_densities_are_compiled_and_others_are_what_they_say(rng):
         (densities().Cube(), Cube()),
     ):
         assert as_contrast(density) == contrast
-        for found, right in zip(Density(density).at(u), contrast.at(u), strict=True):
-            np.testing.assert_allclose(found, right, atol=1e-12)
-        shift = Density(density).loss(u) - contrast.loss(u)  # a density is known up to a constant
+        for result, desired in zip(Density(density).at(u), contrast.at(u), strict=True):
+            np.testing.assert_allclose(result, desired, atol=1e-12)
+        shift = Density(density).loss(u) - contrast.loss(u)  # a density is determined up to a constant
         np.testing.assert_allclose(shift, shift[0, 0], atol=1e-12)
     changed = densities().Tanh()
     changed.log_lik = lambda y: y
     assert isinstance(as_contrast(changed), Density)
-    check_contrast(Sub())
+    check_contrast(SubGaussian())
 
 
-class Wrong(Sub):
+class WrongDerivative(SubGaussian):
     def score_and_der(self, y):
         return y - np.tanh(y), 1 + np.tanh(y) ** 2
 
 
-class RawMatrix(Sub):
+class FlattenedOutput(SubGaussian):
     def score_and_der(self, y):
         return y.ravel(), y.ravel()
 
 
-@pytest.mark.parametrize("error", [ValueError, AssertionError])  # ours; python-picard's
-def test_densities_are_checked(error):
+@pytest.mark.parametrize("error", [ValueError, AssertionError])  # gpuica's and python-picard's exceptions
+def test_invalid_densities_raise(error):
     with pytest.raises(error, match="g' is not the derivative of g"):
-        picard(mixture(100, 2)[0].T, fun=Wrong())
+        picard(mixture(100, 2)[0].T, fun=WrongDerivative())
     with pytest.raises(ValueError, match=r"score_and_der of .* must return two arrays of that shape"):
-        Picard(fun=RawMatrix()).fit(mixture(100, 2)[0])
+        Picard(fun=FlattenedOutput()).fit(mixture(100, 2)[0])
     for fun in (3, object(), np.tanh):
         with pytest.raises((TypeError, ValueError)):
             picard(mixture(100, 2)[0].T, fun=fun)
 
 
-def test_names_of_contrasts_are_those_of_both_packages():
+def test_contrast_name_aliases():
     X, _ = mixture(500, 3)
     for kind in (FastICA, Picard):
         one, two = (kind(random_state=0, fun=fun, fun_args={"alpha": 1.3}).fit(X) for fun in ("tanh", "logcosh"))
         np.testing.assert_array_equal(one.components_, two.components_)
 
 
-def test_iterations_of_the_function_are_counted_from_0():
+def test_function_counts_iterations_from_zero():
     X, _ = mixture(500, 3)
     for max_iter in (1, 3):
         with pytest.warns(ConvergenceWarning):
@@ -367,12 +367,12 @@ def test_iterations_of_the_function_are_counted_from_0():
         assert n_iter == max_iter - 1
     *_, W, _, n_iter = picard(X.T, return_n_iter=True, random_state=0)
     assert n_iter >= 1
-    *_, again = picard(X.T, return_n_iter=True, w_init=W, tol=1e-6)
-    assert again == 0  # the start is a solution
+    *_, n_iter_restarted = picard(X.T, return_n_iter=True, w_init=W, tol=1e-6)
+    assert n_iter_restarted == 0  # the start is a solution
     assert Picard(w_init=W, tol=1e-6).fit(X).n_iter_ == 1
 
 
-def test_white_data_and_the_function_without_whitening():
+def test_function_without_whitening():
     Z = white(3000, 4)
     K, W, Y = picard(Z.T, whiten=False, random_state=0)
     assert K is None

@@ -41,7 +41,7 @@ def test_sum_and_map(as_rows, rng):
 
 
 class Longest:
-    """A total for `reduce`: the sum of all rows (d,), and the longest two (2, d), the longest first."""
+    """Accumulator for `reduce`: the sum of all rows (d,), and the two rows of largest norm (2, d), largest first."""
 
     def __init__(self, n_features):
         self.total, self.longest = np.zeros(n_features), np.zeros((0, n_features))
@@ -62,7 +62,7 @@ def itself(chunk):
     return chunk
 
 
-def test_each_hands_on_chunks_in_order_and_fold_adds_them_up(as_rows, rng):
+def test_for_each_preserves_order_and_reduce_accumulates(as_rows, rng):
     X = rng.normal(size=(1003, 5))
     rows, parts = as_rows(X), []
     rows.for_each(parts.append, itself)
@@ -73,7 +73,7 @@ def test_each_hands_on_chunks_in_order_and_fold_adds_them_up(as_rows, rng):
     assert rows.n_passes == 2
 
 
-def test_rows_by_their_numbers(as_rows, rng):
+def test_take_and_subset_by_index(as_rows, rng):
     X = rng.normal(size=(1003, 5))
     rows, indices = as_rows(X), rng.integers(0, 1003, size=50)
     np.testing.assert_array_equal(rows.take(indices), X[indices])
@@ -82,18 +82,18 @@ def test_rows_by_their_numbers(as_rows, rng):
     assert len(rows.take(indices[:0])) == 0
 
 
-def test_random_batches_are_the_same_wherever_rows_live(as_rows, rng):
+def test_random_batches_do_not_depend_on_storage(as_rows, rng):
     X = rng.normal(size=(1003, 5))
-    rows, of_memory = as_rows(X), HostRows(X).batches(300, np.random.RandomState(3))
+    rows, in_memory = as_rows(X), HostRows(X).batches(300, np.random.RandomState(3))
     if isinstance(rows, StreamRows):
         pytest.skip("streamed rows are drawn in short runs: see test_stream")
-    for batch, expected in zip(rows.batches(300, np.random.RandomState(3)), of_memory, strict=True):
+    for batch, expected in zip(rows.batches(300, np.random.RandomState(3)), in_memory, strict=True):
         np.testing.assert_array_equal(batch.to_memory().map(itself), expected.map(itself))
 
 
 @settings(max_examples=30, deadline=None)
 @given(n=st.integers(1, 300), d=st.integers(1, 9), chunk=st.integers(1, 310), k=st.integers(1, 4))
-def test_any_chunking_gives_the_same_sums(n, d, chunk, k):
+def test_sums_do_not_depend_on_chunk_size(n, d, chunk, k):
     rng = np.random.default_rng(n)
     X, W = rng.normal(size=(n, d)), rng.normal(size=(k, d))
     whole, cut = (HostRows(X, chunk_rows=rows).sum(sums.fixed_point, W, LogCosh()) for rows in (n, chunk))
@@ -101,19 +101,19 @@ def test_any_chunking_gives_the_same_sums(n, d, chunk, k):
         np.testing.assert_allclose(many, one, rtol=1e-10, atol=1e-10)
 
 
-def test_threads_do_not_change_a_bit(rng, monkeypatch):
+def test_sums_do_not_depend_on_number_of_threads(rng, monkeypatch):
     X, W = rng.normal(size=(20_000, 40)).astype(np.float32), rng.normal(size=(40, 40)).astype(np.float32)
-    answers = []
+    results = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(threaded, "host_threads", lambda threads=threads: threads)
         monkeypatch.setattr(host, "MIN_WORK_FOR_THREADS", 0)
-        answers.append(HostRows(X, chunk_rows=500).sum(sums.fixed_point, W, LogCosh()))
-    for other in answers[1:]:
-        for mine, theirs in zip(answers[0], other, strict=True):
-            np.testing.assert_array_equal(mine, theirs)
+        results.append(HostRows(X, chunk_rows=500).sum(sums.fixed_point, W, LogCosh()))
+    for other in results[1:]:
+        for expected, found in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(expected, found)
 
 
-def test_parts_are_added_in_their_order_whoever_comes_first():
+def test_partial_sums_are_added_in_chunk_order():
     parts = [np.array([x]) for x in (1.0, 1e16, -1e16, 3.0)]  # 1 + 1e16 - 1e16 + 3 = 3; another order gives 4
     for arrival in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2], [3, 0, 2, 1]):
         totals = RunningTotals()
@@ -123,7 +123,7 @@ def test_parts_are_added_in_their_order_whoever_comes_first():
         assert totals.sums[0] == 3.0
 
 
-def test_what_each_chunk_gave_may_be_the_chunk_itself(as_rows, rng):
+def test_for_each_accepts_the_chunk_as_result(as_rows, rng):
     X, parts = rng.normal(size=(1003, 5)), []
     as_rows(X).for_each(parts.append, np.asarray)
     np.testing.assert_array_equal(np.concatenate(parts), X)
@@ -157,14 +157,14 @@ def test_projected_rows(as_rows, rng, monkeypatch, stored):
     np.testing.assert_allclose(np.concatenate([b.map(plus_one) for b in batches]), Z + 1, rtol=1e-12, atol=1e-12)
 
 
-def test_projection_in_float32_keeps_the_digits_that_a_large_mean_would_take(rng):
+def test_float32_projection_is_accurate_with_large_mean(rng):
     X = (rng.normal(size=(2000, 3)) + 1e4).astype(np.float32)
     mean = X.mean(0, dtype=np.float64)
     Z = HostRows(X).projected(mean, np.eye(3)).map(plus_one) - 1
     np.testing.assert_allclose(Z, X.astype(np.float64) - mean, atol=1e-6)
 
 
-def test_batches_visit_every_row_once(rng):
+def test_batches_contain_every_row_once(rng):
     X = np.arange(103.0)[:, None]
     for order in (None, np.random.RandomState(0)):
         batches = [batch.map(plus_one) - 1 for batch in HostRows(X).batches(10, order)]
@@ -173,22 +173,22 @@ def test_batches_visit_every_row_once(rng):
 
 
 @pytest.mark.parametrize("kind", ["fortran", "strided", "reversed", "read-only", "memmap"])
-def test_any_memory_order_without_a_copy_of_the_whole(kind, rng, tmp_path):
+def test_memory_layouts_are_not_copied(kind, rng, tmp_path):
     X = rng.normal(size=(600, 8))
     if kind == "fortran":
-        given_ = np.asfortranarray(X)
+        array = np.asfortranarray(X)
     elif kind == "strided":
-        given_ = np.repeat(np.repeat(X, 3, axis=0), 2, axis=1)[::3, ::2]
+        array = np.repeat(np.repeat(X, 3, axis=0), 2, axis=1)[::3, ::2]
     elif kind == "reversed":
-        given_ = X[::-1, ::-1].copy()[::-1, ::-1]
+        array = X[::-1, ::-1].copy()[::-1, ::-1]
     elif kind == "read-only":
-        given_ = X.copy()
-        given_.setflags(write=False)
+        array = X.copy()
+        array.setflags(write=False)
     else:
         np.save(tmp_path / "x.npy", X)
-        given_ = np.load(tmp_path / "x.npy", mmap_mode="r")
-    rows = HostRows(given_, chunk_rows=70)
-    assert rows.array is given_
+        array = np.load(tmp_path / "x.npy", mmap_mode="r")
+    rows = HostRows(array, chunk_rows=70)
+    assert rows.array is array
     W = rng.normal(size=(8, 8))
     expected = sums.fixed_point(X, W, LogCosh())
     for found, right in zip(rows.sum(sums.fixed_point, W, LogCosh()), expected, strict=True):
@@ -196,7 +196,7 @@ def test_any_memory_order_without_a_copy_of_the_whole(kind, rng, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float16])
-def test_other_dtypes_are_converted_by_chunks(dtype, rng):
+def test_other_dtypes_are_converted_chunk_by_chunk(dtype, rng):
     X = rng.integers(0, 100, size=(500, 3)).astype(dtype)
     rows = open_rows(X, dtype=np.dtype(np.float32), device=CPU, chunk_rows=100)
     assert rows.map(plus_one).dtype == np.float32
@@ -219,23 +219,23 @@ def test_an_error_in_a_thread_stops_the_others_and_is_raised(error, monkeypatch)
     assert threading.active_count() <= before
 
 
-def test_an_error_does_not_leave_a_waiting_thread_behind(monkeypatch):
+def test_error_terminates_waiting_threads(monkeypatch):
     monkeypatch.setattr(threaded, "host_threads", lambda: 3)
     monkeypatch.setattr(host, "MIN_WORK_FOR_THREADS", 0)
     before = host_threads()
 
-    def breaks_first(chunk):  # everybody else waits for the first part
+    def fail_on_first_chunk(chunk):  # the other threads wait for the first partial sum
         if chunk[0, 0] == 0:
             time.sleep(0.2)
             raise ValueError("first")
         return (chunk,)
 
     with pytest.raises(ValueError, match="first"):
-        HostRows(np.arange(1000.0)[:, None], chunk_rows=1).sum(breaks_first)
+        HostRows(np.arange(1000.0)[:, None], chunk_rows=1).sum(fail_on_first_chunk)
     assert host_threads() == before
 
 
-def test_the_order_of_batches_on_a_device_is_random_and_comes_again(cupy, rng):
+def test_batch_order_on_device_is_random_and_reproducible(cupy, rng):
     n = 6000
     rows = open_rows(cupy.asarray(np.arange(n, dtype=float)[:, None]), dtype=np.dtype(float), device=Device("cuda", 0))
 
@@ -245,19 +245,19 @@ def test_the_order_of_batches_on_a_device_is_random_and_comes_again(cupy, rng):
 
     first = order(0)
     np.testing.assert_array_equal(first, order(0))
-    assert (np.diff(first) > 0).all()  # within a batch in the order of memory
+    assert (np.diff(first) > 0).all()  # within a batch in memory order
     np.testing.assert_array_equal(np.sort(first.ravel()), np.arange(n))
     orders = np.array([order(seed) for seed in range(100)])
-    # the share of the first half in the batches of 500, the mean number, and neighbours in one batch, as of chance
-    share = (orders < n / 2).sum(axis=2)
+    # the rows of the first half per batch, and the neighbours within a batch, are as frequent as in random permutations
+    n_first_half = (orders < n / 2).sum(axis=2)
     variance = 500 * 0.25 * (n - 500) / (n - 1)
-    assert abs(share.mean() - 250) < 1
-    assert abs(share.var() / variance - 1) < 0.25
-    together = (np.diff(orders, axis=2) == 1).sum(axis=(1, 2))
-    assert abs(together.mean() / 499 - 1) < 0.05
-    places = np.empty((100, n))
-    for place, one in zip(places, orders, strict=True):
-        place[one.astype(int).ravel()] = np.repeat(np.arange(12), 500)
-    correlation = np.corrcoef(places)[np.triu_indices(100, 1)]  # of two orders
+    assert abs(n_first_half.mean() - 250) < 1
+    assert abs(n_first_half.var() / variance - 1) < 0.25
+    n_neighbours = (np.diff(orders, axis=2) == 1).sum(axis=(1, 2))
+    assert abs(n_neighbours.mean() / 499 - 1) < 0.05
+    batch_indices = np.empty((100, n))
+    for batch_of_row, one in zip(batch_indices, orders, strict=True):
+        batch_of_row[one.astype(int).ravel()] = np.repeat(np.arange(12), 500)
+    correlation = np.corrcoef(batch_indices)[np.triu_indices(100, 1)]  # of pairs of orders
     assert abs(correlation).max() < 5 / np.sqrt(n)
     assert abs(correlation.std() * np.sqrt(n) - 1) < 0.1

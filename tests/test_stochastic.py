@@ -1,4 +1,4 @@
-"""Stochastic Picard-O: against finite differences of the loss, textbook loops, and in whole fits."""
+"""Stochastic Picard-O: finite differences of the loss, naive implementations, and complete fits."""
 
 import numpy as np
 import pytest
@@ -19,11 +19,11 @@ from . import naive
 from .problems import amari, mixture, white
 
 
-def oracle_of(Z, weights=None):
+def make_oracle(Z, weights=None):
     return ContrastOracle(memory_rows(Z, device=array_device(Z), weights=weights), as_contrast("logcosh"))
 
 
-def rotation(rng, k):
+def random_rotation(rng, k):
     return np.linalg.qr(rng.normal(size=(k, k)))[0]
 
 
@@ -31,20 +31,20 @@ def loss(oracle, W, sign):
     return float((sign * oracle.likelihood(W).loss).sum())
 
 
-def dependent(n, k):
-    """Sources that share their scale row by row, so that they depend on each other; X (n, k) and their mixing."""
+def dependent_sources(n, k):
+    """Dependent sources, which share a random scale in each row.  Returns X (n, k) and the mixing matrix."""
     X, A = mixture(n, k, mean=0.0)
     return X * np.exp(0.7 * np.random.default_rng(1).normal(size=(n, 1))), A
 
 
-def of_loops(Z, W, weights):
+def naive_curvature(Z, W, weights):
     """E w g'(y_i) y_j² / E w y_j², one row at a time."""
-    top, bottom = np.zeros((len(W), len(W))), np.zeros(len(W))
+    numerator, denominator = np.zeros((len(W), len(W))), np.zeros(len(W))
     for z, w in zip(Z, weights, strict=True):
         y = W @ z
-        top += w * np.outer([naive.slope["logcosh"](u) for u in y], y**2)
-        bottom += w * y**2
-    return top / bottom
+        numerator += w * np.outer([naive.slope["logcosh"](u) for u in y], y**2)
+        denominator += w * y**2
+    return numerator / denominator
 
 
 @pytest.fixture
@@ -54,27 +54,27 @@ def unconverged(monkeypatch):
     monkeypatch.setattr(growth, "MAX_ITER_COMPETITION", 0)
 
 
-# ---- one step --------------------------------------------------------------------------------------------------------
+# ---- single steps ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("weighted", [False, True])
-def test_curvature_of_the_rows_is_the_textbooks(weighted, rng):
+def test_curvature_matches_naive(weighted, rng):
     Z, W = white(500, 4), rng.normal(size=(4, 4))
     weights = rng.integers(0, 4, size=500).astype(float) if weighted else np.ones(500)
-    oracle = oracle_of(Z, weights if weighted else None)
-    np.testing.assert_allclose(oracle.curvature(W), of_loops(Z, W, weights), rtol=1e-11)
+    oracle = make_oracle(Z, weights if weighted else None)
+    np.testing.assert_allclose(oracle.curvature(W), naive_curvature(Z, W, weights), rtol=1e-11)
     assert oracle.n_passes == 1
 
 
-def test_the_curvature_of_a_constant_source_is_finite():
+def test_curvature_of_constant_source_is_finite():
     Z = np.zeros((100, 2))
     Z[:, 0] = 1.0
-    assert np.isfinite(oracle_of(Z).curvature(np.eye(2))).all()
+    assert np.isfinite(make_oracle(Z).curvature(np.eye(2))).all()
 
 
-def test_a_step_divides_the_slope_of_the_loss_by_its_second_derivative(rng, monkeypatch):
-    """Along the rotation of every pair (i, j), by finite differences; and by no less than MIN_CURVATURE."""
+def test_step_is_gradient_over_second_derivative(rng, monkeypatch):
+    """For each pair (i, j), by finite differences along its rotation; the divisor is bounded by MIN_CURVATURE."""
     monkeypatch.setattr(stochastic, "MIN_CURVATURE", 0.005)
-    Z, W = white(2000, 5), rotation(rng, 5)
-    oracle, rate = oracle_of(Z), 1e-5
+    Z, W = white(2000, 5), random_rotation(rng, 5)
+    oracle, rate = make_oracle(Z), 1e-5
     at = oracle.likelihood(W)
     state = State(W, np, extended=True)
     state.update(at, oracle.curvature(W))
@@ -84,18 +84,18 @@ def test_a_step_divides_the_slope_of_the_loss_by_its_second_derivative(rng, monk
     for i, j in zip(*np.triu_indices(5, 1), strict=True):
         pair = np.zeros((5, 5))
         pair[i, j], pair[j, i] = 1.0, -1.0
-        before, here, after = (loss(oracle, scipy.linalg.expm(t * pair) @ W, sign) for t in (-3e-4, 0.0, 3e-4))
-        second = (after - 2 * here + before) / 9e-8
-        # twice the floor: the loss rises by the curvatures of both sources
+        before, middle, after = (loss(oracle, scipy.linalg.expm(t * pair) @ W, sign) for t in (-3e-4, 0.0, 3e-4))
+        second = (after - 2 * middle + before) / 9e-8
+        # twice the bound: the second derivative is the sum of the curvatures of both sources
         np.testing.assert_allclose(step[i, j], -rate * (after - before) / 6e-4 / max(second, 0.01), rtol=1e-3)
         seconds.append(second)
     assert min(seconds) < 0.01 < max(seconds)
 
 
 def test_running_averages(rng):
-    """The plain mean at first, later one that forgets."""
+    """The plain mean of the first batches, later a mean that discounts old batches."""
     Z, state = white(3000, 3), State(np.eye(3), np, extended=True)
-    likelihoods = [oracle_of(part).likelihood(np.eye(3)) for part in np.split(Z, 10)]
+    likelihoods = [make_oracle(part).likelihood(np.eye(3)) for part in np.split(Z, 10)]
     for at in likelihoods:
         state.update(at, None)
     np.testing.assert_allclose(state.slope, np.mean([at.slope for at in likelihoods], axis=0))
@@ -105,14 +105,14 @@ def test_running_averages(rng):
     np.testing.assert_allclose(state.slope, likelihoods[0].slope, rtol=1e-4)
 
 
-# ---- all steps -------------------------------------------------------------------------------------------------------
+# ---- complete runs ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_it_ends_within_the_error_of_the_sample(dtype, rng):
-    """The loss above its least is below k² / 4n, what n rows leave open; the start's is a thousand times that."""
+def test_final_loss_is_within_sampling_error(dtype, rng):
+    """The excess loss is below k² / 4n, the sampling error of n rows; that of the start is far above it."""
     k, n = 6, 30_000
     Z = white(n, k, dtype=dtype)
-    oracle = oracle_of(Z)
-    best = picard(oracle, rotation(rng, k), max_iter=200, tol=1e-6)
+    oracle = make_oracle(Z)
+    best = picard(oracle, random_rotation(rng, k), max_iter=200, tol=1e-6)
     at = oracle.likelihood(best.W)
     sign = OrthogonalGroup(oracle, extended=True, min_curvature=0.01).signs(best.W, at)
     start = scipy.linalg.expm(0.1 * (lambda D: D - D.T)(rng.normal(size=(k, k)))) @ best.W
@@ -124,62 +124,65 @@ def test_it_ends_within_the_error_of_the_sample(dtype, rng):
 
 
 def test_passes_and_epochs_are_counted(rng):
-    oracle = oracle_of(white(10 * MIN_BATCH + 7, 3))
-    for most in (1, 4):
-        _, passes, epochs = stochastic_picard(oracle, [rotation(rng, 3)], rng=np.random.RandomState(0), max_epochs=most)
-        steps = 10 * most
+    oracle = make_oracle(white(10 * MIN_BATCH + 7, 3))
+    for n_epochs in (1, 4):
+        _, passes, epochs = stochastic_picard(
+            oracle, [random_rotation(rng, 3)], rng=np.random.RandomState(0), max_epochs=n_epochs
+        )
+        steps = 10 * n_epochs
         assert passes == pytest.approx((steps + -(-steps // CURVATURE_INTERVAL)) * MIN_BATCH / oracle.n_rows)
-        assert epochs == most
+        assert epochs == n_epochs
     assert oracle.n_passes == 0
     _, passes, epochs = stochastic_picard(
-        oracle_of(white(MIN_BATCH // 2, 3)), [np.eye(3)], rng=np.random.RandomState(0), max_epochs=1
+        make_oracle(white(MIN_BATCH // 2, 3)), [np.eye(3)], rng=np.random.RandomState(0), max_epochs=1
     )
-    assert (passes, epochs) == (2, 1)  # fewer rows than a batch: they are the batch, and its curvature is measured
+    assert (passes, epochs) == (2, 1)  # fewer rows than a batch: one batch of all rows, and one pass for its curvature
 
 
-def test_starts_share_the_passes(rng):
-    """The results of each start alone; the curvature takes a pass for each."""
-    oracle, starts = oracle_of(white(20_000, 4)), [rotation(rng, 4) for _ in range(3)]
+def test_starts_share_passes(rng):
+    """Each start has the same result as alone; the curvature takes one pass per start."""
+    oracle, starts = make_oracle(white(20_000, 4)), [random_rotation(rng, 4) for _ in range(3)]
     together, passes, _ = stochastic_picard(oracle, starts, rng=np.random.RandomState(5))
-    for start, found in zip(starts, together, strict=True):
+    for start, result in zip(starts, together, strict=True):
         (alone,), one, _ = stochastic_picard(oracle, [start], rng=np.random.RandomState(5))
-        np.testing.assert_allclose(found, alone, atol=1e-9)
+        np.testing.assert_allclose(result, alone, atol=1e-9)
     assert passes == pytest.approx(one * (1 + 3 / CURVATURE_INTERVAL) / (1 + 1 / CURVATURE_INTERVAL))
 
 
-def test_signs_are_left_alone_unless_extended(rng):
-    Z = white(4000, 4)  # two sub-Gaussian sources among them
-    W = picard(oracle_of(Z), rotation(rng, 4), max_iter=100, tol=1e-8).W
-    oracle = oracle_of(Z)
+def test_signs_change_only_if_extended(rng):
+    Z = white(4000, 4)  # of which two sources are sub-Gaussian
+    W = picard(make_oracle(Z), random_rotation(rng, 4), max_iter=100, tol=1e-8).W
+    oracle = make_oracle(Z)
     for extended, negative in ((True, 2), (False, 0)):
         state = State(W, np, extended)
         state.update(oracle.likelihood(W), oracle.curvature(W))
         assert (state.step(oracle.likelihood(W), 0.1)[1] < 0).sum() == negative
 
 
-def test_rows_of_no_weight_do_not_count(rng):
+def test_rows_of_zero_weight_are_ignored(rng):
     X = white(40_000, 3)
     w = (np.arange(40_000) < 30_000).astype(float)
-    W = picard(oracle_of(X[:30_000]), rotation(rng, 3), max_iter=100, tol=1e-8).W
+    W = picard(make_oracle(X[:30_000]), random_rotation(rng, 3), max_iter=100, tol=1e-8).W
     X[30_000:] = X[30_000:, ::-1] ** 3
-    (found,), _, _ = stochastic_picard(oracle_of(X, w), [W], rng=np.random.RandomState(0))
-    np.testing.assert_allclose(abs(found @ W.T), np.eye(3), atol=0.02)
+    (result,), _, _ = stochastic_picard(make_oracle(X, w), [W], rng=np.random.RandomState(0))
+    np.testing.assert_allclose(abs(result @ W.T), np.eye(3), atol=0.02)
 
 
-def test_batches_of_weight_0_are_skipped(monkeypatch):
+def test_batches_of_zero_weight_are_skipped(monkeypatch):
     monkeypatch.setattr(stochastic, "MIN_BATCH", 2)
     monkeypatch.setattr(stochastic, "BATCH_PER_COMPONENT", 1)
-    w = (np.arange(20_000) % 100 == 0).astype(float)  # batches of 200 rows: some two of them count, or none
+    # batches of 200 rows, of which about two or none have positive weight
+    w = (np.arange(20_000) % 100 == 0).astype(float)
     with np.errstate(all="raise", under="ignore"):
-        (W,), _, _ = stochastic_picard(oracle_of(white(20_000, 2), w), [np.eye(2)], rng=np.random.RandomState(0))
+        (W,), _, _ = stochastic_picard(make_oracle(white(20_000, 2), w), [np.eye(2)], rng=np.random.RandomState(0))
     assert np.isfinite(W).all()
 
 
-# ---- in a fit --------------------------------------------------------------------------------------------------------
+# ---- estimators ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     "estimator", [Picard(), Picard(n_init=8), FastICA(algorithm="picard", growth="auto", tol="auto")]
 )
-def test_no_stochastic_steps_where_samples_converge(estimator, monkeypatch):
+def test_no_stochastic_steps_if_samples_converge(estimator, monkeypatch):
     monkeypatch.setattr(stochastic, "State", None)
     X, A = mixture(80_000, 8, dtype=np.float32)
     estimator.set_params(random_state=0).fit(X)
@@ -209,14 +212,14 @@ def test_stochastic_steps_replace_samples_that_do_not_converge(estimator, unconv
     A = rng.normal(size=(8, 8))
     X = (rng.laplace(size=(60_000, 8)) @ A.T).astype(np.float32)
     estimator.set_params(random_state=0).fit(X)
-    assert len(states) == 1  # the best start's
+    assert len(states) == 1  # of the best start
     assert estimator.converged_
     assert amari(estimator.components_ @ A) < 0.01
-    assert len(estimator.losses_) < 6  # there is nearly nothing left to do for all rows
+    assert len(estimator.losses_) < 6  # few iterations over all rows remain
 
 
-def test_dependent_sources_take_fewer_passes_to_no_higher_a_loss():
-    X, _ = dependent(150_000, 40)
+def test_dependent_sources_reach_the_same_loss_in_fewer_passes():
+    X, _ = dependent_sources(150_000, 40)
     ica, full = (Picard(random_state=0, growth=growing).fit(X.astype(np.float32)) for growing in ("auto", None))
     assert ica.converged_
     assert full.converged_
@@ -232,14 +235,14 @@ def test_no_stochastic_steps_without_growth_or_ortho(unconverged, monkeypatch):
     assert Picard(ortho=False, extended=True, random_state=0).fit(X).converged_
 
 
-def test_max_iter_bounds_the_epochs(unconverged, monkeypatch):
+def test_max_iter_bounds_epochs(unconverged, monkeypatch):
     epochs, original = [], estimators_picard.stochastic_picard
 
-    def watch(*arguments, **options):
+    def recorded(*arguments, **options):
         epochs.append(options["max_epochs"])
         return original(*arguments, **options)
 
-    monkeypatch.setattr(estimators_picard, "stochastic_picard", watch)
+    monkeypatch.setattr(estimators_picard, "stochastic_picard", recorded)
     X, _ = mixture(60_000, 4, dtype=np.float32)
     for max_iter in (2, 500):
         ica = Picard(max_iter=max_iter, tol=1.0, random_state=0).fit(X)
@@ -247,19 +250,19 @@ def test_max_iter_bounds_the_epochs(unconverged, monkeypatch):
     assert epochs == [2, stochastic.MAX_EPOCHS]
 
 
-def test_two_fits_agree_to_the_bit(unconverged):
+def test_fits_are_bitwise_reproducible(unconverged):
     X, _ = mixture(60_000, 5, dtype=np.float32)
     a, b = (Picard(random_state=3).fit(X) for _ in range(2))
     np.testing.assert_array_equal(a.components_, b.components_)
 
 
-def test_a_checkpoint_keeps_the_result_of_stochastic_steps(unconverged, tmp_path, monkeypatch):
+def test_checkpoint_stores_result_of_stochastic_steps(unconverged, tmp_path, monkeypatch):
     X, _ = mixture(60_000, 4, dtype=np.float32)
     expected = Picard(random_state=0).fit(X)
     first = Picard(random_state=0, checkpoint=tmp_path / "fit").fit(X)
     monkeypatch.setattr(stochastic, "State", None)
-    again = Picard(random_state=0, checkpoint=tmp_path / "fit").fit(X)
-    for ica in (first, again):
+    resumed = Picard(random_state=0, checkpoint=tmp_path / "fit").fit(X)
+    for ica in (first, resumed):
         np.testing.assert_array_equal(ica.components_, expected.components_)
         assert ica.n_passes_ == pytest.approx(expected.n_passes_)
 
@@ -270,39 +273,39 @@ def test_progress_is_printed(unconverged, capsys):
     assert f"[Picard] batches of {MIN_BATCH} rows, step 50: " in capsys.readouterr().out
 
 
-def test_rows_of_workers_are_drawn_once(unconverged, monkeypatch):
+def test_dask_rows_are_sampled_once(unconverged, monkeypatch):
     da = pytest.importorskip("dask.array")
     from gpuica.rows.dask import DaskRows
 
     drawn, original = [], DaskRows.batches
 
-    def watch(self, size, rng=None):
+    def recorded(self, size, rng=None):
         drawn.append(size)
         return original(self, size, rng)
 
-    monkeypatch.setattr(DaskRows, "batches", watch)
+    monkeypatch.setattr(DaskRows, "batches", recorded)
     X, A = mixture(60_000, 4)
     ica = Picard(random_state=0).fit(da.from_array(X, chunks=(9_000, -1)))
     assert amari(ica.components_ @ A) < 0.02
     assert [size for size in drawn if size >= MIN_BATCH] == [
         10_000,
         60_000,
-    ]  # the sample, and the rows that batches are drawn from
+    ]  # the sample, and the rows from which batches are drawn
 
 
-def test_on_a_device_as_on_the_host(cupy, rng, monkeypatch):
+def test_device_results_match_host(cupy, rng, monkeypatch):
     monkeypatch.setattr("gpuica.rows.device.MAX_SORTED_ROWS", 0)  # the same draws
-    Z, W = white(6000, 4), rotation(rng, 4)
+    Z, W = white(6000, 4), random_rotation(rng, 4)
     weights = rng.integers(0, 3, size=6000).astype(float)
     for w in (None, weights):
-        there = stochastic_picard(
-            oracle_of(cupy.asarray(Z), None if w is None else cupy.asarray(w)),
+        device_result = stochastic_picard(
+            make_oracle(cupy.asarray(Z), None if w is None else cupy.asarray(w)),
             [cupy.asarray(W)],
             rng=np.random.RandomState(0),
         )
-        here = stochastic_picard(oracle_of(Z, w), [W], rng=np.random.RandomState(0))
-        np.testing.assert_allclose(there[0][0].get(), here[0][0], atol=1e-8)
-        assert there[1:] == here[1:]
+        host_result = stochastic_picard(make_oracle(Z, w), [W], rng=np.random.RandomState(0))
+        np.testing.assert_allclose(device_result[0][0].get(), host_result[0][0], atol=1e-8)
+        assert device_result[1:] == host_result[1:]
 
 
 def test_rows_of_files_are_read_in_batches(unconverged, tmp_path):

@@ -1,4 +1,4 @@
-"""Convergence in standard errors of the gradient, measured on the rows: tol="auto", and the warnings."""
+"""Convergence measured in standard errors of the gradient: tol="auto" and convergence warnings."""
 
 import warnings
 
@@ -19,39 +19,39 @@ from . import naive
 from .problems import mixture
 
 FAMILY = [(True, True), (True, False), (False, True), (False, False)]  # (ortho, extended)
-FAR = 10  # standard errors beyond which a fit has not converged, whatever its rule
+FAR = 10  # standard errors beyond which a fit has not converged, whatever the stopping rule
 
 
-def whitened(X):
-    """White rows, by the symmetric whitening matrix."""
+def whiten(X):
+    """Whiten rows with the symmetric whitening matrix."""
     X = X - X.mean(0)
     eigenvalues, vectors = np.linalg.eigh(X.T @ X / len(X))
     return X @ (vectors / np.sqrt(eigenvalues)) @ vectors.T
 
 
-def dependent(n, k, rng, spread=0.7):
-    """Laplace sources (n, k) that share their variance, row by row."""
+def dependent_sources(n, k, rng, spread=0.7):
+    """Laplace sources (n, k) that share a random variance in each row."""
     return rng.laplace(size=(n, k)) * np.exp(spread * rng.normal(size=(n, 1)))
 
 
 def sources_of(ica, X, weight=None):
-    """The sources in float64, at the scale that the solver had them in."""
+    """The sources in float64, at the scale used by the solver."""
     scale = np.sqrt(weight or len(X)) if ica.whiten == "arbitrary-variance" else 1
     return (X.astype(float) - ica.mean_) @ ica.components_.astype(float).T * scale
 
 
-def weights_of(kind, n, rng):
-    """Weights (n,) that are counts, or shares, or None."""
+def draw_weights(kind, n, rng):
+    """Weights (n,): integer counts, non-integer shares, or None."""
     return None if kind is None else rng.integers(0, 3, size=n) * (1.0 if kind == "counts" else 0.3)
 
 
 def n_effective(w):
-    """What a variance of means divides by: counts stand for as many rows; of others Kish's number."""
+    """Effective sample size: the sum of integer counts, or Kish's effective sample size of other weights."""
     return w.sum() if (w % 1 == 0).all() else w.sum() ** 2 / (w**2).sum()
 
 
-def in_errors(ica, X, *, ortho=True, extended=True, weights=None):
-    """|gradient| in standard errors (k, k) at a fitted estimator's sources, by the textbook's loop."""
+def gradient_in_standard_errors(ica, X, *, ortho=True, extended=True, weights=None):
+    """|gradient| in standard errors (k, k) at the sources of a fitted estimator, by a naive loop."""
     w = np.ones(len(X)) if weights is None else np.asarray(weights, dtype=float)
     Y = sources_of(ica, X, w.sum())
     T = np.tanh(Y)
@@ -63,30 +63,30 @@ def in_errors(ica, X, *, ortho=True, extended=True, weights=None):
 
 
 def converged_components(z):
-    """(k,) by the rule of tol="auto"."""
+    """Components (k,) that satisfy the rule of tol="auto"."""
     return (np.sqrt((z**2).mean(1)) < 0.5) & (z.max(1) < np.sqrt(2 * np.log(len(z) ** 2)))
 
 
-# ---- standard errors, measured ---------------------------------------------------------------------------------------
+# ---- measured standard errors ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", ["rotation", "matrix"])
-def test_squares_are_means_over_the_rows(as_rows, kind, rng):
-    Z, W = dependent(700, 4, rng), rng.normal(size=(4, 4))
+def test_squares_are_means_over_rows(as_rows, kind, rng):
+    Z, W = dependent_sources(700, 4, rng), rng.normal(size=(4, 4))
     Y = Z @ W.T
     T = np.tanh(Y)
     expected = [(T**2).T @ Y**2, (T * Y).T @ (T * Y if kind == "rotation" else Y**2), (Y**2).T @ Y**2]
     oracle = ContrastOracle(as_rows(Z), as_contrast("logcosh"))
     plain = oracle.likelihood(W)
-    found = oracle.likelihood(W, kind)
-    for part, same in zip(found[:4], plain[:4], strict=True):
-        np.testing.assert_allclose(part, same, rtol=1e-12, atol=1e-15)
-    for squares in (found.squares, oracle.fixed_point(W, kind)[3]):
+    result = oracle.likelihood(W, kind)
+    for part, desired in zip(result[:4], plain[:4], strict=True):
+        np.testing.assert_allclose(part, desired, rtol=1e-12, atol=1e-15)
+    for squares in (result.squares, oracle.fixed_point(W, kind)[3]):
         assert len(squares) == (2 if kind == "rotation" else 3)
-        for part, right in zip(squares, expected, strict=False):
-            np.testing.assert_allclose(part, right / 700, rtol=1e-11)
+        for part, desired in zip(squares, expected, strict=False):
+            np.testing.assert_allclose(part, desired / 700, rtol=1e-11)
 
 
-def test_squares_of_some_of_a_stack(rng):
-    oracle = ContrastOracle(HostRows(dependent(500, 3, rng)), as_contrast("logcosh"))
+def test_squares_of_part_of_a_batch(rng):
+    oracle = ContrastOracle(HostRows(dependent_sources(500, 3, rng)), as_contrast("logcosh"))
     Ws, kinds = [rng.normal(size=(m, 3)) for m in (3, 1, 3, 3)], [None, None, "matrix", "rotation"]
     pairs = ((oracle.fixed_point, oracle.fixed_point_batch), (oracle.likelihood, oracle.likelihood_batch))
     for alone, batch in pairs:
@@ -94,15 +94,15 @@ def test_squares_of_some_of_a_stack(rng):
         results = batch(Ws, kinds)
         assert oracle.n_passes == before + 1
         for W, kind, result in zip(Ws, kinds, results, strict=True):
-            for part, same in zip(result, alone(W, kind), strict=True):
-                np.testing.assert_allclose(part, same, rtol=1e-12)
+            for part, desired in zip(result, alone(W, kind), strict=True):
+                np.testing.assert_allclose(part, desired, rtol=1e-12)
 
 
 @pytest.mark.parametrize("weighted", [None, "counts", "shares"])
 @pytest.mark.parametrize(("ortho", "extended"), FAMILY)
-def test_measured_errors_are_those_of_the_rows(ortho, extended, weighted, rng):
-    Z = whitened(dependent(400, 4, rng))
-    w = weights_of(weighted, 400, rng)
+def test_standard_errors_match_naive(ortho, extended, weighted, rng):
+    Z = whiten(dependent_sources(400, 4, rng))
+    w = draw_weights(weighted, 400, rng)
     W = np.linalg.qr(rng.normal(size=(4, 4)))[0] if ortho else rng.normal(size=(4, 4))
     oracle = ContrastOracle(HostRows(Z, weights=w), as_contrast("logcosh"), white=False)
     manifold = (OrthogonalGroup if ortho else GeneralLinearGroup)(oracle, extended=extended, min_curvature=0.01)
@@ -110,19 +110,19 @@ def test_measured_errors_are_those_of_the_rows(ortho, extended, weighted, rng):
     sign = manifold.signs(W, at)
     mean, variance = naive.gradient_and_variance(Z @ W.T, "logcosh", sign, ortho=ortho, extended=extended, weights=w)
     n = 400 if w is None else n_effective(w)
-    counts = ~np.eye(4, dtype=bool) if ortho else np.ones((4, 4), bool)  # no rotation turns a component into itself
+    entries = ~np.eye(4, dtype=bool) if ortho else np.ones((4, 4), bool)  # rotations have no diagonal
     np.testing.assert_allclose(manifold.gradient(W, at, sign), mean, atol=1e-12)
-    np.testing.assert_allclose(manifold.error(W, at, sign)[counts], np.sqrt(variance / n)[counts], rtol=1e-9)
+    np.testing.assert_allclose(manifold.error(W, at, sign)[entries], np.sqrt(variance / n)[entries], rtol=1e-9)
 
 
-def test_the_largest_of_noise(rng):
+def test_expected_maximum_of_noise(rng):
     for k in (30, 400):
         largest = [np.abs(rng.normal(size=(k, k))).max() for _ in range(30)]
         assert 0.9 < np.mean(largest) / expected_max_noise(k) < 1
     assert expected_max_noise(1) == 1
 
 
-def test_distance_counts_both_the_row_and_its_largest_entry():
+def test_distance_bounds_row_norm_and_largest_entry():
     z = np.zeros((100, 100))
     z[0] = 0.49
     z[1] = 0.51
@@ -142,10 +142,10 @@ def test_convergence_is_predicted():
 
 
 # ---- tol="auto" ------------------------------------------------------------------------------------------------------
-def test_one_pair_that_is_still_mixed_is_no_solution(rng):
-    """Its entry of 4.7 standard errors is 4.7 / sqrt(128) = 0.42 in the root mean square of a row."""
+def test_one_mixed_pair_is_not_converged(rng):
+    """An entry of 4.7 standard errors adds only 4.7 / sqrt(128) = 0.42 to the root mean square of its row."""
     k, n = 128, 3000
-    Z = whitened(rng.laplace(size=(n, k)) * (rng.random((n, k)) < 0.2))
+    Z = whiten(rng.laplace(size=(n, k)) * (rng.random((n, k)) < 0.2))
     oracle = ContrastOracle(HostRows(Z), as_contrast("logcosh"))
     W = picard(oracle, np.eye(k), max_iter=300, tol=1e-6).W
 
@@ -163,21 +163,21 @@ def test_one_pair_that_is_still_mixed_is_no_solution(rng):
     angle = min(np.linspace(0, 0.1, 200), key=lambda angle: abs(z_of(rotated(angle)) - 4.7))
     assert abs(z_of(rotated(angle)) - 4.7) < 0.1
     sign = np.ones(k)
-    z = _by_loop(Z @ rotated(angle).T, sign)
+    z = _naive_z(Z @ rotated(angle).T, sign)
     assert (np.sqrt((z**2).mean(1)) < 0.5).all()
     assert not converged_components(z)[:2].any()
-    by_rows_alone = picard(oracle, rotated(angle), max_iter=50, tol="auto", final=False)
-    assert by_rows_alone.converged
-    assert by_rows_alone.n_iter == 0
-    found = picard(oracle, rotated(angle), max_iter=50, tol="auto")
-    assert found.converged
-    assert 0 < found.n_iter < 10
-    z = _by_loop(Z @ found.W.T, sign)
+    without_final_check = picard(oracle, rotated(angle), max_iter=50, tol="auto", final=False)
+    assert without_final_check.converged
+    assert without_final_check.n_iter == 0
+    result = picard(oracle, rotated(angle), max_iter=50, tol="auto")
+    assert result.converged
+    assert 0 < result.n_iter < 10
+    z = _naive_z(Z @ result.W.T, sign)
     assert converged_components(z).all()
-    np.testing.assert_allclose(found.z, z.max(1), rtol=1e-6)
+    np.testing.assert_allclose(result.z, z.max(1), rtol=1e-6)
 
 
-def _by_loop(Y, sign):
+def _naive_z(Y, sign):
     mean, variance = naive.gradient_and_variance(Y, "logcosh", sign)
     return np.abs(mean) / np.sqrt(np.maximum(variance, 1e-300) / len(Y))
 
@@ -196,42 +196,42 @@ def _by_loop(Y, sign):
         FastICA(tol="auto", algorithm="picard"),
     ],
 )
-def test_what_has_converged_satisfies_the_rule(estimator, weighted, rng):
-    S = np.hstack([dependent(24_000, 3, rng), rng.normal(size=(24_000, 1)) + rng.laplace(size=(24_000, 1))])
+def test_converged_fits_satisfy_the_rule(estimator, weighted, rng):
+    S = np.hstack([dependent_sources(24_000, 3, rng), rng.normal(size=(24_000, 1)) + rng.laplace(size=(24_000, 1))])
     X = S @ rng.normal(size=(4, 4))
-    w = weights_of(weighted, len(X), rng)
+    w = draw_weights(weighted, len(X), rng)
     ica = estimator.set_params(random_state=0).fit(X, sample_weight=w)
     assert ica.converged_
     ortho = getattr(ica, "ortho", True)
-    z = in_errors(ica, X, ortho=ortho, extended=getattr(ica, "extended", None) or ortho, weights=w)
+    z = gradient_in_standard_errors(ica, X, ortho=ortho, extended=getattr(ica, "extended", None) or ortho, weights=w)
     assert converged_components(z).all()
     np.testing.assert_allclose(ica.gradient_z_, z.max(1), rtol=1e-5, atol=1e-5)
 
 
-def test_stop_percentile_needs_a_fraction_of_the_components(rng):
+def test_stop_percentile_requires_fraction_of_components(rng):
     X = np.hstack([rng.laplace(size=(4000, 8)), rng.normal(size=(4000, 2))])
     ica = Picard(stop_percentile=80, random_state=0).fit(X)
     assert ica.converged_
-    np.testing.assert_array_equal(converged_components(in_errors(ica, X)), ica.converged_components_)
+    np.testing.assert_array_equal(converged_components(gradient_in_standard_errors(ica, X)), ica.converged_components_)
     assert ica.converged_components_.mean() >= 0.8
 
 
-def test_standard_errors_cost_no_pass_where_convergence_is_predicted():
+def test_standard_errors_add_no_pass_if_convergence_is_predicted():
     X, _ = mixture(20_000, 10)
     ica = Picard(random_state=0).fit(X)
-    assert ica.n_passes_ <= 2 + 1 + ica.n_iter_ + 4  # tries of the line search
+    assert ica.n_passes_ <= 2 + 1 + ica.n_iter_ + 4  # evaluations of the line search
     auto = FastICA(tol="auto", random_state=0).fit(X)
     assert auto.n_passes_ == 2 + auto.n_iter_
 
 
-def test_an_end_at_max_iter_is_judged_by_measured_errors(rng):
-    X = dependent(3000, 4, rng) @ rng.normal(size=(4, 4))
+def test_exit_at_max_iter_uses_measured_errors(rng):
+    X = dependent_sources(3000, 4, rng) @ rng.normal(size=(4, 4))
     for ica in (Picard(max_iter=2, random_state=0), FastICA(tol="auto", max_iter=2, random_state=0)):
         with pytest.warns(ConvergenceWarning):
             ica.fit(X)
         assert ica.n_iter_ == 2
         if isinstance(ica, Picard):  # FastICA's last step was taken after the last pass
-            np.testing.assert_allclose(ica.gradient_z_, in_errors(ica, X).max(1), rtol=1e-6)
+            np.testing.assert_allclose(ica.gradient_z_, gradient_in_standard_errors(ica, X).max(1), rtol=1e-6)
 
 
 # ---- gradient_z_ -----------------------------------------------------------------------------------------------------
@@ -248,8 +248,8 @@ def test_an_end_at_max_iter_is_judged_by_measured_errors(rng):
         Picard(tol=1e-4, whiten=False),
     ],
 )
-def test_every_fit_says_how_far_it_is(estimator):
-    X = whitened(mixture(5000, 4)[0])
+def test_every_fit_sets_gradient_z(estimator):
+    X = whiten(mixture(5000, 4)[0])
     ica = estimator.set_params(random_state=0).fit(X)
     assert ica.gradient_z_.shape == (4,)
     assert (ica.gradient_z_ >= 0).all()
@@ -257,23 +257,25 @@ def test_every_fit_says_how_far_it_is(estimator):
     assert isinstance(ica.gradient_z_, np.ndarray)
 
 
-def test_without_measuring_errors_are_those_of_independent_sources():
+def test_unmeasured_errors_assume_independent_sources():
     X, _ = mixture(20_000, 5)
     ica = Picard(tol=1e-3, random_state=0).fit(X)
-    np.testing.assert_allclose(ica.gradient_z_, in_errors(ica, X).max(1), rtol=0.1)
-    heavy = np.random.default_rng(0).integers(1, 9, size=len(X))
-    weighted = Picard(tol=1e-3, random_state=0).fit(X, sample_weight=heavy)
-    np.testing.assert_allclose(weighted.gradient_z_, in_errors(weighted, X, weights=heavy).max(1), rtol=0.1)
+    np.testing.assert_allclose(ica.gradient_z_, gradient_in_standard_errors(ica, X).max(1), rtol=0.1)
+    counts = np.random.default_rng(0).integers(1, 9, size=len(X))
+    weighted = Picard(tol=1e-3, random_state=0).fit(X, sample_weight=counts)
+    np.testing.assert_allclose(
+        weighted.gradient_z_, gradient_in_standard_errors(weighted, X, weights=counts).max(1), rtol=0.1
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["parallel", "deflation", "picard"])
-def test_no_pass_is_made_for_it(algorithm, monkeypatch):
-    monkeypatch.setattr(ContrastOracle, "covariance", None)  # it would take a pass
-    Z = whitened(mixture(3000, 4)[0])
+def test_gradient_z_adds_no_pass(algorithm, monkeypatch):
+    monkeypatch.setattr(ContrastOracle, "covariance", None)  # it would need a pass
+    Z = whiten(mixture(3000, 4)[0])
     assert FastICA(algorithm=algorithm, whiten=False, random_state=0).fit(Z).converged_
 
 
-def test_partial_fit_says_it_too():
+def test_partial_fit_sets_gradient_z():
     X, _ = mixture(20_000, 4)
     ica = Picard(random_state=0)
     for part in np.array_split(X, 10):
@@ -282,21 +284,21 @@ def test_partial_fit_says_it_too():
     assert np.isfinite(ica.gradient_z_).all()
 
 
-def test_components_in_another_order_take_it_along(rng):
-    X = dependent(3000, 4, rng) @ rng.normal(size=(4, 4))
+def test_gradient_z_follows_component_order(rng):
+    X = dependent_sources(3000, 4, rng) @ rng.normal(size=(4, 4))
     ica = Picard(sort="objective", random_state=0).fit(X)
-    np.testing.assert_allclose(ica.gradient_z_, in_errors(ica, X).max(1), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ica.gradient_z_, gradient_in_standard_errors(ica, X).max(1), rtol=1e-5, atol=1e-6)
 
 
-# ---- FastICA's rule --------------------------------------------------------------------------------------------------
-def creeping(rng, n=200_000, k=5):
-    """Rows on which FastICA's first step is short, though far from a solution."""
-    return dependent(n, k, rng) @ rng.normal(size=(k, k))
+# ---- FastICA's stopping rule -----------------------------------------------------------------------------------------
+def slowly_converging_rows(rng, n=200_000, k=5):
+    """Rows on which FastICA's first step is short, although it is far from a solution."""
+    return dependent_sources(n, k, rng) @ rng.normal(size=(k, k))
 
 
 @pytest.mark.parametrize("algorithm", ["parallel", "deflation"])
-def test_a_step_that_is_short_is_no_solution(algorithm, rng):
-    X = creeping(rng)
+def test_short_step_is_not_convergence(algorithm, rng):
+    X = slowly_converging_rows(rng)
     ica = FastICA(algorithm=algorithm, tol=1e-2, random_state=0)
     with pytest.warns(ConvergenceWarning, match=r"errors from zero.*gradient_z_.*smaller tol, or algorithm='pic"):
         ica.fit(X)
@@ -305,15 +307,15 @@ def test_a_step_that_is_short_is_no_solution(algorithm, rng):
     assert ica.gradient_z_.max() > FAR
     np.testing.assert_array_equal(ica.converged_components_, ica.gradient_z_ < FAR)
     if algorithm == "parallel":
-        np.testing.assert_allclose(ica.gradient_z_, _measured(ica, X).max(1), rtol=1e-6)
+        np.testing.assert_allclose(ica.gradient_z_, _measured_z(ica, X).max(1), rtol=1e-6)
         assert ica.n_passes_ == 3 + ica.n_iter_
         with pytest.warns(ConvergenceWarning):
             allowed = FastICA(tol=1e-2, random_state=0, stop_percentile=20).fit(X)
         assert not allowed.converged_
 
 
-def _measured(ica, X):
-    """As `in_errors`, by products instead of the loop: for many rows."""
+def _measured_z(ica, X):
+    """As `gradient_in_standard_errors`, by matrix products, for many rows."""
     Y = sources_of(ica, X)
     T = np.tanh(Y)
     sign = np.where((1 - T**2).mean(0) < (T * Y).mean(0), -1.0, 1.0)
@@ -323,16 +325,16 @@ def _measured(ica, X):
     return np.abs(M - M.T) / 2 / np.sqrt(np.maximum(variance, 1e-12) / n)
 
 
-def test_the_remedies_it_names_help(rng):
-    X = creeping(rng)
+def test_suggested_remedies_converge(rng):
+    X = slowly_converging_rows(rng)
     for remedy in ({"tol": 1e-5}, {"algorithm": "picard"}, {"tol": "auto", "max_iter": 2000}):
         ica = FastICA(random_state=0, **{"tol": 1e-2, **remedy}).fit(X)
         assert ica.converged_
-        assert _measured(ica, X).max() < FAR
+        assert _measured_z(ica, X).max() < FAR
 
 
-def test_the_path_is_scikit_learns_also_where_it_warns(rng):
-    X = creeping(rng)
+def test_results_match_scikit_learn_despite_warning(rng):
+    X = slowly_converging_rows(rng)
     theirs = SklearnFastICA(tol=1e-2, random_state=0, whiten="unit-variance").fit(X)
     with pytest.warns(ConvergenceWarning):
         ours = FastICA(tol=1e-2, random_state=0).fit(X)
@@ -341,7 +343,7 @@ def test_the_path_is_scikit_learns_also_where_it_warns(rng):
 
 
 @pytest.mark.parametrize("algorithm", ["parallel", "deflation", "picard"])
-def test_what_is_elliptical_to_within_noise_is_not_warned_of(algorithm, rng):
+def test_elliptical_data_do_not_warn(algorithm, rng):
     X = rng.normal(size=(50_000, 4)) * np.exp(0.7 * rng.normal(size=(50_000, 1)))
     ica = FastICA(algorithm=algorithm, tol=1e-2, random_state=0).fit(X)
     assert ica.converged_
@@ -350,38 +352,38 @@ def test_what_is_elliptical_to_within_noise_is_not_warned_of(algorithm, rng):
 
 @pytest.mark.parametrize("algorithm", ["parallel", "deflation", "picard"])
 @pytest.mark.parametrize("growth", [None, 2.0])
-def test_separated_sources_are_not_warned_of(algorithm, growth):
-    """At the default tol the last gradient of many rows can be ten standard errors, that of the solution is not."""
+def test_separated_sources_do_not_warn(algorithm, growth):
+    """With many rows the gradient at the last pass can reach ten standard errors; that at the solution does not."""
     if algorithm == "deflation" and growth:
-        pytest.skip("deflation does not grow")
+        pytest.skip("deflation does not support growth")
     for seed in range(2):
         X, _ = mixture(300_000, 3, seed=seed, dtype=np.float32)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             ica = FastICA(algorithm=algorithm, growth=growth, random_state=seed).fit(X)
         assert ica.converged_
-        assert _measured(ica, X).max() < FAR
+        assert _measured_z(ica, X).max() < FAR
         if growth is None and algorithm == "parallel":
             assert ica.n_passes_ <= 3 + ica.n_iter_
 
 
 @pytest.mark.parametrize("algorithm", ["parallel", "deflation", "picard"])
-def test_a_tol_that_is_no_bound_asks_for_no_gradient(algorithm, rng):
-    ica = FastICA(algorithm=algorithm, tol=1, random_state=0).fit(creeping(rng))
+def test_tol_of_one_skips_the_gradient_check(algorithm, rng):
+    ica = FastICA(algorithm=algorithm, tol=1, random_state=0).fit(slowly_converging_rows(rng))
     assert ica.converged_
     assert ica.n_iter_ <= 2
 
 
-def test_no_pass_is_made_where_the_last_step_brought_the_gradient_down():
+def test_no_extra_pass_if_last_step_reduces_gradient():
     X, _ = mixture(300_000, 3)
     ica = FastICA(tol=2e-2, random_state=0).fit(X)
     assert ica.gradient_z_.max() > FAR  # at the last pass
-    assert _measured(ica, X).max() < FAR
+    assert _measured_z(ica, X).max() < FAR
     assert ica.converged_
     assert ica.n_passes_ == 2 + ica.n_iter_
 
 
-def test_starts_of_deflation_compete_on_a_sample():
+def test_deflation_compares_starts_on_a_sample():
     X, _ = mixture(60_000, 4, dtype=np.float32)
     ica = FastICA(algorithm="deflation", n_init=3, random_state=0).fit(X)
     assert ica.converged_

@@ -1,4 +1,4 @@
-"""Rows that are read while they are worked on: the answers of rows in memory, whatever they are read from."""
+"""Out-of-core rows: results equal those of rows in memory, for every kind of storage."""
 
 import sys
 import threading
@@ -38,7 +38,7 @@ def small_blocks(monkeypatch):
 
 
 def is_bfloat16(X):
-    """X rounded to bfloat16, as float32 and as bits."""
+    """X rounded to bfloat16: (the values as float32, the bits as uint16)."""
     ml_dtypes = pytest.importorskip("ml_dtypes")
     rounded = X.astype(ml_dtypes.bfloat16)
     return rounded.astype(np.float32), rounded.view(np.uint16)
@@ -84,7 +84,7 @@ def as_iterable(X, folder):
 
 
 def as_one_buffer(X, folder):
-    """An iterable that gives every chunk in the same memory."""
+    """An iterable that yields every chunk in the same buffer."""
 
     class Reused:
         def __iter__(self):
@@ -97,7 +97,7 @@ def as_one_buffer(X, folder):
 
 
 def as_loader(X, folder):
-    """What a data loader over rows and labels gives."""
+    """An iterable of (rows, labels), as data loaders yield them."""
     return Again([(part, np.ones(len(part))) for part in np.array_split(X, 7)])
 
 
@@ -131,29 +131,29 @@ FORMS = [value for name, value in sorted(globals().items()) if name.startswith("
 
 @pytest.mark.parametrize("limit", [None, 1000])
 @pytest.mark.parametrize("form", FORMS)
-def test_a_fit_is_the_fit_of_the_array(form, limit, X, tmp_path, small_blocks):
-    """limit: with so little memory nothing is stored, and whitened rows are computed in every pass."""
+def test_fit_equals_in_memory_fit(form, limit, X, tmp_path, small_blocks):
+    """With a limit of 1000 bytes nothing is cached, and rows are whitened again in every pass."""
     expected = FastICA(random_state=0).fit(X)
     ica = FastICA(random_state=0, memory_limit=limit).fit(form(X, tmp_path))
     np.testing.assert_allclose(ica.components_, expected.components_, rtol=1e-4, atol=1e-6)
-    assert ica.n_passes_ == expected.n_passes_ - (limit is not None)  # the projection is no pass of its own then
+    assert ica.n_passes_ == expected.n_passes_ - (limit is not None)  # the projection then needs no separate pass
     assert ica.n_features_in_ == 4
 
 
-def test_a_mapped_array_that_is_large_is_read_from_its_file(X, tmp_path):
+def test_large_memmap_is_read_from_file(X, tmp_path):
     mapped = as_memmap(X, tmp_path)
     assert isinstance(check_input(FastICA(), mapped, reset=True).array, np.ndarray)
     source = check_input(FastICA(memory_limit=1000), mapped, reset=True).array
     assert isinstance(source, RawMatrix)
     np.testing.assert_array_equal(source[:], X)
-    private = np.load(tmp_path / "all.npy", mmap_mode="c")  # what is written to it is not in the file
+    private = np.load(tmp_path / "all.npy", mmap_mode="c")  # copy-on-write: changes are not in the file
     private[0] = 7
     assert isinstance(check_input(FastICA(memory_limit=1000), private, reset=True).array, np.ndarray)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("kind", [FastICA, Picard])
-def test_the_size_of_chunks_and_blocks_does_not_matter(kind, dtype, tmp_path, monkeypatch):
+def test_fit_does_not_depend_on_chunk_and_block_size(kind, dtype, tmp_path, monkeypatch):
     X = mixture(5000, 6)[0].astype(dtype)
     expected = kind(random_state=0, tol=1e-6, growth=None).fit(X).components_
     for chunk in (1, 7, 64, 100, 999, 2500, 5000):
@@ -167,9 +167,9 @@ def test_the_size_of_chunks_and_blocks_does_not_matter(kind, dtype, tmp_path, mo
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_is_read_is_what_is_there(form, X, tmp_path):
+def test_read_returns_stored_rows(form, X, tmp_path):
     source = as_source(form(X, tmp_path))
-    if source is None:  # a memory-mapped array that is small
+    if source is None:  # small memory maps are ordinary arrays
         return
     assert source.shape == X.shape
     np.testing.assert_array_equal(source[:], X)
@@ -178,11 +178,11 @@ def test_what_is_read_is_what_is_there(form, X, tmp_path):
     np.testing.assert_array_equal(source[chosen], X[chosen])
     np.testing.assert_array_equal(source.read_rows(np.array([], dtype=int)), X[:0])
     np.testing.assert_array_equal(source[7:7], X[:0])
-    np.testing.assert_array_equal(source[np.arange(0, 3000, 3)], X[::3])  # many short parts
+    np.testing.assert_array_equal(source[np.arange(0, 3000, 3)], X[::3])  # many short runs
 
 
 @pytest.mark.parametrize("cut", [1, 5])
-def test_bfloat16_files_are_their_rounded_numbers(cut, X, tmp_path, small_blocks):
+def test_fit_of_bfloat16_safetensors(cut, X, tmp_path, small_blocks):
     rounded, bits = is_bfloat16(X)
     for i, part in enumerate(np.array_split(bits, cut)):
         write_tensors(tmp_path / f"{i}.safetensors", {"acts": part}, {}, is_bfloat16=True)
@@ -195,7 +195,7 @@ def test_bfloat16_files_are_their_rounded_numbers(cut, X, tmp_path, small_blocks
 
 
 def test_bfloat16_in_npy(X, tmp_path):
-    """As ml_dtypes has NumPy write it, and nothing else of two bytes: tests/test_files.py."""
+    """bfloat16 as NumPy saves arrays of ml_dtypes; tests/test_files.py covers other dtypes of two bytes."""
     ml_dtypes = pytest.importorskip("ml_dtypes")
     rounded, bits = is_bfloat16(X)
     np.save(tmp_path / "x.npy", bits.view(ml_dtypes.bfloat16))
@@ -208,7 +208,7 @@ def test_bfloat16_in_npy(X, tmp_path):
     indices=st.lists(st.integers(0, 10**6), max_size=40),
     data=st.data(),
 )
-def test_parts_and_selections_of_any_sizes(sizes, indices, data):
+def test_concatenated_and_selected_rows_of_any_size(sizes, indices, data):
     sizes[0] += 1
     X = np.arange(3.0 * sum(sizes)).reshape(-1, 3)
     parts = np.split(X, np.cumsum(sizes)[:-1])
@@ -223,30 +223,30 @@ def test_parts_and_selections_of_any_sizes(sizes, indices, data):
 
 
 @pytest.mark.parametrize("form", [as_glob, as_iterable])
-def test_growing_samples_of_files_are_samples_of_the_whole(form, tmp_path, small_blocks, monkeypatch):
-    """Files that are sorted, as activations by document are: a sample from the head would find other components."""
+def test_growing_samples_are_drawn_from_all_rows(form, tmp_path, small_blocks, monkeypatch):
+    """Rows are sorted, as activations ordered by document: a sample of the first rows has other components."""
     X, A = mixture(50_000, 3, dtype=np.float32)
     X = X[np.argsort(X[:, 0])]
     sizes = []
     original = StreamRows.sample
 
-    def watch(self, n, rng):
+    def recording_sample(self, n, rng):
         rows = original(self, n, rng)
         sizes.append((rows.n_rows, rows.map(lambda chunk: chunk[:, 0]).mean()))
         return rows
 
-    # a look at the curvature draws samples of its own: tests/test_curvature.py
+    # the curvature estimate draws its own samples
     monkeypatch.setattr(ContrastOracle, "curvature_batch", lambda self, Ws: [np.ones((len(W), len(W))) for W in Ws])
-    monkeypatch.setattr(StreamRows, "sample", watch)
+    monkeypatch.setattr(StreamRows, "sample", recording_sample)
     ica = Picard(random_state=0, memory_limit=3000).fit(form(X, tmp_path))
     assert [n for n, _ in sizes] == [10_000, 20_000]
-    for n, mean in sizes:  # a hundredth of a deviation is what so many rows, in runs of some ten, may differ by
+    for n, mean in sizes:  # tolerance for the sampling error of rows drawn in short runs
         assert abs(mean - X[:, 0].mean()) < 20 * X[:, 0].std() / n**0.5
     assert ica.converged_
     assert amari(ica.components_ @ A) < 0.02
 
 
-def test_weights_of_streamed_rows(X, tmp_path, small_blocks, rng):
+def test_sample_weight_of_streamed_rows(X, tmp_path, small_blocks, rng):
     w = rng.integers(0, 3, size=len(X))
     expected = FastICA(random_state=0).fit(X, sample_weight=w)
     for limit in (None, 1000):
@@ -255,14 +255,14 @@ def test_weights_of_streamed_rows(X, tmp_path, small_blocks, rng):
 
 
 @pytest.mark.parametrize("arguments", [{"normalize_rows": True}, {"center": "median"}, {"algorithm": "deflation"}])
-def test_every_option_of_a_fit(arguments, X, tmp_path, small_blocks):
+def test_fit_options_of_streamed_rows(arguments, X, tmp_path, small_blocks):
     expected = FastICA(random_state=0, **arguments).fit(X)
     ica = FastICA(random_state=0, memory_limit=1000, **arguments).fit(as_glob(X, tmp_path))
     np.testing.assert_allclose(ica.components_, expected.components_, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", [as_glob, as_iterable])
-def test_dictionary_learning_on_all_streamed_rows(form, X, tmp_path, small_blocks):
+def test_dictionary_learning_of_streamed_rows(form, X, tmp_path, small_blocks):
     arguments = {
         "n_components": 6,
         "alpha": 1.0,
@@ -282,7 +282,7 @@ def test_dictionary_learning_on_all_streamed_rows(form, X, tmp_path, small_block
 
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("form", [as_glob, as_iterable])
-def test_mini_batches_of_streamed_rows_reach_the_cost_of_rows_in_memory(form, shuffle, X, tmp_path, small_blocks):
+def test_mini_batches_of_streamed_rows_reach_in_memory_cost(form, shuffle, X, tmp_path, small_blocks):
     arguments = {
         "n_components": 6,
         "alpha": 1.0,
@@ -296,27 +296,27 @@ def test_mini_batches_of_streamed_rows_reach_the_cost_of_rows_in_memory(form, sh
     expected = MiniBatchDictionaryLearning(**arguments).fit(X)
     found = MiniBatchDictionaryLearning(**arguments).fit(form(X, tmp_path))
     assert found.n_steps_ == expected.n_steps_ == 90
-    assert found.score(X) > 1.05 * expected.score(X)  # scores are below 0
+    assert found.score(X) > 1.05 * expected.score(X)  # scores are negative
     if not shuffle:
         np.testing.assert_allclose(found.components_, expected.components_, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("form", [as_glob, as_iterable])
-def test_a_round_of_batches_has_every_row_once_in_another_order(form, X, tmp_path, small_blocks):
+def test_epochs_contain_every_row_once_in_new_order(form, X, tmp_path, small_blocks):
     rows = open_rows(as_source(form(X, tmp_path)), dtype=np.float32, device=CPU)
     batches = rows.epochs(70, np.random.RandomState(0))
     first, second = ([next(batches).map(np.asarray) for _ in range(43)] for _ in range(2))
     for one in (first, second):
-        together = np.concatenate(one)
-        assert not np.array_equal(together, X)
-        np.testing.assert_array_equal(together[np.lexsort(together.T)], X[np.lexsort(X.T)])
+        epoch = np.concatenate(one)
+        assert not np.array_equal(epoch, X)
+        np.testing.assert_array_equal(epoch[np.lexsort(epoch.T)], X[np.lexsort(X.T)])
     assert not np.array_equal(np.concatenate(first), np.concatenate(second))
     later = rows.epochs(70, np.random.RandomState(0), skip=47)
     np.testing.assert_array_equal(next(later).map(np.asarray), second[4])
 
 
-# ---- results that are written ----------------------------------------------------------------------------------------
-def test_sources_in_a_file(X, tmp_path, small_blocks, capsys):
+# ---- written results -------------------------------------------------------------------------------------------------
+def test_transform_writes_npy_file(X, tmp_path, small_blocks, capsys):
     ica = FastICA(random_state=0, verbose=1).fit(X)
     path = ica.transform(as_glob(X, tmp_path), out=tmp_path / "sources.npy")
     assert path == tmp_path / "sources.npy"
@@ -326,7 +326,7 @@ def test_sources_in_a_file(X, tmp_path, small_blocks, capsys):
     np.testing.assert_allclose(np.load(back), X, atol=1e-4)
 
 
-def test_sources_in_an_array(X, tmp_path, small_blocks):
+def test_transform_writes_into_array(X, tmp_path, small_blocks):
     ica, out = FastICA(random_state=0).fit(X), np.empty((3000, 4), np.float32)
     assert ica.transform(as_glob(X, tmp_path), out=out) is out
     np.testing.assert_array_equal(out, ica.transform(X))
@@ -334,7 +334,7 @@ def test_sources_in_an_array(X, tmp_path, small_blocks):
         ica.transform(X[:10], out=out)
 
 
-def test_sources_in_arrays_of_other_libraries(X, tmp_path, small_blocks):
+def test_transform_writes_into_zarr_and_hdf5(X, tmp_path, small_blocks):
     ica = FastICA(random_state=0).fit(X)
     zarr, h5py = pytest.importorskip("zarr"), pytest.importorskip("h5py")
     array = zarr.open(tmp_path / "s.zarr", mode="w", shape=(3000, 4), chunks=(700, 4), dtype="float32")
@@ -348,7 +348,7 @@ def test_sources_in_arrays_of_other_libraries(X, tmp_path, small_blocks):
 
 
 @pytest.mark.parametrize("sparse", [True, False])
-def test_codes_in_files(sparse, X, tmp_path, small_blocks, monkeypatch):
+def test_sparse_coder_writes_files(sparse, X, tmp_path, small_blocks, monkeypatch):
     from scipy.sparse import load_npz, vstack
 
     monkeypatch.setattr("gpuica.io.writers.CODES_FILE_BYTES", 20_000)
@@ -369,7 +369,7 @@ def test_codes_in_files(sparse, X, tmp_path, small_blocks, monkeypatch):
         coder.transform(X, out=tmp_path / "codes")
 
 
-def test_a_result_that_is_larger_than_memory_is_refused_with_the_remedy(X, tmp_path):
+def test_result_larger_than_memory_raises_with_out_hint(X, tmp_path):
     ica = FastICA(random_state=0).fit(X).set_params(memory_limit="10kB")
     with pytest.raises(MemoryError, match=r"3000 x 4.*out='result.npy'"):
         ica.transform(as_npy(X, tmp_path))
@@ -377,20 +377,20 @@ def test_a_result_that_is_larger_than_memory_is_refused_with_the_remedy(X, tmp_p
         SparseCoder(np.eye(4), memory_limit=1000).transform(as_npy(X, tmp_path))
 
 
-def test_a_full_disk_leaves_nothing_behind(X, tmp_path, monkeypatch):
+def test_full_disk_leaves_no_file(X, tmp_path, monkeypatch):
     import os
 
-    def full(*arguments):
+    def raise_no_space(*arguments):
         raise OSError(28, "No space left on device")
 
     ica = FastICA(random_state=0).fit(X)
-    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(os, "posix_fallocate", raise_no_space)
     with pytest.raises(OSError, match=r"s\.npy could not be written \(No space left on device\)"):
         ica.transform(X, out=tmp_path / "s.npy")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failure_while_writing_leaves_nothing_behind(X, tmp_path):
+def test_error_while_writing_leaves_no_file(X, tmp_path):
     ica = FastICA(random_state=0).fit(X)
     X = X.copy()
     X[2500, 1] = np.nan
@@ -400,7 +400,7 @@ def test_a_failure_while_writing_leaves_nothing_behind(X, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["all.npy"]
 
 
-def test_spooling_in_several_files(X, tmp_path, monkeypatch):
+def test_spool_to_several_files(X, tmp_path, monkeypatch):
     monkeypatch.setattr("gpuica.io.files.SPOOL_FILE_BYTES", 10_000)
     source = spool(iter(np.array_split(X, 20)), tmp_path / "s")
     assert isinstance(source, Concatenated)
@@ -419,21 +419,21 @@ def test_spooling_in_several_files(X, tmp_path, monkeypatch):
         spool([X, X[:, :2]], tmp_path / "u")
 
 
-# ---- bad input -------------------------------------------------------------------------------------------------------
+# ---- invalid input ---------------------------------------------------------------------------------------------------
 def truncate(path, size):
     path.write_bytes(path.read_bytes()[:size])
 
 
-def test_what_is_wrong_with_a_file_is_said_before_anything_is_read(X, tmp_path):
+def test_invalid_npy_files_raise(X, tmp_path):
     good = as_npy(X, tmp_path)
-    for path, sentence in {
+    for path, message in {
         "nothing.npy": "nothing.npy does not exist",
         "no-*.npy": "no file matches",
         "table.csv": "files of kind '.csv' cannot be read",
     }.items():
         if path == "table.csv":
             (tmp_path / path).write_text("1,2")
-        with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
             FastICA().fit([good, tmp_path / path])
     (tmp_path / "short.npy").write_bytes(good.read_bytes()[:-8])
     (tmp_path / "header.npy").write_bytes(good.read_bytes()[:40])
@@ -444,7 +444,7 @@ def test_what_is_wrong_with_a_file_is_said_before_anything_is_read(X, tmp_path):
     np.save(tmp_path / "wide.npy", X[:, :3])
     np.save(tmp_path / "double.npy", X.astype(np.float64))
     np.save(tmp_path / "complex.npy", X * 1j)
-    for name, sentence in {
+    for name, message in {
         "short": r"short\.npy is truncated: its header promises 3000 rows of 4 float32",
         "header": r"header\.npy is not a \.npy file, or its header is damaged",
         "noise": r"noise\.npy is not a \.npy file",
@@ -455,11 +455,11 @@ def test_what_is_wrong_with_a_file_is_said_before_anything_is_read(X, tmp_path):
         "double": r"differ in dtype: .*all\.npy has float32, .*double\.npy has float64",
         "complex": r"complex\.npy must hold real numbers",
     }.items():
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(ValueError, match=message):
             FastICA().fit([good, tmp_path / f"{name}.npy"])
 
 
-def test_what_is_wrong_with_a_safetensors_file(X, tmp_path):
+def test_invalid_safetensors_files_raise(X, tmp_path):
     write_tensors(tmp_path / "good.safetensors", {"acts": X}, {})
     data = (tmp_path / "good.safetensors").read_bytes()
     (tmp_path / "short.safetensors").write_bytes(data[:-4])
@@ -468,7 +468,7 @@ def test_what_is_wrong_with_a_safetensors_file(X, tmp_path):
     (tmp_path / "shape.safetensors").write_bytes(data.replace(b"[3000, 4]", b"[2999, 4]"))
     (tmp_path / "kind.safetensors").write_bytes(data.replace(b'"F32"', b'"F8A"'))
     write_tensors(tmp_path / "two.safetensors", {"a": X, "b": X}, {})
-    for name, sentence in {
+    for name, message in {
         "short": "truncated",
         "noise": r"noise\.safetensors is not a safetensors file",
         "tiny": "is not a safetensors file",
@@ -476,20 +476,20 @@ def test_what_is_wrong_with_a_safetensors_file(X, tmp_path):
         "kind": r"kind\.safetensors .*tensor 'acts' has dtype 'F8A', which the format does not have",
         "two": r"several matrices: name one with gpuica\.shards.*'a' \(3000, 4\), 'b' \(3000, 4\)",
     }.items():
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(ValueError, match=message):
             FastICA().fit(tmp_path / f"{name}.safetensors")
     with pytest.raises(ValueError, match=r"has no tensor 'c': it holds 'a' \(3000, 4\), 'b'"):
         shards(tmp_path / "two.safetensors", tensor="c")
 
 
-def test_an_empty_shard_is_left_out_and_said(X, tmp_path, caplog):
+def test_empty_shard_is_skipped_and_logged(X, tmp_path, caplog):
     np.save(tmp_path / "0.npy", X[:0])
     np.save(tmp_path / "1.npy", X)
     assert shards(tmp_path).shape == X.shape
     assert "0.npy has no rows: it is skipped" in caplog.text
 
 
-def test_a_file_that_shrinks_during_the_fit_is_named(X, tmp_path, small_blocks):
+def test_file_truncated_after_opening_raises(X, tmp_path, small_blocks):
     source = shards(as_npy(X, tmp_path))
     truncate(tmp_path / "all.npy", 20_000)
     with pytest.raises(ValueError, match=r"all\.npy is truncated"):
@@ -497,7 +497,7 @@ def test_a_file_that_shrinks_during_the_fit_is_named(X, tmp_path, small_blocks):
 
 
 @pytest.mark.parametrize("whiten", ["unit-variance", False])
-def test_not_finite_deep_inside_says_which_file_and_row(whiten, X, tmp_path, small_blocks):
+def test_non_finite_value_raises_with_file_and_row(whiten, X, tmp_path, small_blocks):
     X = X.copy()
     X[2600, 2] = np.inf
     with pytest.raises(ValueError, match=r"first in row 600 of .*part-2\.npy"):
@@ -508,7 +508,7 @@ def test_not_finite_deep_inside_says_which_file_and_row(whiten, X, tmp_path, sma
         FastICA(whiten=whiten).fit(as_iterable(X, tmp_path))
 
 
-def test_generators_and_other_rounds_are_refused(X):
+def test_generators_and_inconsistent_iterables_raise(X):
     with pytest.raises(TypeError, match=r"X is a generator.*gpuica.spool"):
         FastICA().fit(part for part in [X])
 
@@ -519,11 +519,11 @@ def test_generators_and_other_rounds_are_refused(X):
             yield X[: self.n]
             self.n -= self.change
 
-    for change, sentence in ((10, "fewer than the 3000 rows"), (0, None)):
+    for change, message in ((10, "fewer than the 3000 rows"), (0, None)):
         data = Shrinking()
         data.change = change
-        if sentence:
-            with pytest.raises(ValueError, match=sentence):
+        if message:
+            with pytest.raises(ValueError, match=message):
                 FastICA(random_state=0).fit(data)
         else:
             FastICA(random_state=0).fit(data)
@@ -539,7 +539,7 @@ def test_generators_and_other_rounds_are_refused(X):
         FastICA().fit(Again([1, 2, 3]))
 
 
-def test_an_error_of_the_reader_stops_the_pass(X, small_blocks):
+def test_reader_error_is_raised(X, small_blocks):
     class Broken:
         rounds = 0
 
@@ -567,12 +567,12 @@ def test_an_error_of_the_reader_stops_the_pass(X, small_blocks):
         ("1PB", 1e15),
     ],
 )
-def test_memory_limits(limit, size):
+def test_memory_size(limit, size):
     assert memory_size(limit) == size
 
 
 @pytest.mark.parametrize("limit", ["", "much", "0", "-1GB", "1e", "1.2.3", "9" * 400 + "GB", "inf", "1e400"])
-def test_memory_limits_that_are_none(limit):
+def test_invalid_memory_limit_raises(limit):
     with pytest.raises(ValueError, match="memory_limit must be"):
         FastICA(memory_limit=limit).fit(np.eye(5))
 
@@ -580,8 +580,8 @@ def test_memory_limits_that_are_none(limit):
 # ---- on a device -----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("limit", [None, 1000, 60_000])
 @pytest.mark.parametrize("form", [as_glob, as_iterable, as_list_of_arrays, "bfloat16"])
-def test_streams_to_a_device(cupy, form, limit, X, tmp_path, small_blocks):
-    """limit: blocks are kept on the device as far as they fit; none, some, or all."""
+def test_fit_of_streamed_rows_on_device(cupy, form, limit, X, tmp_path, small_blocks):
+    """The memory limits allow all, none and some of the blocks to be cached on the device."""
     rows = X
     if form == "bfloat16":
         rows, bits = is_bfloat16(X)
@@ -602,15 +602,15 @@ def test_streams_to_a_device(cupy, form, limit, X, tmp_path, small_blocks):
 
 
 @pytest.mark.parametrize("threads", [1, 3, 8])
-def test_threads_read_parts_of_a_block_for_a_device(cupy, threads, X, tmp_path, small_blocks, monkeypatch):
+def test_threads_read_blocks_for_device(cupy, threads, X, tmp_path, small_blocks, monkeypatch):
     readers, read = set(), RawMatrix.read
 
-    def noted(self, start, stop, buffer=None):
+    def recording_read(self, start, stop, buffer=None):
         readers.add(threading.get_ident())
-        time.sleep(0.001)  # so that one thread does not do the work of all
+        time.sleep(0.001)  # prevents one thread from reading all parts
         return read(self, start, stop, buffer)
 
-    monkeypatch.setattr(RawMatrix, "read", noted)
+    monkeypatch.setattr(RawMatrix, "read", recording_read)
     monkeypatch.setattr(stream, "host_threads", lambda: threads)
     source, device = shards(as_glob(X, tmp_path)), Device("cuda", 0, limit=1000)
     rows = open_rows(source, dtype=X.dtype, device=device, chunk_rows=70)
@@ -622,7 +622,7 @@ def test_threads_read_parts_of_a_block_for_a_device(cupy, threads, X, tmp_path, 
         rows.sum(sums.total)
 
 
-def test_blocks_are_kept_where_reading_again_costs_more(X, tmp_path, small_blocks):
+def test_blocks_are_cached_when_rereading_is_costly(X, tmp_path, small_blocks):
     def total(chunk):
         return (chunk.sum(axis=0, dtype=np.float64),)
 
@@ -637,27 +637,27 @@ def test_blocks_are_kept_where_reading_again_costs_more(X, tmp_path, small_block
             np.testing.assert_allclose(each.sum(total)[0], expected)
     assert sum(block.nbytes for block in rows.cached_blocks.values()) == X.nbytes
     assert 0 < sum(block.nbytes for block in some.cached_blocks.values()) <= X.nbytes // 2
-    rows.array.iterable = None  # nothing is read any more
+    rows.array.iterable = None  # any further read would raise
     np.testing.assert_allclose(rows.sum(total)[0], expected)
 
 
 @pytest.mark.parametrize(("module", "name"), [("zarr", "x.zarr"), ("h5py", "x.h5")])
-def test_files_of_a_library_that_is_not_installed(module, name, tmp_path, monkeypatch):
+def test_missing_library_raises_import_error(module, name, tmp_path, monkeypatch):
     (tmp_path / name).touch()
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=f"needs {module}: pip install {module}"):
         shards([tmp_path / name], tensor="acts")
 
 
-def test_the_reader_of_batches_ends_with_its_work(X, tmp_path, small_blocks):
-    """Also while the generator, which has no end, is kept by somebody who asks for no more."""
+def test_batch_reader_thread_terminates(X, tmp_path, small_blocks):
+    """The thread terminates even while the endless generator is referenced but not advanced."""
     before = set(threading.enumerate())
     rows = open_rows(as_source(as_glob(X, tmp_path)), dtype=np.float32, device=CPU, chunk_rows=100)
     batches = rows.epochs(50, np.random.RandomState(0))
-    seen = [next(batches).n_rows for _ in range(3)]
+    batch_sizes = [next(batches).n_rows for _ in range(3)]
     end = time.monotonic() + 5
     while set(threading.enumerate()) != before and time.monotonic() < end:
         time.sleep(0.01)
     assert set(threading.enumerate()) == before
-    assert seen == [50] * 3
+    assert batch_sizes == [50] * 3
     assert next(batches).n_rows == 50

@@ -1,6 +1,6 @@
-"""Damaged and hostile files, files that change, iterables that change: a sentence, or the numbers that are there.
+"""Damaged, malicious and changing files, and changing iterables: a clear error, or the stored numbers.
 
-No header may cost more memory than a few times itself, and every refusal names the file.
+No header can cause allocations beyond a few times its own size, and every error names the file.
 """
 
 import ast
@@ -22,7 +22,7 @@ from gpuica.io.safetensors import safetensors_header
 from gpuica.rows import stream
 from tests.problems import mixture
 
-SMALL = 4 << 20  # bytes of memory that opening any of these files may take
+SMALL = 4 << 20  # the most bytes allocated on opening any of these files
 STRICTER = ("given twice", "does not begin with", "lacks dtype", "which the format does not have")
 WORDS = (
     b"-",
@@ -45,7 +45,7 @@ DTYPES = ["<f4", "<f8", ">f4", "<f2", "|i1", "<i8", "|b1", "<u2", "<V2", "|V2", 
 
 
 def mutated(rng, text):
-    """The text with a few bytes flipped, removed, doubled, or put in place of others."""
+    """The text with a few random edits: bits flipped, bytes removed, inserted or duplicated, digits replaced."""
     text = bytearray(text)
     for _ in range(rng.integers(1, 4)):
         place, kind = int(rng.integers(len(text) + 1)), rng.integers(5)
@@ -65,7 +65,7 @@ def mutated(rng, text):
 
 
 def opened(path, open_it):
-    """(what opening gives, None), or (None, the sentence of the refusal); fails for anything else, or if it is dear."""
+    """(the opened object, None), or (None, the error message); fails on other errors or excessive time or memory."""
     tracemalloc.start()
     began, found, refusal = time.monotonic(), None, None
     try:
@@ -81,13 +81,13 @@ def opened(path, open_it):
     assert seconds < 5, f"{seconds} s"
     if refusal is not None:
         assert os.fspath(path) in refusal, f"the file's name is not in: {refusal}"
-        assert "\n" not in refusal.strip(), f"more than a sentence: {refusal}"
-        assert len(refusal) < 2000, "a long refusal"
+        assert "\n" not in refusal.strip(), f"more than one line: {refusal}"
+        assert len(refusal) < 2000, "the error message is too long"
     return found, refusal
 
 
 def attack_npy_headers(rng):
-    """What is accepted is what NumPy maps, and what NumPy maps as a matrix of real numbers is accepted."""
+    """Accepted files equal NumPy's memory maps, and matrices of real numbers that NumPy maps are accepted."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.npy"
         for _ in range(40):
@@ -106,7 +106,7 @@ def attack_npy_headers(rng):
             except Exception:  # whatever NumPy's parser raises
                 expected = None
             if source is not None and source.shape[0]:
-                assert expected is not None, f"NumPy refuses {text!r}"
+                assert expected is not None, f"NumPy rejects {text!r}"
                 found = source.read(0, len(source))
                 assert found.shape == expected.shape, text
                 assert found.tobytes() == np.ascontiguousarray(expected).tobytes(), text
@@ -122,7 +122,7 @@ def attack_npy_headers(rng):
 
 
 def header_of_tensors(rng):
-    """A sound header, as an object, and the size of its data."""
+    """A valid header as a dict, and the size of its data in bytes."""
     header, end = {}, 0
     if rng.random() < 0.3:
         header["__metadata__"] = {"x": "y"}
@@ -137,7 +137,7 @@ def header_of_tensors(rng):
 
 
 def spoilt(rng, header):
-    """The header with one of its values replaced."""
+    """Replace one of the values of the header in place."""
     name = rng.choice([name for name in header if name != "__metadata__"])
     about = header[name]
     field = rng.choice(["dtype", "shape", "data_offsets"])
@@ -149,7 +149,7 @@ def spoilt(rng, header):
 
 
 def attack_safetensors_headers(rng):
-    """Verdicts are those of safetensors' own library, where it is installed; stricter only where the format is."""
+    """Headers are accepted as by the safetensors library, if installed; stricter only where its specification is."""
     try:
         import safetensors
     except ImportError:
@@ -175,7 +175,7 @@ def attack_safetensors_headers(rng):
             try:
                 with safetensors.safe_open(path, "numpy") as file:
                     expected = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-            except Exception:  # the format's own refusal
+            except Exception:  # rejected by the reference library
                 expected = None
             if found is not None:
                 assert expected == {name: tensor.shape for name, tensor in found.tensors.items()}, text
@@ -184,7 +184,7 @@ def attack_safetensors_headers(rng):
 
 
 def attack_zarr_metadata(rng):
-    """Metadata with parts replaced or damaged: a sentence that names the array, or an array of real numbers."""
+    """Metadata with parts replaced or damaged: an error that names the array, or an array of real numbers."""
     try:
         import zarr  # noqa: F401
     except ImportError:
@@ -204,7 +204,7 @@ def attack_zarr_metadata(rng):
                 about |= {"compressor": {"id": codec}, "codecs": [{"name": codec}, *about.get("codecs", [])]}
             elif kind == 1:
                 part = about
-                while True:  # somewhere in the tree
+                while True:  # at a random position in the tree
                     key = rng.choice(list(part)) if isinstance(part, dict) else int(rng.integers(len(part)))
                     if isinstance(part[key], dict | list) and part[key] and rng.random() < 0.7:
                         part = part[key]
@@ -221,7 +221,7 @@ def attack_zarr_metadata(rng):
 
 
 def attack_truncated_files(rng):
-    """A file cut at a random place, or with bytes damaged: a sentence that names it, or all of its numbers."""
+    """A file truncated at a random position: an error that names it, or all of its numbers."""
     X = rng.normal(size=(int(rng.integers(2, 300)), int(rng.integers(1, 6)))).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         for name in ("x.npy", "f.npy", "x.safetensors", "x.h5"):
@@ -238,7 +238,7 @@ def attack_truncated_files(rng):
 
 
 def written(path, X):
-    """Whether the file was written, which h5py does where it is installed."""
+    """Write X to the path; returns False if this requires h5py, which is not installed."""
     if path.suffix == ".npy":
         np.save(path, X)
     elif path.suffix == ".safetensors":
@@ -257,7 +257,7 @@ def written(path, X):
 
 @contextmanager
 def small_blocks():
-    """Chunks of 100 rows, blocks of a few chunks, and no warnings."""
+    """Chunks of 100 rows, blocks of a few chunks, and no convergence warnings."""
     with (
         patch("gpuica.rows.host.default_chunk_rows", lambda *given: 100),
         patch.object(stream, "BLOCK_BYTES", 1 << 12),
@@ -268,7 +268,7 @@ def small_blocks():
 
 
 def attack_files_that_change(rng):
-    """A file that is replaced, written to, cut or removed at a random read of a fit: its name, or the fit of before."""
+    """A file replaced, overwritten, truncated or removed at a random read of a fit: an error, or an unchanged fit."""
     X = mixture(1500, 3, dtype=np.float32, seed=int(rng.integers(2**31)))[0]
     with tempfile.TemporaryDirectory() as folder, small_blocks():
         path = Path(folder) / ("x.npy", "x.safetensors")[rng.integers(2)]
@@ -290,7 +290,7 @@ def attack_files_that_change(rng):
 
         with patch.object(type(source), "_unchanged", watch):
             found, _ = opened(path.parent, lambda folder: ica.fit(source).components_)
-        assert (found is None) == (reads >= last), "a file that had changed was read"
+        assert (found is None) == (reads >= last), "a changed file was read without an error"
         if found is not None:
             np.testing.assert_array_equal(found, expected)
 
@@ -313,9 +313,9 @@ def change(rng, path, X):
 
 
 def attack_iterables_that_change(rng):
-    """From a random pass on one chunk is another: a sentence, or the fit of before if that pass did not come."""
+    """One chunk changes from a random pass on: an error, or an unchanged fit if that pass is not reached."""
     X = mixture(1500, 3, dtype=np.float32, seed=int(rng.integers(2**31)))[0]
-    first, which = int(rng.integers(2, 12)), int(rng.integers(5))  # the first pass sets the kind
+    first, which = int(rng.integers(2, 12)), int(rng.integers(5))  # the first pass determines shape and dtype
 
     def with_nan(part):
         part = part.copy()
@@ -351,6 +351,6 @@ def attack_iterables_that_change(rng):
         except (ValueError, TypeError) as error:
             refusal = str(error)
     assert len(refusal) < 600, refusal
-    assert (found is None) == (data.passes >= first), refusal or "a pass that had changed was taken"
+    assert (found is None) == (data.passes >= first), refusal or "a changed pass was accepted"
     if found is not None:
         np.testing.assert_array_equal(found, expected)

@@ -1,5 +1,5 @@
-"""Parameters and rows of wrong types, ranges and shapes: a right answer, or an error that gpuica or scikit-learn's
-validation raises on purpose, a ValueError or TypeError; never an accident deep inside, and never NaN in an answer.
+"""Parameters and rows of wrong types, ranges and shapes: a correct result, or a ValueError or TypeError that gpuica or
+scikit-learn's validation raises deliberately; never an unintended internal error, and never NaN in a result.
 """
 
 import linecache
@@ -23,11 +23,11 @@ NO_GPU = re.compile(r"needs a GPU|does not exist: this machine has")
 
 
 class Accident(AssertionError):  # noqa: N818
-    """What should not have come out of a call."""
+    """An unintended outcome of a call."""
 
 
 def on_purpose(error):
-    """Whether an exception was raised by a `raise` of gpuica's, or by scikit-learn's validation."""
+    """Whether an exception was raised by a `raise` statement of gpuica or by scikit-learn's validation."""
     frames, tb = [], error.__traceback__
     while tb is not None:
         frames.append((tb.tb_frame.f_code.co_filename, tb.tb_lineno))
@@ -40,7 +40,7 @@ def on_purpose(error):
 
 @contextmanager
 def refusing(what):
-    """Errors on purpose end the block, others are accidents.  Nothing is printed."""
+    """Deliberate errors end the block, others raise Accident; output and warnings are suppressed."""
     logger = logging.getLogger("gpuica")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -63,12 +63,12 @@ def refusing(what):
 
 
 def no_nan(estimator, what):
-    """Accident where a fitted attribute holds NaN or infinity."""
+    """Raise Accident if a fitted attribute contains NaN or infinity."""
     for name, value in vars(estimator).items():
         if name.endswith("_") and not name.startswith("_") and name not in estimator.get_params():
             value = np.asarray(value)
             if value.dtype.kind in "fc" and not np.isfinite(value).all():
-                raise Accident(f"{what}: {name} holds NaN or infinity")
+                raise Accident(f"{what}: {name} contains NaN or infinity")
 
 
 def pick(rng, values):
@@ -81,7 +81,7 @@ ODD = [
     "auto", "yes", b"mean", (), [], [1, 2], {}, {"alpha": 5}, {1, 2}, object(), len, np.float32(0.3), np.int8(3),
     np.array(3), np.array([1.0]), np.zeros((2, 2)), np.datetime64("2020-01-01"), Fraction(1, 3), pd.NA, type,
 ]  # fmt: skip
-# what a parameter may be, to reach beyond the first check; the others are drawn from ODD alone
+# mostly valid values of each parameter, which pass its validation; other values are drawn from ODD
 GOOD = {
     "n_components": [None, 1, 2, 3, 4, 9],
     "algorithm": ["parallel", "deflation", "picard"],
@@ -132,25 +132,25 @@ GOOD = {
     "max_no_improvement": [None, 1, 10],
     "memory": [None, 1, 50],
 }
-CHECKED_BY_OTHERS = {"checkpoint"}  # a path: any text makes a directory
+CHECKED_BY_OTHERS = {"checkpoint"}  # a path: any string would create a directory
 
 
 def parameters(rng, estimator, odd):
-    """Some of an estimator's parameters, each with a value that may be right, or with the chance `odd` any of ODD."""
+    """Random parameters of an estimator: each value is from ODD with probability `odd`, otherwise from GOOD."""
     names = sorted(set(estimator.get_params()) - CHECKED_BY_OTHERS - {"dictionary"})
     chosen = rng.choice(names, size=rng.integers(1, 7), replace=False)
     return {str(name): odd_value(rng, name) if rng.random() < odd else pick(rng, GOOD[name]) for name in chosen}
 
 
 def odd_value(rng, name):
-    """One of ODD, but not so many iterations that a round would not end."""
+    """A value from ODD, with the number of iterations limited, so that a round terminates."""
     value = pick(rng, ODD)
     counts_work = "max_iter" in name or name in ("fastica_it", "ls_tries")
     return 3 if counts_work and isinstance(value, int) and value > 1000 else value
 
 
 def matrix(rng, n, d):
-    """Rows (n, d) of a kind, with what may be wrong with them."""
+    """(name, rows of shape (n, d)) of a random kind, valid or invalid."""
     kind = pick(rng, list(ROWS))
     with np.errstate(all="ignore"):
         return kind, ROWS[kind](rng.laplace(size=(n, d)) @ rng.normal(size=(d, d)), rng)
@@ -218,7 +218,7 @@ ROWS = {
 
 
 def weights(rng, n):
-    """Weights for n rows, or what cannot be."""
+    """Valid or invalid weights for n rows."""
     return pick(rng, [
         None, np.ones(n), rng.integers(0, 3, size=n), rng.exponential(size=n), np.zeros(n), -np.ones(n), np.ones(n + 1),
         np.full(n, np.nan), 3.0, np.ones((n, 1)), [1] * n, np.arange(n) == 0, np.full(n, 1e-320),
@@ -228,7 +228,7 @@ def weights(rng, n):
 
 # ---- ICA -------------------------------------------------------------------------------------------------------------
 def check_ica(ica, X, what):
-    """Components are the inverse of the mixing, and transform is the affine map that they say."""
+    """Check that components_ @ mixing_ is the identity and that transform returns finite sources."""
     no_nan(ica, what)
     k, d = ica.components_.shape
     if len(ica.mixing_) != d or ica.n_iter_ < 1:
@@ -249,7 +249,7 @@ def check_ica(ica, X, what):
 
 
 def attack_ica_parameters(rng):
-    """Any parameters on good rows."""
+    """Random parameters, valid rows."""
     X = mixture(int(rng.integers(20, 200)), 3, seed=int(rng.integers(99)), dtype=pick(rng, [float, np.float32]))[0]
     kind = pick(rng, [gpuica.FastICA, gpuica.Picard])
     chosen = parameters(rng, kind(), odd=0.2)
@@ -271,7 +271,7 @@ def attack_ica_parameters(rng):
 
 
 def attack_ica_rows(rng):
-    """Any rows, for good parameters."""
+    """Random rows, valid parameters."""
     name, X = matrix(rng, int(rng.integers(3, 60)), int(rng.integers(1, 7)))
     kind = pick(rng, [gpuica.FastICA, gpuica.Picard])
     chosen = parameters(rng, kind(), odd=0.0) | {"device": "cpu", "w_init": None}
@@ -292,7 +292,7 @@ def attack_ica_rows(rng):
 
 
 def attack_ica_functions(rng):
-    """`fastica` and `picard` with any parameters and rows."""
+    """`fastica` and `picard` with random parameters and rows."""
     name, X = matrix(rng, int(rng.integers(3, 60)), 3)
     if rng.random() < 0.7:
         name, X = "plain", rng.laplace(size=(50, 3))
@@ -313,7 +313,7 @@ def attack_ica_functions(rng):
 
 # ---- dictionaries ----------------------------------------------------------------------------------------------------
 def attack_dictionary_parameters(rng):
-    """Any parameters of the learners, on good rows and on any."""
+    """Dictionary learning with random parameters on valid rows, and with valid parameters on random rows."""
     X = rng.normal(size=(int(rng.integers(5, 60)), 4)).astype(pick(rng, [float, np.float32]))
     kind = pick(rng, [gpuica.DictionaryLearning, gpuica.MiniBatchDictionaryLearning])
     chosen = {"n_components": 3, "max_iter": 2} | parameters(rng, kind(), odd=0.15)
@@ -339,7 +339,7 @@ def attack_dictionary_parameters(rng):
 
 
 def attack_dictionary_functions(rng):
-    """`dict_learning` and `dict_learning_online` with any parameters and rows."""
+    """`dict_learning` and `dict_learning_online` with random parameters and rows."""
     name, X = matrix(rng, int(rng.integers(3, 60)), 4)
     if rng.random() < 0.6:
         name, X = "plain", rng.normal(size=(30, 4))
@@ -357,7 +357,7 @@ def attack_dictionary_functions(rng):
 
 # ---- codes -----------------------------------------------------------------------------------------------------------
 def attack_coder(rng):
-    """`SparseCoder` without a fit and `sparse_encode`, with any parameters, dictionary and rows."""
+    """`SparseCoder` with random parameters, dictionary and rows."""
     name, X = matrix(rng, int(rng.integers(3, 60)), 4)
     if rng.random() < 0.5:
         name, X = "plain", rng.normal(size=(30, 4))
@@ -375,7 +375,7 @@ def attack_coder(rng):
 
 
 def attack_codes(rng):
-    """Codes by random coders and options are as sparse as asked for, and no worse than codes of zero."""
+    """Codes of random coders and options are as sparse as requested, and their cost is at most that of zero codes."""
     n, d, k = int(rng.integers(1, 40)), int(rng.integers(1, 20)), int(rng.integers(1, 30))
     dtype = pick(rng, [np.float64, np.float32])
     scale = 10.0 ** rng.integers(-3, 4)
@@ -411,4 +411,4 @@ def attack_codes(rng):
     cost = ((X - C @ D) ** 2).sum(axis=1) / 2 + penalty * np.abs(C).sum(axis=1)
     zero = (X**2).sum(axis=1) / 2
     if (cost > zero * (1 + (1e-8 if dtype is np.float64 else 1e-4)) + 1e-12).any():
-        raise Accident(f"{what}: worse than no code at all by {(cost / zero).max()}")
+        raise Accident(f"{what}: cost exceeds that of zero codes by a factor of {(cost / zero).max()}")
