@@ -166,9 +166,8 @@ def test_larger_max_iter_of_growing_samples_equals_fit_without_checkpoint(tmp_pa
 def test_random_state_is_stored_and_restored(X, tmp_path):
     first = [fitted(FastICA, {**ICA, "random_state": None, "checkpoint": tmp_path / name}, X) for name in "ab"]
     assert np.abs(first[0].components_ - first[1].components_).max() > 0  # different initial points
-    same(
-        first[0], fitted(FastICA, {**ICA, "random_state": None, "checkpoint": tmp_path / "a"}, X)
-    )  # the same after resuming
+    # the same initial point after resuming
+    same(first[0], fitted(FastICA, {**ICA, "random_state": None, "checkpoint": tmp_path / "a"}, X))
     rng = np.random.RandomState(3)
     again = [fitted(FastICA, {**ICA, "random_state": rng, "checkpoint": tmp_path / "c"}, X) for _ in range(2)]
     same(*again)
