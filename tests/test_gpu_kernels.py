@@ -115,7 +115,7 @@ def test_lasso_of_nearly_dependent_atoms(put, make, dtype, rng):
 
 
 @pytest.mark.parametrize("gram", [True, False])
-def test_lasso_counts_rows_given_up_below_rounding_tolerance(put, gram, rng, monkeypatch):
+def test_lasso_counts_abandoned_rows(put, gram, rng, monkeypatch):
     """With a tolerance below rounding errors no support satisfies its equations, and duplicate atoms are rejected.
 
     Results are deterministic, rows abandoned before all atoms have entered are counted, and no code is worse than 0.
