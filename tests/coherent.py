@@ -1,21 +1,21 @@
-"""Dictionaries whose atoms nearly depend on each other, and what holds for every code against them."""
+"""Dictionaries of nearly dependent atoms, and assertions that hold for all codes on them."""
 
 import numpy as np
 
 from gpuica.coders import OMP, ORMP, Lars, MatchingPursuit
 
 EPS = {np.dtype(np.float32): 2.0**-23, np.dtype(np.float64): 2.0**-52}
-EXCESS = {np.dtype(np.float32): 2e-5, np.dtype(np.float64): 2e-11}  # of ‖x‖², above that of least squares
+EXCESS = {np.dtype(np.float32): 2e-5, np.dtype(np.float64): 2e-11}  # over least squares, relative to ‖x‖²
 
 
 def bumps(rng, d=40, K=100):
-    """Gaussian bumps of many widths; rows of a few of them and noise."""
+    """Gaussian bumps of various widths."""
     centres, widths = rng.uniform(0, d, (K, 1)), rng.uniform(1, 6, (K, 1))
     return np.exp(-(((np.arange(d) - centres) / widths) ** 2) / 2)
 
 
 def pairs(rng, d=20, K=40, apart=1e-2):
-    """Atoms in pairs that are 1 % apart."""
+    """Pairs of atoms at a relative distance of `apart`."""
     D = rng.normal(size=(K // 2, d))
     return np.concatenate([D, D + apart * np.linalg.norm(D, axis=1, keepdims=True) * rng.normal(size=D.shape) / d**0.5])
 
@@ -36,7 +36,7 @@ def low_rank(rng, d=15, K=30, rank=6):
 
 
 def monomials(rng, d=25, K=12):
-    """Powers on a grid: each is close to the span of those before."""
+    """Monomials on a grid: each is close to the span of those of lower degree."""
     return np.linspace(0, 1, d) ** np.arange(K)[:, None]
 
 
@@ -44,7 +44,7 @@ DICTIONARIES = {f.__name__: f for f in (bumps, pairs, gaussian, few, low_rank, m
 
 
 def problem(make, n, dtype, rng):
-    """Rows X (n, d), half of them sparse in D and half noise, and unit atoms D (K, d)."""
+    """Rows X (n, d), sparse in D with strong (even rows) or weak (odd rows) noise, and unit-norm atoms D (K, d)."""
     D = make(rng)
     D /= np.linalg.norm(D, axis=1, keepdims=True)
     X = (rng.uniform(size=(n, len(D))) * (rng.uniform(size=(n, len(D))) < 3 / len(D))) @ D
@@ -53,7 +53,7 @@ def problem(make, n, dtype, rng):
 
 
 def pursuits(n_nonzero):
-    """Every pursuit by a number of atoms."""
+    """All pursuits, stopped at a number of atoms."""
     return [
         OMP(n_nonzero),
         ORMP(n_nonzero),
@@ -65,7 +65,7 @@ def pursuits(n_nonzero):
 
 
 def to_target(target, n_atoms):
-    """Every pursuit by the squared residual."""
+    """All pursuits, stopped at a squared residual."""
     return [
         OMP(n_atoms, target),
         ORMP(n_atoms, target),
@@ -76,13 +76,16 @@ def to_target(target, n_atoms):
 
 
 def check(X, D, C, coder, unfinished):
-    """The codes C of a pursuit: no residual is larger than its row; least squares on their supports where the pursuit
-    is one; at most n_nonzero atoms; and every row that misses the target is counted."""
+    """Check the codes C of a pursuit.
+
+    No residual is larger than its row, orthogonal pursuits are least squares on their supports, rows have at most
+    n_nonzero atoms, and all rows that miss the target are counted.
+    """
     eps, excess = EPS[X.dtype], EXCESS[X.dtype]
     X, D, C = (A.astype(np.float64) for A in (X, D, C))
     assert np.isfinite(C).all()
     size, square = (X * X).sum(axis=1), ((X - C @ D) ** 2).sum(axis=1)
-    summing = 1e-14 * np.abs(C) @ np.linalg.norm(D, axis=1)  # what this sum itself may be wrong by
+    summing = 1e-14 * np.abs(C) @ np.linalg.norm(D, axis=1)  # rounding error of this sum
     assert (square**0.5 <= size**0.5 * (1 + 1e-13) + summing).all(), (square / size).max()
     number = np.count_nonzero(C, axis=1)
     assert (number <= coder.n_nonzero).all()

@@ -1,4 +1,4 @@
-"""Fixtures that every test may use, and the rule for tests that need what this machine has not."""
+"""Shared fixtures, and skip conditions for tests with unmet requirements."""
 
 import contextlib
 import importlib.util
@@ -24,7 +24,7 @@ from . import fake_cupy
 
 
 def pytest_report_header():
-    """Where there is a GPU: what the tests run on, and whether they test the compiled kernels."""
+    """With a GPU, report its name, the version of CuPy, and whether CUDA kernels are compiled."""
     if why_no_gpu():
         return []
     import cupy
@@ -34,7 +34,7 @@ def pytest_report_header():
 
 
 def pytest_collection_modifyitems(items):
-    if not why_no_gpu():  # imports that warn, before warnings are errors
+    if not why_no_gpu():  # these imports warn: import them before warnings become errors
         with warnings.catch_warnings(), contextlib.suppress(ImportError):
             warnings.simplefilter("ignore")
             numba_cuda()
@@ -53,9 +53,9 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(autouse=True)
 def healthy_gpu(request):
-    """A CUDA error such as an illegal address fails everything that its process does from then on: end the process.
+    """End the process after a CUDA error such as an illegal address, which makes all later CUDA calls fail.
 
-    With pytest-xdist another takes its place; alone, the run ends, and says where.
+    pytest-xdist replaces the process; without it, the run ends and reports the test.
     """
     yield
     if request.node.get_closest_marker("gpu") and not why_no_gpu():
@@ -71,7 +71,7 @@ def healthy_gpu(request):
 
 @pytest.fixture(scope="session", autouse=True)
 def no_thread_is_left():
-    """Threads end with the work that they were started for; pools that Dask and zarr keep are closed here."""
+    """Fail if threads started by tests are still running, after shutting down the pools of Dask and zarr."""
     before = set(threading.enumerate())
     yield
     pools = [("dask.threaded", "default_pool"), ("distributed.utils", "_offload_executor")]
@@ -87,7 +87,7 @@ def no_thread_is_left():
 
 
 def leftover(before):
-    """Threads that were not there before; not pytest-timeout's timer, which runs until the teardown is over."""
+    """Threads not in `before`, except the timer of pytest-timeout, which runs until the end of the teardown."""
     return {t for t in set(threading.enumerate()) - before if not t.name.startswith("pytest_timeout ")}
 
 
@@ -101,9 +101,11 @@ IN = [1, 7, "by default", "from files", "from an iterable", pytest.param("dask",
 
 @pytest.fixture(params=IN)
 def as_rows(request, tmp_path, monkeypatch):
-    """Open an array as Rows: in memory, of 1 chunk, 7 chunks, or cut as the package does by default; read from three
-    files, or from what is iterated over, in blocks of two of 7 chunks; of a Dask array of 7 x 2 chunks, some of them
-    empty; and shared with nobody."""
+    """Function that opens an array as Rows of each storage.
+
+    In memory, in 1, 7 or the default number of chunks; from three files or an iterable of three arrays, in blocks of
+    two of 7 chunks; from a Dask array of 7 x 2 chunks, some of them empty; and shared, with a single rank.
+    """
 
     def open_as(X, dtype=None):
         chunk_rows, source = None, X
@@ -130,7 +132,7 @@ def as_rows(request, tmp_path, monkeypatch):
 
 
 class Again:
-    """Gives the same parts whenever it is iterated over."""
+    """A re-iterable collection of arrays."""
 
     def __init__(self, parts):
         self.parts = parts
@@ -141,7 +143,7 @@ class Again:
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.gpu)])
 def cupy(request):
-    """CuPy: the stand-in for it everywhere, and itself on a GPU (marker gpu)."""
+    """The fake CuPy, and CuPy itself on a GPU (marker gpu)."""
     for cached in (device.why_no_gpu, device.log_once):
         cached.cache_clear()
     if request.param == "real":

@@ -1,14 +1,14 @@
-"""A stand-in for CuPy on a machine without a GPU: arrays that compute with NumPy but refuse to mix with it.
+"""A fake CuPy for machines without a GPU: arrays that compute with NumPy but cannot be combined with NumPy arrays.
 
-What CuPy forbids is an error here too: a NumPy array in an operation with a device array, implicit conversion to NumPy
-by any of its protocols, lists, attributes that only NumPy has.  A device knows no byte order: it takes bytes as they
-are.  NumPy scalars are refused as well, although CuPy takes them, because they change the dtype.  Reductions give
-0-d device arrays; reading one as a Python number makes the host wait, so `waits` counts them.
+Operations that CuPy does not support raise: device arrays combined with NumPy arrays, implicit conversion to NumPy by
+any protocol, lists, and attributes that only NumPy has.  Byte order is ignored, as on a GPU: bytes are not swapped.
+NumPy scalars raise as well, although CuPy accepts them, because they change the dtype.  Reductions return 0-d device
+arrays; converting one to a Python number blocks the host, and `waits` counts these conversions.
 
-Copies that do not block are carried out as late as CUDA allows: to the host when the host waits for an event recorded
-after them, or for all work, to the device when the stream of the work waits for such an event.  They read and write at
-an address, whoever owns the memory by then.  Page-locked blocks come from a
-pool that hands the block freed last to the next who asks, as CuPy's does; a freed block is overwritten.
+Asynchronous copies are executed as late as CUDA allows: to the host when the host waits for an event recorded after
+them, or for all work; to the device when the compute stream waits for such an event.  They read and write memory by
+address, even if it has been freed and reused.  Page-locked blocks come from a pool that reuses the most recently freed
+block first, as CuPy's does; freed blocks are overwritten.
 """
 
 import ctypes
@@ -28,15 +28,15 @@ ARRAY_FUNCTIONS = """
 abs arange argpartition argsort ascontiguousarray broadcast_to concatenate diag diagonal empty exp eye isfinite log
 log1p maximum minimum nonzero ones ones_like sign sort sqrt tanh tril where zeros zeros_like
 """.split()
-waits = 0  # for all work that was asked for
+waits = 0  # for all enqueued work
 event_waits = 0  # for work up to an event
 gemms = []  # the compute types of products with rounded factors
 FACTORS = {77: 11, 75: 8}  # compute type -> bits of a factor: TF32, bfloat16
-log = []  # "record" and "synchronize", in their order, with the numbers of their events
-copies = []  # (place in the log, function that carries it out) of copies that have not been carried out
-copies_lock = threading.RLock()  # solvers in step have threads of their own; freeing a block may interrupt any of them
-memory = [MemoryPool()]  # of the device
-free_blocks = {}  # size -> page-locked blocks that nobody owns, the one freed last at the end
+log = []  # "record" and "synchronize" with the numbers of their events, in order
+copies = []  # pending copies: (position in the log, function that executes the copy)
+copies_lock = threading.RLock()  # lockstep solvers run in threads, any of which may free a block
+memory = [MemoryPool()]  # the device's memory pool
+free_blocks = {}  # size -> unused page-locked blocks, the most recently freed last
 PINNED_UNIT, POISON = 512, 0xAB
 ATTRIBUTES = """
 T all any argmax argmin argpartition argsort astype base choose clip compress conj conjugate copy cumprod cumsum
@@ -51,7 +51,7 @@ class CUDARuntimeError(RuntimeError):
 
 
 def carry_out_copies(before=None):
-    """The copies that were asked for before a place in the log; all of them by default."""
+    """Execute the copies enqueued before a position in the log; all of them by default."""
     with copies_lock:
         due = [copy for copy in copies if before is None or copy[0] <= before]
         for _, carry_out in due:
@@ -60,7 +60,7 @@ def carry_out_copies(before=None):
 
 
 def alloc_pinned_memory(size):
-    """A page-locked block, which goes back to the pool when the last array that views it has gone."""
+    """A page-locked block, returned to the pool when the last array that views it is deleted."""
     size = -(-size // PINNED_UNIT) * PINNED_UNIT
     free = free_blocks.get(size)
     memory = free.pop() if free else np.full(size, POISON, dtype=np.uint8)
@@ -76,7 +76,7 @@ def _free_block(block):
 
 
 class Event:
-    """Work up to here.  It is done when somebody waits for it."""
+    """An event.  Work recorded before it is executed only when the host or a stream waits for it."""
 
     def __init__(self, block=False, disable_timing=False):
         self.number = None
@@ -99,7 +99,7 @@ class Event:
 
 
 class Stream:
-    """A stream; everything runs at once."""
+    """A stream on which all work except copies runs immediately."""
 
     ptr = 0
 
@@ -114,7 +114,7 @@ class Stream:
 
     def wait_event(self, event):
         log.append(("wait", event.number))
-        if not self.non_blocking and event.number is not None:  # the stream of the work
+        if not self.non_blocking and event.number is not None:  # the compute stream
             carry_out_copies(event.number)
 
     def record(self, event=None):
@@ -187,7 +187,7 @@ class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
         return self._wait().tolist()
 
     def get(self, stream=None, out=None, blocking=True):
-        """A copy on the host.  Not blocking, into pinned memory: the host does not wait, so nothing is counted."""
+        """A copy on the host.  With blocking=False, the copy to pinned memory is deferred; `waits` excludes it."""
         if blocking:
             return self._wait().copy()
         assert out.flags.c_contiguous
@@ -198,12 +198,12 @@ class FakeArray(np.lib.mixins.NDArrayOperatorsMixin):
         return out
 
     def set(self, array, stream=None):
-        """A copy from the host; asked of a stream, one that reads its source later."""
+        """Copy from the host; on a stream, the source is read later."""
         if (array.dtype, array.shape) != (self._array.dtype, self._array.shape):
             raise TypeError(f"{array.dtype} {array.shape} cannot be set to {self._array.dtype} {self._array.shape}")
         order = "C" if self._array.flags.c_contiguous else "F"
         assert self._array.flags[f"{order}_CONTIGUOUS"], "Cannot set to non-contiguous array"
-        if stream is None or not array.flags[f"{order}_CONTIGUOUS"]:  # CuPy sends a copy
+        if stream is None or not array.flags[f"{order}_CONTIGUOUS"]:  # CuPy copies such sources first
             self._array[...] = array
             return
         to, size, source = self._array, array.nbytes, array.ctypes.data
@@ -221,7 +221,7 @@ FakeArray.__module__ = "cupy"
 
 
 def _lower(value):
-    """Device arrays to what they hold; whatever the host owns is refused."""
+    """Replace device arrays by their NumPy arrays; raise for host data."""
     if isinstance(value, FakeArray):
         return value._array
     if isinstance(value, tuple):
@@ -244,7 +244,7 @@ def _lift(value):
 
 
 def asarray(array, dtype=None):
-    """From host or device: the one way in.  A device array of this dtype is itself."""
+    """Device array from host or device data; a device array of the given dtype is returned unchanged."""
     if isinstance(array, FakeArray) and dtype in (None, array.dtype):
         return array
     found = np.array(array._array if isinstance(array, FakeArray) else array, dtype=dtype)
@@ -252,7 +252,7 @@ def asarray(array, dtype=None):
 
 
 def gemmEx(handle, transa, transb, m, n, k, alpha, A, a_type, lda, B, b_type, ldb, beta, C, c_type, ldc, compute, algo):
-    """cuBLAS's product in columns-first memory: float32, of factors rounded as the compute type says, or float64."""
+    """cuBLAS's product of column-major matrices: float32 with factors rounded to the compute type, or float64."""
     if compute in FACTORS:
         gemms.append(compute)
     number = np.float64 if compute == products.FLOAT64_COMPUTE else np.float32
@@ -271,7 +271,7 @@ def gemmEx(handle, transa, transb, m, n, k, alpha, A, a_type, lda, B, b_type, ld
 
 
 def _at_address(address, rows, columns, step, number):
-    """The matrix (rows, columns) at an address, columns first, a step from column to column."""
+    """The column-major matrix of shape (rows, columns) and leading dimension `step` at an address."""
     assert step >= rows, "cuBLAS refuses a leading dimension that is shorter than a column"
     size = number().itemsize
     memory = (ctypes.c_char * (size * (step * (columns - 1) + rows))).from_address(address)
@@ -280,20 +280,20 @@ def _at_address(address, rows, columns, step, number):
 
 
 def rounded(array, bits):
-    """The nearest float32 numbers of so many bits, ties to even."""
+    """Round float32 numbers to a number of significant bits, ties to even."""
     drop, whole = np.uint32(24 - bits), np.ascontiguousarray(array).view(np.uint32)
     half = np.uint32((1 << (24 - bits - 1)) - 1)
     return ((whole + half + (whole >> drop & np.uint32(1))) >> drop << drop).view(np.float32)
 
 
 def _plain(function):
-    """The function with a plain tuple in place of NumPy's named one."""
+    """The function, returning a plain tuple instead of NumPy's named tuple."""
     return lambda *args, **options: tuple(function(*args, **options))
 
 
 @contextmanager
 def installed():
-    """`import cupy` finds the stand-in inside the `with` block."""
+    """Make `import cupy` import the fake inside the `with` block."""
     cupy = ModuleType("cupy")
     cupy.__spec__ = SimpleNamespace(name="cupy")
     cupy.asarray, cupy.ndarray = asarray, FakeArray

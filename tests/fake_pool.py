@@ -1,14 +1,14 @@
-"""Device memory as CuPy's pool hands it out: the smallest free chunk that is large enough, cut to size.
+"""Device memory allocated as by CuPy's pool: the smallest free chunk that is large enough, split to the requested size.
 
-Freed chunks stay with the pool and are joined with free neighbours; only blocks that are free as a whole go back to the
-driver.  So a chunk in use keeps all of the block that it was cut from, and free bytes are not all to be had.
+Freed chunks remain in the pool and are merged with free neighbours; only blocks that are entirely free are returned to
+the driver.  So a chunk in use retains the whole block that it was split from, and not all free bytes can be allocated.
 """
 
 import threading
 import weakref
 
 UNIT = 512
-MEMORY = 9 << 30  # of the device
+MEMORY = 9 << 30  # of the device, in bytes
 
 
 class OutOfMemoryError(MemoryError):
@@ -18,15 +18,15 @@ class OutOfMemoryError(MemoryError):
 class Chunk:
     def __init__(self, size, block):
         self.size, self.block, self.free = size, block, False
-        block.append(self)  # a block is the list of its chunks, in their order
+        block.append(self)  # a block is the ordered list of its chunks
 
 
 class MemoryPool:
     def __init__(self):
         self.blocks, self.limit, self.roots = [], 0, {}
-        self.lock = threading.RLock()  # garbage collection may free in the midst of an allocation
+        self.lock = threading.RLock()  # garbage collection may free chunks during an allocation
 
-    # ---- what CuPy's has ---------------------------------------------------------------------------------------------
+    # ---- CuPy's interface --------------------------------------------------------------------------------------------
     def get_limit(self):
         return self.limit
 
@@ -48,7 +48,7 @@ class MemoryPool:
 
     # ---- for the fake arrays -----------------------------------------------------------------------------------------
     def hold(self, array):
-        """Memory for a NumPy array that stands for one on the device, until the last view of it has gone."""
+        """Allocate memory for a NumPy array that represents a device array, until its last view is deleted."""
         while isinstance(getattr(array, "base", None), type(array)):
             array = array.base
         with self.lock:

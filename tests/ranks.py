@@ -1,7 +1,7 @@
-"""Ranks for tests: threads of this process, or processes that meet through torch.distributed or MPI.
+"""Ranks for tests: threads of this process, or processes that communicate through torch.distributed or MPI.
 
-As a script, `python -m tests.ranks torch|mpi FILE`: fits two of ESTIMATORS to this rank's rows, and writes what it
-found to FILE with the rank's number in place of {}.
+The script `python -m tests.ranks torch|mpi FILE` fits two of ESTIMATORS to the rows of this rank, and writes their
+components to FILE with {} replaced by the rank.
 """
 
 import os
@@ -38,13 +38,13 @@ ESTIMATORS = {
 
 
 def rows_of(comm):
-    """The slice of X0's rows that this rank has."""
+    """Slice of the rows of X0 on this rank."""
     ends = ENDS[comm.size]
     return slice(ends[comm.rank], ends[comm.rank + 1])
 
 
 def on_ranks(size, work, timeout=20.0):
-    """[work(comm) for the comm of each rank], each in a thread; an exception that was raised in place of a result."""
+    """Results of work(comm) for each rank, run in threads; an exception raised by a rank replaces its result."""
     results: list = [None] * size
 
     def run(comm):
@@ -62,7 +62,7 @@ def on_ranks(size, work, timeout=20.0):
 
 
 def fit_some(comm):
-    """{name: components_} of two of ESTIMATORS, fitted to this rank's rows."""
+    """Dictionary of the components_ of two of ESTIMATORS, fitted to the rows of this rank."""
     X = gpuica.shared(X0[rows_of(comm)], comm)
     return {name: ESTIMATORS[name]().fit(X).components_ for name in ("FastICA", "worst")}
 
@@ -84,7 +84,7 @@ def main(kind, file):
     warnings.simplefilter("ignore", ConvergenceWarning)
     np.savez(file.format(comm.rank), **fit_some(comm))
     if kind != "mpi":
-        distributed.destroy_process_group()  # else gloo's threads may still run when the process ends, which aborts it
+        distributed.destroy_process_group()  # otherwise running threads of gloo may abort the process when it exits
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
     python -m tests.sanitize [--seconds 60] [--tools memcheck racecheck] [--only FAMILY ...] [--report FOLDER]
 
-Needs a GPU and compute-sanitizer, which comes with the CUDA toolkit.  Each family of kernels and each tool has a
-process of its own, all at once, because compiling takes longest; those that are not done in time are stopped.  What
-the tools say goes to FOLDER/sanitize-TOOL-FAMILY.txt.
+Needs a GPU and compute-sanitizer, which is part of the CUDA toolkit.  Each family of kernels and each tool runs in a
+separate process, all in parallel because compilation takes longest; processes that exceed the time limit are killed.
+The output of the tools is written to FOLDER/sanitize-TOOL-FAMILY.txt.
 
-With --launch the families are launched in this process, without a tool.
+With --launch the families are launched in this process without a tool.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from gpuica.solvers.atoms import block_descent
 
 TOOLS = ("memcheck", "racecheck")
 PLACES = ("/usr/local/cuda*/bin/compute-sanitizer", "/usr/local/cuda*/compute-sanitizer/compute-sanitizer")
-FAILED = 77  # exit status where a tool has found errors
+FAILED = 77  # exit status if a tool finds errors
 
 
 def tool():
@@ -48,7 +48,7 @@ def sweeps(xp, rng):
 
 def _encode(xp, rng, coders, gram=True, d=24, K=60, dtype=np.float32):
     D = rng.normal(size=(K, d))
-    D = np.concatenate([D, D[:3], D[3:6] * (1 + 1e-6)]).astype(dtype)  # atoms that depend on each other
+    D = np.concatenate([D, D[:3], D[3:6] * (1 + 1e-6)]).astype(dtype)  # dependent and nearly dependent atoms
     D /= np.linalg.norm(D, axis=1, keepdims=True)
     X = rng.normal(size=(20, d)).astype(dtype)
     X[3], X[7, 2] = 0, np.nan
@@ -95,7 +95,7 @@ FAMILIES = {f.__name__: f for f in (sweeps, lasso, lasso_in_memory, orthogonal, 
 
 
 def launch(names):
-    """Launch families in this process, with memory from CUDA itself: a pool would hide writes beyond an array."""
+    """Launch families in this process without a memory pool, which would hide out-of-bounds writes."""
     import cupy
 
     cupy.cuda.set_allocator(None)
@@ -107,7 +107,7 @@ def launch(names):
 
 
 def sanitized(path, tool, family, seconds, folder, results):
-    """results[tool, family] becomes what a tool says of a family, in a word or two."""
+    """Run a tool on a family, write its output to a file, and set results[tool, family] to a short summary."""
     command = [path, "--tool", tool, "--error-exitcode", str(FAILED), "--launch-timeout", "0"]
     command += [sys.executable, "-m", "tests.sanitize", "--launch", "--only", family]
     status: int | str = 1

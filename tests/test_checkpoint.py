@@ -1,4 +1,4 @@
-"""Fits that are interrupted: they leave a usable estimator and a checkpoint, and go on to the same answer."""
+"""Interrupted fits: they leave a usable estimator and a checkpoint, from which they resume with identical results."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def X():
 
 
 class StopsAfter:
-    """Interrupts the fit at pass number n over any rows, by whatever method they are passed over."""
+    """Raises KeyboardInterrupt at the n-th call of `method`, over all instances of HostRows; counts the calls."""
 
     def __init__(self, monkeypatch, n, method="sum"):
         original = getattr(HostRows, method)
@@ -52,31 +52,31 @@ FITS = [
 
 @pytest.mark.parametrize("at", [1, 2, 4, 7, 11])
 @pytest.mark.parametrize(("kind", "arguments"), FITS)
-def test_an_interrupted_fit_goes_on_to_the_same_bits(kind, arguments, at, X, tmp_path, monkeypatch):
+def test_resumed_fit_is_bitwise_identical(kind, arguments, at, X, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         StopsAfter(patch, at)
-        stopped = kind(**arguments, checkpoint=tmp_path / "c")
+        interrupted = kind(**arguments, checkpoint=tmp_path / "c")
         with pytest.raises(KeyboardInterrupt):
-            _quietly(stopped.fit, X)
-    answers = sorted(path.name for path in (tmp_path / "c").glob("answer-*"))
-    assert len(answers) == at - 1
+            _quietly(interrupted.fit, X)
+    stored = sorted(path.name for path in (tmp_path / "c").glob("answer-*"))
+    assert len(stored) == at - 1
     with monkeypatch.context() as patch:
         counter = StopsAfter(patch, -1)
-        again = kind(**arguments, checkpoint=tmp_path / "c")
-        _quietly(again.fit, X)
-        read = counter.passes
-    drawn = np.random.RandomState()  # what the interrupted fit drew
-    set_draws(drawn, json.loads((tmp_path / "c" / "about.json").read_text())["draws"], "about.json")
-    whole = kind(**{**arguments, "random_state": drawn})
-    _quietly(whole.fit, X)
-    np.testing.assert_array_equal(again.components_, whole.components_)
-    assert again.n_passes_ == whole.n_passes_
-    assert again.n_iter_ == whole.n_iter_
-    assert len(list((tmp_path / "c").glob("answer-*"))) == read + at - 1  # nothing was read twice
+        resumed = kind(**arguments, checkpoint=tmp_path / "c")
+        _quietly(resumed.fit, X)
+        n_computed = counter.passes
+    rng = np.random.RandomState()  # in the state that the interrupted fit stored
+    set_draws(rng, json.loads((tmp_path / "c" / "about.json").read_text())["draws"], "about.json")
+    uninterrupted = kind(**{**arguments, "random_state": rng})
+    _quietly(uninterrupted.fit, X)
+    np.testing.assert_array_equal(resumed.components_, uninterrupted.components_)
+    assert resumed.n_passes_ == uninterrupted.n_passes_
+    assert resumed.n_iter_ == uninterrupted.n_iter_
+    assert len(list((tmp_path / "c").glob("answer-*"))) == n_computed + at - 1  # no stored sum was computed again
 
 
 def _quietly(function, *arguments):
-    """Call it, whatever it warns of."""
+    """Call the function with warnings ignored."""
     import warnings
 
     with warnings.catch_warnings():
@@ -84,18 +84,18 @@ def _quietly(function, *arguments):
         return function(*arguments)
 
 
-def test_an_interrupt_leaves_an_estimator_that_works(X, monkeypatch):
+def test_interrupted_fit_leaves_usable_estimator(X, monkeypatch):
     StopsAfter(monkeypatch, 5)
     ica = FastICA(random_state=0)
     with pytest.warns(ConvergenceWarning, match="The fit was interrupted"), pytest.raises(KeyboardInterrupt):
         ica.fit(X)
     assert not ica.converged_
     S = ica.transform(X)
-    np.testing.assert_allclose(np.cov(S.T), np.eye(4), atol=1e-3)  # white, if not independent yet
+    np.testing.assert_allclose(np.cov(S.T), np.eye(4), atol=1e-3)  # white, although not yet independent
     np.testing.assert_allclose(ica.inverse_transform(S), X, atol=1e-2)
 
 
-def test_an_interrupt_before_anything_is_known_leaves_nothing(X, monkeypatch):
+def test_interrupt_in_first_pass_leaves_estimator_unfitted(X, monkeypatch):
     StopsAfter(monkeypatch, 1)
     ica = FastICA(random_state=0)
     with pytest.raises(KeyboardInterrupt):
@@ -103,22 +103,22 @@ def test_an_interrupt_before_anything_is_known_leaves_nothing(X, monkeypatch):
     assert not hasattr(ica, "components_")
 
 
-def test_a_fit_that_did_not_converge_goes_on_with_more_iterations(X, tmp_path):
+def test_unconverged_fit_resumes_with_larger_max_iter(X, tmp_path):
     short = FastICA(random_state=0, tol=1e-12, max_iter=3, checkpoint=tmp_path / "c")
     with pytest.warns(ConvergenceWarning):
         short.fit(X)
-    whole = FastICA(random_state=0, tol=1e-12, max_iter=60)
-    _quietly(whole.fit, X)
-    more = FastICA(random_state=0, tol=1e-12, max_iter=60, checkpoint=tmp_path / "c")
-    _quietly(more.fit, X)
-    np.testing.assert_array_equal(more.components_, whole.components_)
+    uninterrupted = FastICA(random_state=0, tol=1e-12, max_iter=60)
+    _quietly(uninterrupted.fit, X)
+    resumed = FastICA(random_state=0, tol=1e-12, max_iter=60, checkpoint=tmp_path / "c")
+    _quietly(resumed.fit, X)
+    np.testing.assert_array_equal(resumed.components_, uninterrupted.components_)
 
 
-def test_tensors_come_back_as_they_were(tmp_path, rng):
+def test_safetensors_round_trip(tmp_path, rng):
     arrays = {"a": rng.normal(size=(3, 4)), "b": np.arange(5), "c": np.float32([[1.5]]), "empty": np.zeros((0, 3))}
     write_tensors(tmp_path / "x.safetensors", arrays, {"why": "a test"})
-    found, about = read_tensors(tmp_path / "x.safetensors")
-    assert about == {"why": "a test"}
+    found, metadata = read_tensors(tmp_path / "x.safetensors")
+    assert metadata == {"why": "a test"}
     assert list(found) == list(arrays)
     for name, array in arrays.items():
         np.testing.assert_array_equal(found[name], array)
@@ -137,38 +137,40 @@ LEARNERS = [
 
 
 @pytest.mark.parametrize("form", ["array", "files"])
-@pytest.mark.parametrize("every", [0.0, 1e9])
+@pytest.mark.parametrize("interval", [0.0, 1e9])
 @pytest.mark.parametrize(("kind", "arguments", "at"), LEARNERS)
-def test_learning_goes_on_to_the_same_bits(kind, arguments, at, every, form, X, tmp_path, monkeypatch):
-    """every: snapshots after each step, or none but the first: the fit then begins anew, and must end alike too."""
+def test_resumed_dictionary_learning_is_bitwise_identical(
+    kind, arguments, at, interval, form, X, tmp_path, monkeypatch
+):
+    """With interval 0 every step stores a snapshot; with 1e9 none does, and the fit restarts with the same result."""
     X = X[:3000]
     if form == "files":
         np.save(tmp_path / "x.npy", X)
         X = tmp_path / "x.npy"
-    monkeypatch.setattr(_checkpoint, "SNAPSHOT_INTERVAL", every)
-    # twelve atoms in four dimensions, and a large alpha: some go unused and are drawn anew
+    monkeypatch.setattr(_checkpoint, "SNAPSHOT_INTERVAL", interval)
+    # with twelve atoms in four dimensions and a large alpha, some atoms are unused and resampled
     arguments = {"n_components": 12, "alpha": 10.0, "fit_algorithm": "cd", "random_state": 1, **arguments}
-    whole = kind(**arguments)
-    _quietly(whole.fit, X)
-    stopped = kind(**arguments, checkpoint=tmp_path / "c")
+    uninterrupted = kind(**arguments)
+    _quietly(uninterrupted.fit, X)
+    interrupted = kind(**arguments, checkpoint=tmp_path / "c")
     with monkeypatch.context() as patch:
         StopsAfter(patch, at, "for_each")
         with pytest.raises(KeyboardInterrupt):
-            stopped.fit(X)
-    assert whole.n_replaced_ > stopped.n_replaced_ > 0  # draws come before and after
-    assert not stopped.converged_
-    assert stopped.components_.shape == (12, 4)
-    assert (tmp_path / "c" / "state.safetensors").exists() == (every == 0)
-    again = kind(**arguments, checkpoint=tmp_path / "c")
-    _quietly(again.fit, X)
-    np.testing.assert_array_equal(again.components_, whole.components_)
-    assert again.n_iter_ == whole.n_iter_
-    assert again.n_replaced_ == whole.n_replaced_
+            interrupted.fit(X)
+    assert uninterrupted.n_replaced_ > interrupted.n_replaced_ > 0  # atoms are resampled before and after the interrupt
+    assert not interrupted.converged_
+    assert interrupted.components_.shape == (12, 4)
+    assert (tmp_path / "c" / "state.safetensors").exists() == (interval == 0)
+    resumed = kind(**arguments, checkpoint=tmp_path / "c")
+    _quietly(resumed.fit, X)
+    np.testing.assert_array_equal(resumed.components_, uninterrupted.components_)
+    assert resumed.n_iter_ == uninterrupted.n_iter_
+    assert resumed.n_replaced_ == uninterrupted.n_replaced_
     costs = "error_" if kind is DictionaryLearning else "costs_"
-    np.testing.assert_array_equal(getattr(again, costs), getattr(whole, costs))
+    np.testing.assert_array_equal(getattr(resumed, costs), getattr(uninterrupted, costs))
 
 
-# ---- a process that is really interrupted ----------------------------------------------------------------------------
+# ---- interrupted processes -------------------------------------------------------------------------------------------
 SCRIPT = """
 import sys
 import numpy as np
@@ -183,8 +185,8 @@ np.save(sys.argv[4], ica.components_)
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_a_process_that_is_stopped(how, tmp_path):
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGKILL])
+def test_process_stopped_by_signal_resumes(signum, tmp_path):
     np.save(tmp_path / "x.npy", mixture(100_000, 6, dtype=np.float64)[0])
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
 
@@ -193,19 +195,19 @@ def test_a_process_that_is_stopped(how, tmp_path):
         command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
-    whole = start(40, "whole", "whole.npy")
-    stopped = start(40_000, "c", "stopped.npy")  # more iterations than there is time for
+    uninterrupted = start(40, "whole", "whole.npy")
+    interrupted = start(40_000, "c", "stopped.npy")  # more iterations than can complete
     while not (tmp_path / "c" / "answer-00004.safetensors").exists():
-        assert stopped.poll() is None
+        assert interrupted.poll() is None
         time.sleep(0.01)
-    stopped.send_signal(how)
-    said, _ = stopped.communicate(timeout=60)
-    if how == signal.SIGINT:
-        assert said == "interrupted False (6, 6)\n"
-    answers = sorted((tmp_path / "c").glob("answer-*.safetensors"))
-    for path in answers[30:]:  # if it was quick, it is not to be beyond the 40 iterations of the other
+    interrupted.send_signal(signum)
+    stdout, _ = interrupted.communicate(timeout=60)
+    if signum == signal.SIGINT:
+        assert stdout == "interrupted False (6, 6)\n"
+    stored = sorted((tmp_path / "c").glob("answer-*.safetensors"))
+    for path in stored[30:]:  # so that it is not beyond the 40 iterations of the uninterrupted fit
         path.unlink()
-    again = start(40, "c", "again.npy")
-    again.communicate(timeout=120)
-    whole.communicate(timeout=120)
+    resumed = start(40, "c", "again.npy")
+    resumed.communicate(timeout=120)
+    uninterrupted.communicate(timeout=120)
     np.testing.assert_array_equal(np.load(tmp_path / "again.npy"), np.load(tmp_path / "whole.npy"))

@@ -1,4 +1,4 @@
-"""A checkpoint is used for the fit that it is of, and for no other; the error says what is different."""
+"""A checkpoint is valid only for the fit that wrote it; for any other fit the error names the differences."""
 
 import functools
 import json
@@ -49,28 +49,28 @@ def same(one, other):
 # ---- parameters ------------------------------------------------------------------------------------------------------
 W = np.eye(4) + np.arange(16.0).reshape(4, 4) / 100
 CHANGED = {
-    "seed": ("random_state", 0, 1),
-    "seed of None": ("random_state", None, 0),
-    "state": ("random_state", np.random.RandomState(0), np.random.RandomState(1)),
+    "random_state": ("random_state", 0, 1),
+    "random_state=None": ("random_state", None, 0),
+    "RandomState": ("random_state", np.random.RandomState(0), np.random.RandomState(1)),
     "tol": ("tol", 1e-4, 1e-5),
 }
 OF_ICA = {
     "fun": ("fun", LogCosh(1.0), "cube"),
     "alpha": ("fun", LogCosh(1.0), LogCosh(1.5)),
     "contrast": ("fun", LogCosh(1.0), Exp(1.0)),
-    "start": ("w_init", W, W + 1e-9),
-    "starts": ("n_init", 1, 2),
-    "rows": ("normalize_rows", False, True),
+    "w_init": ("w_init", W, W + 1e-9),
+    "n_init": ("n_init", 1, 2),
+    "normalize_rows": ("normalize_rows", False, True),
     "precision": ("precision", None, "float32"),
 }
 OF_LEARNING = {
     "alpha": ("alpha", 1, 0.5),
-    "atoms": ("n_components", 6, 7),
-    "first": ("init", np.eye(6, 4), np.eye(6, 4) + 1e-9),
-    "given": ("dict_init", np.eye(6, 4), np.eye(6, 4) + 1e-9),
-    "unused": ("dead_atoms", "resample", "keep"),
+    "n_components": ("n_components", 6, 7),
+    "init": ("init", np.eye(6, 4), np.eye(6, 4) + 1e-9),
+    "dict_init": ("dict_init", np.eye(6, 4), np.eye(6, 4) + 1e-9),
+    "dead_atoms": ("dead_atoms", "resample", "keep"),
     "update": ("update", "block_descent", "least_squares"),
-    "rounds": ("transform_max_iter", 1000, 999),
+    "transform_max_iter": ("transform_max_iter", 1000, 999),
 }
 
 
@@ -81,7 +81,7 @@ def changes():
 
 
 @pytest.mark.parametrize(("kind", "arguments", "name", "before", "now"), list(changes()))
-def test_another_parameter_is_refused_by_its_name(kind, arguments, name, before, now, X, tmp_path):
+def test_changed_parameter_raises_with_its_name(kind, arguments, name, before, now, X, tmp_path):
     arguments = {**arguments, "checkpoint": tmp_path}
     fitted(kind, {**arguments, name: before}, X)
     with pytest.raises(CheckpointError, match=rf"belongs to another fit: (.+; )?its {name} was .+, now .+\. Give "):
@@ -89,7 +89,7 @@ def test_another_parameter_is_refused_by_its_name(kind, arguments, name, before,
     fitted(kind, {**arguments, name: before}, X)
 
 
-def test_all_that_changed_is_named(X, tmp_path):
+def test_error_names_all_changed_parameters(X, tmp_path):
     fitted(FastICA, {**ICA, "checkpoint": tmp_path}, X)
     with pytest.raises(CheckpointError, match=r"its random_state was 0, now 1; its tol was 0\.0001, now 0\.001\."):
         fitted(FastICA, {**ICA, "checkpoint": tmp_path, "random_state": 1, "tol": 1e-3}, X)
@@ -99,7 +99,7 @@ def test_all_that_changed_is_named(X, tmp_path):
         fitted(FastICA, {**ICA, "checkpoint": tmp_path, "fun": LogCosh(1.5)}, X)
 
 
-def test_arrays_whose_repr_is_elided(tmp_path):
+def test_arrays_with_abbreviated_repr_are_compared_in_full(tmp_path):
     X = mixture(3000, 40)[0]
     start = np.random.default_rng(0).normal(size=(40, 40))
     other = start.copy()
@@ -131,7 +131,7 @@ def freedoms():
 
 
 @pytest.mark.parametrize(("kind", "arguments", "name", "value"), list(freedoms()))
-def test_what_the_answer_does_not_depend_on_may_change(kind, arguments, name, value, X, tmp_path):
+def test_parameters_that_do_not_affect_the_result_can_change(kind, arguments, name, value, X, tmp_path):
     arguments = {"tol": 1e-4, **arguments}
     fitted(kind, {**arguments, "checkpoint": tmp_path}, X)
     again = fitted(kind, {**arguments, "checkpoint": tmp_path, name: value}, X)
@@ -139,8 +139,8 @@ def test_what_the_answer_does_not_depend_on_may_change(kind, arguments, name, va
 
 
 @each_estimator
-def test_a_lower_max_iter(kind, arguments, X, tmp_path):
-    """It is answered as far as it asks (ICA), or refused, where the state is beyond it (dictionary learning)."""
+def test_lower_max_iter(kind, arguments, X, tmp_path):
+    """ICA stops at the lower max_iter; dictionary learning raises, because its stored state is beyond it."""
     arguments = {**arguments, "tol": 0.0}
     fitted(kind, {**arguments, "checkpoint": tmp_path}, X)
     fewer = {**arguments, "max_iter": 2, "checkpoint": tmp_path}
@@ -153,20 +153,21 @@ def test_a_lower_max_iter(kind, arguments, X, tmp_path):
         same(fitted(kind, fewer, X), fitted(kind, {**arguments, "max_iter": 2}, X))
 
 
-def test_more_iterations_of_growing_samples_are_those_of_a_fit_without_checkpoint(tmp_path, caplog):
-    """The stages of growth end by max_iter too, so that the same place has another question."""
+def test_larger_max_iter_of_growing_samples_equals_fit_without_checkpoint(tmp_path, caplog):
+    """The stages of growth depend on max_iter too, so that some stored sums are not those that the fit requires."""
     X = mixture(60_000, 4, dtype=np.float32)[0]
     arguments = {"growth": 2.0, "random_state": 0, "tol": 1e-10}
     fitted(FastICA, {**arguments, "max_iter": 2, "checkpoint": tmp_path}, X)
-    more = fitted(FastICA, {**arguments, "max_iter": 20, "checkpoint": tmp_path}, X)
-    same(more, fitted(FastICA, {**arguments, "max_iter": 20}, X))
+    resumed = fitted(FastICA, {**arguments, "max_iter": 20, "checkpoint": tmp_path}, X)
+    same(resumed, fitted(FastICA, {**arguments, "max_iter": 20}, X))
     assert "needs other sums than were stored" in caplog.text
 
 
-def test_draws_of_the_global_state_go_on_and_a_given_state_is_left_as_it_is(X, tmp_path):
+def test_random_state_is_stored_and_restored(X, tmp_path):
     first = [fitted(FastICA, {**ICA, "random_state": None, "checkpoint": tmp_path / name}, X) for name in "ab"]
-    assert np.abs(first[0].components_ - first[1].components_).max() > 0  # two fits, two starts
-    same(first[0], fitted(FastICA, {**ICA, "random_state": None, "checkpoint": tmp_path / "a"}, X))  # but here the same
+    assert np.abs(first[0].components_ - first[1].components_).max() > 0  # different initial points
+    # the same initial point after resuming
+    same(first[0], fitted(FastICA, {**ICA, "random_state": None, "checkpoint": tmp_path / "a"}, X))
     rng = np.random.RandomState(3)
     again = [fitted(FastICA, {**ICA, "random_state": rng, "checkpoint": tmp_path / "c"}, X) for _ in range(2)]
     same(*again)
@@ -185,7 +186,7 @@ def cubic(scale):
 
 
 def written(scale, power):
-    """The same function, written with other constants in another file."""
+    """A function of the same name, compiled from source with the given constants."""
     scope = {}
     code = f"""def contrast(x, power={power}):
     return {scale} * x**power, {scale} * (power * x ** (power - 1)).mean(axis=-1)"""
@@ -201,7 +202,7 @@ def of_a_global(x):
 
 
 class Scaled:
-    """A callable of state."""
+    """A callable with state that its repr omits."""
 
     def __init__(self, scale):
         self.scale = scale
@@ -225,14 +226,14 @@ class Scaled:
     ],
     ids=["constant", "default", "closure", "state", "method", "partial"],
 )
-def test_another_function_of_the_same_name(before, now, X, tmp_path):
+def test_changed_function_of_the_same_name_raises(before, now, X, tmp_path):
     fitted(FastICA, {**ICA, "fun": before, "checkpoint": tmp_path}, X)
     fitted(FastICA, {**ICA, "fun": before, "checkpoint": tmp_path}, X)
     with pytest.raises(CheckpointError, match=r"its fun was .*sha256:.* now .*sha256:"):
         fitted(FastICA, {**ICA, "fun": now, "checkpoint": tmp_path}, X)
 
 
-def test_a_function_that_refers_to_another_constant(X, tmp_path, monkeypatch):
+def test_changed_global_constant_of_a_function_raises(X, tmp_path, monkeypatch):
     arguments = {**ICA, "fun": of_a_global, "checkpoint": tmp_path}
     fitted(FastICA, arguments, X)
     monkeypatch.setattr(sys.modules[__name__], "CONSTANT", 3)
@@ -240,7 +241,7 @@ def test_a_function_that_refers_to_another_constant(X, tmp_path, monkeypatch):
         fitted(FastICA, arguments, X)
 
 
-def test_a_function_with_hidden_state_is_refused(X, tmp_path):
+def test_function_with_unidentifiable_state_raises(X, tmp_path):
     lock = threading.Lock()
 
     def hidden(x):
@@ -252,12 +253,12 @@ def test_a_function_with_hidden_state_is_refused(X, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "arguments"), list(ESTIMATORS.values())[2:], ids=list(ESTIMATORS)[2:])
-def test_a_callback_cannot_change_the_answer(kind, arguments, X, tmp_path):
-    def meddling(state):
+def test_callback_cannot_modify_the_dictionary(kind, arguments, X, tmp_path):
+    def modify(state):
         state["dictionary"] *= 0
 
     with pytest.raises(ValueError, match="read-only"):
-        fitted(kind, {**arguments, "callback": meddling, "checkpoint": tmp_path}, X)
+        fitted(kind, {**arguments, "callback": modify, "checkpoint": tmp_path}, X)
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------
@@ -279,7 +280,7 @@ def given_as(form, X, folder):
 
 @pytest.mark.parametrize("form", FORMS)
 @each_estimator
-def test_other_rows_after_the_same_first_row(kind, arguments, form, X, tmp_path):
+def test_changed_rows_raise_if_the_first_row_is_equal(kind, arguments, form, X, tmp_path):
     arguments = {**arguments, "checkpoint": tmp_path / "c", "device": "auto"}
     fitted(kind, arguments, given_as(form, X, tmp_path / "a"))
     fitted(kind, arguments, given_as(form, X, tmp_path / "b"))
@@ -289,13 +290,13 @@ def test_other_rows_after_the_same_first_row(kind, arguments, form, X, tmp_path)
         fitted(kind, arguments, given_as(form, other, tmp_path / "d"))
 
 
-def test_the_first_token_of_every_sequence_is_the_same(tmp_path):
-    """Sequences of a length that divides everything: the sample has other rows than their first."""
+def test_changed_rows_raise_if_the_first_token_of_every_sequence_is_equal(tmp_path):
+    """Sequences of length 64 in 2^14 rows: the sample also contains rows that are not the first of a sequence."""
     X = mixture(2**14, 3)[0]
     X[::64] = 1.0
     other = X + 1
     other[::64] = 1.0
-    other[-1] = X[-1]  # a sample of multiples of 64, and the last row
+    other[-1] = X[-1]  # identical at all multiples of 64 and in the last row
     for form in ("array", "iterable"):
         arguments = {**ICA, "checkpoint": tmp_path / form}
         fitted(FastICA, arguments, given_as(form, X, tmp_path / f"{form}-a"))
@@ -303,7 +304,7 @@ def test_the_first_token_of_every_sequence_is_the_same(tmp_path):
             fitted(FastICA, arguments, given_as(form, other, tmp_path / f"{form}-b"))
 
 
-def test_mini_batches_of_files_are_drawn_within_memory(X, tmp_path):
+def test_changed_shuffling_window_of_files_raises(X, tmp_path):
     np.save(tmp_path / "x.npy", X)
     arguments = {**LEARNING, "batch_size": 50, "checkpoint": tmp_path / "c"}
     fitted(MiniBatchDictionaryLearning, arguments, tmp_path / "x.npy")
@@ -314,7 +315,7 @@ def test_mini_batches_of_files_are_drawn_within_memory(X, tmp_path):
         fitted(MiniBatchDictionaryLearning, {**arguments, "memory_limit": 10_000}, tmp_path / "x.npy")
 
 
-def test_an_iterable_is_not_gone_through_for_the_sample(X, tmp_path):
+def test_sampling_rows_takes_no_additional_pass_over_an_iterable(X, tmp_path):
     class Counted(Again):
         rounds = 0
 
@@ -331,7 +332,7 @@ def test_an_iterable_is_not_gone_through_for_the_sample(X, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [FastICA, Picard])
-def test_other_weights(kind, X, tmp_path):
+def test_changed_sample_weight_raises(kind, X, tmp_path):
     weights = np.linspace(1, 2, len(X))
     arguments = {**ICA, "checkpoint": tmp_path}
     fitted(kind, arguments, X, sample_weight=weights)
@@ -343,14 +344,14 @@ def test_other_weights(kind, X, tmp_path):
 
 @pytest.mark.parametrize("change", ["rows", "dtype"])
 @each_estimator
-def test_another_shape_or_dtype(kind, arguments, change, X, tmp_path):
+def test_changed_shape_or_dtype_raises(kind, arguments, change, X, tmp_path):
     arguments = {**arguments, "checkpoint": tmp_path}
     fitted(kind, arguments, X)
     with pytest.raises(CheckpointError, match=r"its (shape of X|dtype) was .*, now"):
         fitted(kind, arguments, X[:-1] if change == "rows" else X.astype(np.float32))
 
 
-def test_what_was_begun_but_has_no_answer_does_not_hold(X, tmp_path):
+def test_checkpoint_without_results_accepts_other_data(X, tmp_path):
     bad = X.copy()
     bad[0, 0] = np.nan
     with pytest.raises(ValueError, match="NaN"):
@@ -359,7 +360,7 @@ def test_what_was_begun_but_has_no_answer_does_not_hold(X, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "arguments"), ESTIMATORS.values(), ids=ESTIMATORS)
-def test_on_a_device(kind, arguments, X, tmp_path, cupy):
+def test_checkpoint_of_a_fit_on_a_device(kind, arguments, X, tmp_path, cupy):
     arguments = {**arguments, "device": "cuda", "checkpoint": tmp_path}
     first = fitted(kind, arguments, X)
     same(fitted(kind, arguments, cupy.asarray(X)), first)
@@ -370,7 +371,7 @@ def test_on_a_device(kind, arguments, X, tmp_path, cupy):
 
 
 # ---- fit_runs, devices -----------------------------------------------------------------------------------------------
-def test_runs_from_a_checkpoint(X, tmp_path, monkeypatch):
+def test_fit_runs_resumes_from_checkpoint(X, tmp_path, monkeypatch):
     plain = Picard(**ICA)
     expected = {n: plain.fit_runs(X, n) for n in (2, 3)}
     for n in (2, 2, 3):
@@ -378,60 +379,60 @@ def test_runs_from_a_checkpoint(X, tmp_path, monkeypatch):
         for one, other in zip(found, expected[n], strict=True):
             np.testing.assert_array_equal(one, other)
     with monkeypatch.context() as patch:
-        patch.setattr(HostRows, "sum", None)  # all is answered
+        patch.setattr(HostRows, "sum", None)  # all sums are stored
         Picard(**ICA, checkpoint=tmp_path).fit_runs(X, 3)
     with pytest.raises(CheckpointError, match="its random_state was 0, now 1"):
         Picard(**{**ICA, "random_state": 1}, checkpoint=tmp_path).fit_runs(X, 3)
 
 
-def test_ranks_refuse_together(X, tmp_path):
+def test_invalid_checkpoint_of_one_rank_raises(X, tmp_path):
     arguments = {**ICA, "checkpoint": str(tmp_path / "c")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         first = fit_on_devices(FastICA(**arguments), X, ["cpu", "cpu"])
         same(first, fit_on_devices(FastICA(**arguments), X, ["cpu", "cpu"]))
-        answer = tmp_path / "c-1" / "answer-00001.safetensors"
-        flip(answer, -1)
+        stored = tmp_path / "c-1" / "answer-00001.safetensors"
+        flip(stored, -1)
         with pytest.raises(CheckpointError, match=r"c-1.answer-00001\.safetensors is damaged"):
             fit_on_devices(FastICA(**arguments), X, ["cpu", "cpu"])
-        answer.unlink()
+        stored.unlink()
         same(first, fit_on_devices(FastICA(**arguments), X, ["cpu", "cpu"]))
         with pytest.raises(CheckpointError, match="its random_state was 0, now 1"):
             fit_on_devices(FastICA(**{**arguments, "random_state": 1}), X, ["cpu", "cpu"])
 
 
-def test_ranks_that_ended_before_all_had_kept_their_draws(X, tmp_path):
+def test_random_state_missing_on_one_rank_is_restored_from_the_first(X, tmp_path):
     arguments = {**ICA, "random_state": None, "checkpoint": str(tmp_path / "c")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fit_on_devices(FastICA(**arguments), X, ["cpu", "cpu"])
         edit_about(tmp_path / "c-1", lambda about: about.pop("draws"))
         found = fit_on_devices(FastICA(**arguments), X, ["cpu", "cpu"])
-        begun = np.random.RandomState()
-        set_draws(begun, json.loads((tmp_path / "c" / "about.json").read_text())["draws"], "")
-        plain = FastICA(**{**ICA, "random_state": begun})
+        rng = np.random.RandomState()
+        set_draws(rng, json.loads((tmp_path / "c" / "about.json").read_text())["draws"], "")
+        plain = FastICA(**{**ICA, "random_state": rng})
         same(found, fit_on_devices(plain, X, ["cpu", "cpu"]))
 
 
-def test_the_error_of_a_rank_comes_before_that_of_the_others():
-    """They may have left when it says that it has failed."""
+def test_error_of_a_rank_takes_precedence_over_communication_errors():
+    """The other ranks can have exited by the time the failed rank reports its error."""
 
-    said = []
+    reported = []
 
-    def others_have_left(fact):
-        said.append(fact)
+    def others_exited(fact):
+        reported.append(fact)
         raise RuntimeError("waited in vain")
 
     def fails():
         raise CheckpointError("damaged")
 
     with pytest.raises(CheckpointError, match="damaged"):
-        on_all_ranks(others_have_left, fails)
-    assert said == [False]
+        on_all_ranks(others_exited, fails)
+    assert reported == [False]
 
 
 def edit_about(folder, edit):
-    """With a checksum that is right."""
+    """Edit about.json and update its checksum."""
     about = json.loads((folder / "about.json").read_text())
     about.pop("sha256")
     edit(about)
@@ -451,7 +452,7 @@ def files_of(folder):
 
 @pytest.mark.parametrize("damage", ["flip", "header", "truncate", "empty", "folder", "foreign"])
 @each_estimator
-def test_a_damaged_file_is_named_and_its_removal_is_the_remedy(kind, arguments, damage, X, tmp_path):
+def test_damaged_file_raises_and_is_recomputed_after_removal(kind, arguments, damage, X, tmp_path):
     arguments = {**arguments, "checkpoint": tmp_path / "c"}
     whole = fitted(kind, arguments, X)
     path = files_of(tmp_path / "c")[-1]
@@ -464,7 +465,7 @@ def test_a_damaged_file_is_named_and_its_removal_is_the_remedy(kind, arguments, 
     elif damage == "folder":
         path.unlink()
         path.mkdir()
-    else:  # the same answer of the same fit, but of another checkpoint
+    else:  # the same result of the same fit, stored in another checkpoint
         fitted(kind, {**arguments, "checkpoint": tmp_path / "d"}, X)
         path.write_bytes((tmp_path / "d" / path.name).read_bytes())
     with pytest.raises(CheckpointError, match=rf"{path.name} .*: remove that file, and the fit computes it anew\."):
@@ -474,7 +475,7 @@ def test_a_damaged_file_is_named_and_its_removal_is_the_remedy(kind, arguments, 
 
 
 @pytest.mark.parametrize("kind", [FastICA, Picard])
-def test_swapped_and_missing_answers(kind, X, tmp_path):
+def test_swapped_files_raise_and_missing_files_are_recomputed(kind, X, tmp_path):
     arguments = {**ICA, "checkpoint": tmp_path}
     whole = fitted(kind, arguments, X)
     one, other = files_of(tmp_path)[1:3]
@@ -490,22 +491,22 @@ def test_swapped_and_missing_answers(kind, X, tmp_path):
 
 
 DRAWS = {
-    "place": lambda draws: [*draws[:2], 2**31 - 1, *draws[3:]],
+    "position": lambda draws: [*draws[:2], 2**31 - 1, *draws[3:]],
     "negative": lambda draws: [*draws[:2], -5, *draws[3:]],
     "short": lambda draws: [draws[0], draws[1][:10], *draws[2:]],
-    "kind": lambda draws: ["PCG64", *draws[1:]],
-    "none": lambda draws: None,
-    "numbers": lambda draws: [draws[0], [-1] * 624, *draws[2:]],
+    "generator": lambda draws: ["PCG64", *draws[1:]],
+    "None": lambda draws: None,
+    "out of range": lambda draws: [draws[0], [-1] * 624, *draws[2:]],
 }
 
 
-@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize("valid_checksum", [False, True])
 @pytest.mark.parametrize("edit", DRAWS.values(), ids=DRAWS)
 @each_estimator
-def test_an_edited_state_of_the_draws(kind, arguments, edit, sealed, X, tmp_path):
-    """sealed: with a checksum that is right, so that the state itself must be looked at; NumPy would read anywhere."""
+def test_invalid_random_state_raises(kind, arguments, edit, valid_checksum, X, tmp_path):
+    """With a valid checksum the state itself must be validated: NumPy would read out of bounds."""
     fitted(kind, {**arguments, "checkpoint": tmp_path}, X)
-    if sealed:
+    if valid_checksum:
         edit_about(tmp_path, lambda about: about.update(draws=edit(about["draws"])))
     else:
         about = json.loads((tmp_path / "about.json").read_text())
@@ -515,7 +516,7 @@ def test_an_edited_state_of_the_draws(kind, arguments, edit, sealed, X, tmp_path
 
 
 @each_estimator
-def test_an_edited_state_of_the_draws_that_is_another(kind, arguments, X, tmp_path):
+def test_changed_random_state_raises(kind, arguments, X, tmp_path):
     fitted(kind, {**arguments, "checkpoint": tmp_path}, X)
     about = json.loads((tmp_path / "about.json").read_text())
     about["draws"][1][7] ^= 1
@@ -527,7 +528,7 @@ def test_an_edited_state_of_the_draws_that_is_another(kind, arguments, X, tmp_pa
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "7", "", "\\xff", "[" * 100_000, '{"format": 2}'])
-def test_an_about_that_is_none(content, X, tmp_path):
+def test_invalid_about_file_raises(content, X, tmp_path):
     fitted(FastICA, {**ICA, "checkpoint": tmp_path}, X)
     (tmp_path / "about.json").write_bytes(content.encode("latin1"))
     with pytest.raises(
@@ -536,7 +537,7 @@ def test_an_about_that_is_none(content, X, tmp_path):
         fitted(FastICA, {**ICA, "checkpoint": tmp_path}, X)
 
 
-def test_another_format(X, tmp_path):
+def test_other_format_raises(X, tmp_path):
     (tmp_path / "about.json").write_text(json.dumps({"estimator": "FastICA", "parameters": {}, "shape": [600, 4]}))
     with pytest.raises(
         CheckpointError, match="was written in format 1, and this version of gpuica has format 2: remove"
@@ -547,8 +548,8 @@ def test_another_format(X, tmp_path):
         fitted(FastICA, {**ICA, "checkpoint": tmp_path}, X)
 
 
-def test_identifiers_of_sums_stay():
-    """Files name sums by these: a renamed function keeps its identifier."""
+def test_identifiers_of_sums_are_stable():
+    """Checkpoints refer to sums by their identifiers: a renamed function keeps its identifier."""
     from gpuica import sums
 
     names = [
@@ -559,15 +560,15 @@ def test_identifiers_of_sums_stay():
     assert found == names
 
 
-# ---- places ----------------------------------------------------------------------------------------------------------
+# ---- paths -----------------------------------------------------------------------------------------------------------
 @each_estimator
-def test_paths_that_are_no_directory(kind, arguments, X, tmp_path):
+def test_invalid_paths_raise(kind, arguments, X, tmp_path):
     (tmp_path / "file").write_text("something")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("something")
     (tmp_path / "lost").mkdir()
     (tmp_path / "lost" / "answer-00000.safetensors").write_text("something")
-    sentences = {
+    messages = {
         "": r"checkpoint='' names no directory: give a path, or None",
         tmp_path / "file": r"file is a file: name a directory, which may be a new one",
         tmp_path / "file" / "c": r"cannot be made or written \(Not a directory\): name a directory that can be",
@@ -575,50 +576,50 @@ def test_paths_that_are_no_directory(kind, arguments, X, tmp_path):
         tmp_path / "lost": r"a directory with the results of a fit, but no about\.json \(answer-",
         str(tmp_path / "a\0b"): r"cannot be made or written \(.*null.*\)",
     }
-    for path, sentence in sentences.items():
-        with pytest.raises(CheckpointError, match=sentence):
+    for path, message in messages.items():
+        with pytest.raises(CheckpointError, match=message):
             fitted(kind, {**arguments, "checkpoint": path}, X)
     assert (tmp_path / "other" / "mine.txt").read_text() == "something"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_directory_that_may_not_be_written(X, tmp_path):
+def test_unwritable_directory_raises(X, tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(CheckpointError, match=r"cannot be made or written \(Permission denied\)"):
         fitted(FastICA, {**ICA, "checkpoint": tmp_path / "c"}, X)
 
 
-def test_a_beginning_that_was_interrupted_is_begun_again(X, tmp_path):
+def test_interrupted_creation_of_a_checkpoint_is_repeated(X, tmp_path):
     (tmp_path / "about.json.partial").write_text("{")
     (tmp_path / "lock").write_text("")
     fitted(FastICA, {**ICA, "checkpoint": tmp_path}, X)
 
 
 @each_estimator
-def test_a_directory_that_goes_away(kind, arguments, X, tmp_path, monkeypatch):
-    def lost(*arguments):
+def test_failed_write_raises_and_releases_the_lock(kind, arguments, X, tmp_path, monkeypatch):
+    def fail(*arguments):
         raise FileNotFoundError(2, "No such file or directory")
 
-    monkeypatch.setattr("gpuica.io.checkpoint.write_tensors", lost)
+    monkeypatch.setattr("gpuica.io.checkpoint.write_tensors", fail)
     with pytest.raises(CheckpointError, match=r"\.safetensors could not be written \(No such file.*\): make room"):
         fitted(kind, {**arguments, "checkpoint": tmp_path}, X)
     monkeypatch.undo()
-    fitted(kind, {**arguments, "checkpoint": tmp_path}, X)  # the lock was given back
+    fitted(kind, {**arguments, "checkpoint": tmp_path}, X)  # the lock was released
 
 
-# ---- one fit at a time -----------------------------------------------------------------------------------------------
+# ---- concurrent fits -------------------------------------------------------------------------------------------------
 @each_estimator
-def test_two_threads_with_one_directory(kind, arguments, X, tmp_path, monkeypatch):
-    """The second is refused while the first works; afterwards the directory is free."""
-    inside, leave, errors = threading.Event(), threading.Event(), []
+def test_directory_in_use_by_another_thread_raises(kind, arguments, X, tmp_path, monkeypatch):
+    """The second fit raises while the first one runs; afterwards the directory is free."""
+    saving, proceed, errors = threading.Event(), threading.Event(), []
     original = Checkpoint.save
 
-    def slowly(checkpoint, *arguments):
-        inside.set()
-        leave.wait(5)
+    def slow_save(checkpoint, *arguments):
+        saving.set()
+        proceed.wait(5)
         original(checkpoint, *arguments)
 
-    monkeypatch.setattr(Checkpoint, "save", slowly)
+    monkeypatch.setattr(Checkpoint, "save", slow_save)
 
     def work():
         try:
@@ -628,10 +629,10 @@ def test_two_threads_with_one_directory(kind, arguments, X, tmp_path, monkeypatc
 
     first = threading.Thread(target=work)
     first.start()
-    assert inside.wait(30)
+    assert saving.wait(30)
     with pytest.raises(CheckpointError, match="is in use by another fit of this process: wait for its end, or give"):
         fitted(kind, {**arguments, "checkpoint": tmp_path}, X)
-    leave.set()
+    proceed.set()
     first.join()
     assert not errors
     fitted(kind, {**arguments, "checkpoint": tmp_path}, X)
@@ -646,7 +647,7 @@ time.sleep(60)
 """
 
 
-def test_two_processes_with_one_directory(X, tmp_path):
+def test_directory_in_use_by_another_process_raises(X, tmp_path):
     process = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "held\n"
@@ -655,23 +656,23 @@ def test_two_processes_with_one_directory(X, tmp_path):
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    fitted(FastICA, {**ICA, "checkpoint": tmp_path}, X)  # the lock went with the process
+    fitted(FastICA, {**ICA, "checkpoint": tmp_path}, X)  # the lock was released when the process ended
 
 
-def test_a_file_system_without_locks(X, tmp_path, monkeypatch, caplog):
-    def refuses(file):
+def test_file_system_without_locks_warns(X, tmp_path, monkeypatch, caplog):
+    def fail(file):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr("gpuica.io.lock._lock", refuses)
+    monkeypatch.setattr("gpuica.io.lock._lock", fail)
     fitted(FastICA, {**ICA, "checkpoint": tmp_path}, X)
     assert "has no locks (No locks available): make sure that one process at a time uses the directory" in caplog.text
 
 
-def test_a_checkpoint_can_be_closed_twice(tmp_path):
+def test_checkpoint_can_be_closed_twice(tmp_path):
     first = Checkpoint(tmp_path, {})
     first.close()
     with Checkpoint(tmp_path, {}) as second:
-        first.close()  # does not take the lock from the second
+        first.close()  # does not release the lock of the second
         with pytest.raises(CheckpointError, match="is in use"):
             Checkpoint(tmp_path, {})
         assert second.about == first.about

@@ -1,4 +1,4 @@
-"""Coders: optimality, textbook loops, and the array definitions against the compiled kernels."""
+"""Sparse coders: optimality conditions, reference loops, and array implementations against compiled kernels."""
 
 import numpy as np
 import pytest
@@ -17,11 +17,11 @@ from . import fake_cupy, naive
 from .coherent import bumps, problem
 
 DTYPES = [np.float32, np.float64]
-ROUNDING = {np.float32: 5e-6, np.float64: 1e-9}  # of correlations, in units of a row's largest
+ROUNDING = {np.float32: 5e-6, np.float64: 1e-9}  # error of correlations relative to the largest of the row
 
 
 def data(n, d, K, dtype=np.float64, seed=0):
-    """Gaussian rows X (n, d) and atoms D (K, d) of norm 1."""
+    """Gaussian rows X of shape (n, d) and unit-norm atoms D of shape (K, d)."""
     rng = np.random.default_rng(seed)
     D = rng.normal(size=(K, d))
     return rng.normal(size=(n, d)).astype(dtype), (D / np.linalg.norm(D, axis=1, keepdims=True)).astype(dtype)
@@ -40,14 +40,14 @@ def nearly_parallel(D, angle):
     return np.concatenate([D, D + np.array(angle, D.dtype) * np.roll(D, 1, axis=0)])
 
 
-# name -> X, D and alpha, for a dtype
+# name -> function of a dtype that returns X, D and alpha
 LASSO = {
     "more atoms than features": lambda t: (*data(33, 16, 41, t), 0.2),
     "fewer atoms than features": lambda t: (*data(33, 30, 12, t), 0.2),
     "one atom": lambda t: (*data(9, 5, 1, t), 0.2),
     "one feature": lambda t: (*data(9, 1, 7, t), 0.2),
     "one row": lambda t: (*data(1, 16, 40, t), 0.2),
-    "one of each": lambda t: (*data(1, 1, 1, t), 0.2),
+    "one row, one atom and one feature": lambda t: (*data(1, 1, 1, t), 0.2),
     "whole blocks of atoms": lambda t: (*data(20, 40, 128, t), 0.2),
     "large supports": lambda t: (*data(8, 90, 150, t), 0.01),
     "atoms of all norms": lambda t: (data(33, 16, 41, t)[0], scaled(data(33, 16, 41, t)[1]), 0.2),
@@ -64,7 +64,7 @@ LASSO = {
 
 
 def check_lasso(X, D, C, alpha, positive):
-    """Every row meets the conditions of optimality: |D_j r| <= alpha, and = alpha sign(c_j) where c_j is not 0."""
+    """Check the optimality conditions of each row: |D_j r| <= alpha, and D_j r = alpha sign(c_j) where c_j is not 0."""
     rounding, exact = ROUNDING[X.dtype.type], [A.astype(float) for A in (X, D, C)]
     X, D, C = exact
     H = (X - C @ D) @ D.T
@@ -95,7 +95,7 @@ def test_lasso_is_optimal(name, dtype, positive, gram):
 
 @pytest.mark.parametrize("gram", [True, False])
 @pytest.mark.parametrize("positive", [False, True])
-def test_lasso_is_the_textbook_loop(positive, gram):
+def test_lasso_matches_reference(positive, gram):
     X, D = data(20, 8, 24)
     C, _ = encode(X, D, Lasso(0.1, positive), gram)
     np.testing.assert_allclose(C, [naive.lasso(x, D, 0.1, positive) for x in X], atol=1e-9)
@@ -142,21 +142,21 @@ def reduce(correlations, row, value, index_bits):
 @pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("K", [1, 2, 5, 64, 255, 256, 257])
-def test_reduce_tells_where_the_largest_is_left(K, dtype, positive, rng):
+def test_reduce_returns_index_of_largest_remaining_correlation(K, dtype, positive, rng):
     integer, mask = np.dtype(f"i{np.dtype(dtype).itemsize}").type, search_mask(dtype, positive)
     index_bits = integer((1 << K.bit_length()) - 1)
     for _ in range(20):
         h, row = rng.normal(size=(2, K)).astype(dtype)
         h[rng.integers(K)] = 5 * rng.choice([-1, 1])
-        left = h - dtype(0.3) * row
-        place = reduce(Searchable(h, np.empty(0, integer), mask), row, 0.3, index_bits)
-        np.testing.assert_allclose(h, left, rtol=1e-6, atol=1e-6)
-        size = np.maximum(left, 0) if positive else abs(left)
-        assert size[place] >= (1 - 1e-3) * size.max()
+        remaining = h - dtype(0.3) * row
+        index = reduce(Searchable(h, np.empty(0, integer), mask), row, 0.3, index_bits)
+        np.testing.assert_allclose(h, remaining, rtol=1e-6, atol=1e-6)
+        size = np.maximum(remaining, 0) if positive else abs(remaining)
+        assert size[index] >= (1 - 1e-3) * size.max()
 
 
 @pytest.mark.parametrize(("d", "K"), [(10, 15), (11, 7), (9, 8), (8, 6), (5, 3)])
-def test_lasso_without_penalty_and_positive_is_nnls(d, K):
+def test_positive_lasso_without_penalty_is_nnls(d, K):
     X, D = data(200, d, K)
     C, _ = encode(X, D, Lasso(0.0, positive=True))
     np.testing.assert_allclose(C, [naive.scipy.optimize.nnls(D.T, x)[0] for x in X], atol=1e-9)
@@ -170,12 +170,12 @@ def test_lasso_with_a_large_penalty_is_zero(positive):
 
 @pytest.mark.parametrize("gram", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("room", [1, 3, 8, 40])
-def test_supports_may_outgrow_their_room(room, dtype, gram, monkeypatch):
+@pytest.mark.parametrize("capacity", [1, 3, 8, 40])
+def test_lasso_supports_larger_than_initial_capacity(capacity, dtype, gram, monkeypatch):
     X, D, alpha = LASSO["large supports"](dtype)
     expected, _ = encode(X, D, Lasso(alpha))
-    monkeypatch.setattr(lasso if gram else lasso_products, "INITIAL_ROOM", room)
-    monkeypatch.setattr(lasso_products, "MAX_SUPPORT_BYTES", 8 * 3 * 80**2)  # three rows at a time, of the last size
+    monkeypatch.setattr(lasso if gram else lasso_products, "INITIAL_ROOM", capacity)
+    monkeypatch.setattr(lasso_products, "MAX_SUPPORT_BYTES", 8 * 3 * 80**2)  # three rows per batch at most
     C, unfinished = encode(X, D, Lasso(alpha), gram)
     assert (C != 0).sum(axis=1).min() > 40
     assert unfinished == 0
@@ -183,29 +183,29 @@ def test_supports_may_outgrow_their_room(room, dtype, gram, monkeypatch):
 
 
 @pytest.mark.parametrize("gram", [True, False])
-def test_lasso_counts_the_rows_it_leaves_undone(gram, monkeypatch):
+def test_lasso_counts_unfinished_rows(gram, monkeypatch):
     X, D = data(12, 30, 190)
-    X[:2] = 0  # done before the first round
-    _, left = zip(*(encode(X, D, Lasso(0.05, max_iter=rounds), gram) for rounds in (0, 1, 100)), strict=True)
-    assert left == (10, 10, 0)
+    X[:2] = 0  # converged before the first round
+    _, n_unfinished = zip(*(encode(X, D, Lasso(0.05, max_iter=rounds), gram) for rounds in (0, 1, 100)), strict=True)
+    assert n_unfinished == (10, 10, 0)
     monkeypatch.setattr(lasso, "INITIAL_ROOM", 2)
     monkeypatch.setattr(lasso_products, "INITIAL_ROOM", 2)
     assert encode(X, D, Lasso(0.05, max_iter=1), gram)[1] == 10
 
 
 @pytest.mark.parametrize("positive", [False, True])
-def test_rows_that_need_care_are_told_from_others(positive, monkeypatch):
-    """Near duplicates are left to the kernel that can; Gaussian atoms are not."""
-    seen = []
+def test_only_ill_conditioned_rows_are_recoded_from_products(positive, monkeypatch):
+    """Rows with nearly duplicate atoms are passed to `lasso_products`; rows with Gaussian atoms are not."""
+    n_recoded = []
     original = lasso.lasso_products
-    monkeypatch.setattr(lasso, "lasso_products", lambda X, *rest: seen.append(len(X)) or original(X, *rest))
+    monkeypatch.setattr(lasso, "lasso_products", lambda X, *rest: n_recoded.append(len(X)) or original(X, *rest))
     encode(*data(500, 60, 120), Lasso(0.5, positive))
-    assert sum(seen) == 0
+    assert sum(n_recoded) == 0
     encode(*LASSO["parallel atoms"](np.float64)[:2], Lasso(0.1, positive))
-    assert sum(seen) > 0
+    assert sum(n_recoded) > 0
 
 
-def test_rows_of_several_products(monkeypatch):
+def test_lasso_independent_of_rows_per_product(monkeypatch):
     X, D = data(50, 20, 60)
     expected, _ = encode(X, D, Lasso(0.1), gram=False)
     monkeypatch.setattr(lasso_products, "ROWS_PER_PRODUCT", 7)
@@ -213,7 +213,7 @@ def test_rows_of_several_products(monkeypatch):
 
 
 @pytest.mark.parametrize("candidates", [1, 5, 200])
-def test_any_number_of_candidates_will_do(candidates, monkeypatch):
+def test_lasso_is_optimal_for_any_number_of_candidates(candidates, monkeypatch):
     X, D = data(20, 20, 60)
     monkeypatch.setattr(lasso_products, "N_CANDIDATES", candidates)
     C, unfinished = encode(X, D, Lasso(0.1), gram=False)
@@ -223,7 +223,7 @@ def test_any_number_of_candidates_will_do(candidates, monkeypatch):
 
 @pytest.mark.parametrize("gram", [True, False])
 @pytest.mark.parametrize("positive", [False, True])
-def test_both_precisions_find_the_same_support(positive, gram):
+def test_lasso_supports_equal_in_float32_and_float64(positive, gram):
     X, D = data(200, 20, 60)
     X, D = X.astype(np.float32), D.astype(np.float32)
     single, _ = encode(X, D, Lasso(0.1, positive), gram)
@@ -252,7 +252,7 @@ EVERY = [
 
 
 @pytest.mark.parametrize("coder", EVERY, ids=str)
-def test_a_row_alone_has_the_code_it_has_in_a_batch(coder):
+def test_code_of_a_row_is_independent_of_the_batch(coder):
     X, D = data(30, 12, 40)
     together, _ = encode(X, D, coder)
     alone = np.concatenate([encode(X[i : i + 1], D, coder)[0] for i in range(len(X))])
@@ -260,7 +260,7 @@ def test_a_row_alone_has_the_code_it_has_in_a_batch(coder):
 
 
 @pytest.mark.parametrize("coder", EVERY, ids=str)
-def test_any_layout_of_the_input_will_do(coder):
+def test_codes_are_independent_of_memory_layout(coder):
     X, D = data(30, 12, 40)
     expected, _ = encode(X, D, coder)
     frozen, wide = X.copy(), np.zeros((60, 24))
@@ -273,7 +273,7 @@ def test_any_layout_of_the_input_will_do(coder):
 
 
 @pytest.mark.parametrize("coder", EVERY, ids=str)
-def test_rows_and_atoms_of_zeros_have_codes_of_zeros(coder):
+def test_zero_rows_and_zero_atoms_have_zero_codes(coder):
     X, D = data(7, 6, 9)
     X[2], D[::2] = 0, 0
     C, _ = encode(X, D, coder)
@@ -289,12 +289,12 @@ TOLERANCE = {np.float32: 2e-5, np.float64: 1e-11}
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(20, 12, 40), (20, 30, 9), (3, 1, 5), (5, 7, 1), (1, 16, 64)])
 @pytest.mark.parametrize("n_nonzero", [1, 4, 100])
-def test_omp_is_the_textbook_loop(n_nonzero, shape, dtype):
+def test_omp_matches_reference(n_nonzero, shape, dtype):
     X, D = data(*shape, dtype, seed=1)
     C, _ = encode(X, scaled(D) if shape[2] == 64 else D, OMP(n_nonzero))
     expected = [naive.omp(*both, n_nonzero) for both in _in_float64(X, scaled(D) if shape[2] == 64 else D)]
     assert ((C != 0).sum(axis=1) <= min(n_nonzero, *D.shape)).all()
-    if n_nonzero < 100:  # beyond, rows are exact whichever atoms came last
+    if n_nonzero < 100:  # with more, reconstructions are exact whichever atoms are selected last
         np.testing.assert_allclose(C, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     np.testing.assert_allclose(C @ D if shape[2] < 64 else 0, expected @ D if shape[2] < 64 else 0, atol=1e-4)
 
@@ -304,10 +304,10 @@ def _in_float64(X, D):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("share", [0.5, 1e-2, 1e-5])
-def test_omp_stops_at_the_residual_it_is_given(share, dtype):
+@pytest.mark.parametrize("fraction", [0.5, 1e-2, 1e-5])
+def test_omp_stops_at_target_residual(fraction, dtype):
     X, D = data(30, 20, 50, dtype)
-    target = share * float((X * X).sum(axis=1).mean())
+    target = fraction * float((X * X).sum(axis=1).mean())
     C, _ = encode(X, D, OMP(20, target))
     for x, c in zip(X.astype(float), C, strict=True):
         left = [float(((x - naive.omp(x, D.astype(float), m) @ D) ** 2).sum()) for m in range(21)]
@@ -317,7 +317,7 @@ def test_omp_stops_at_the_residual_it_is_given(share, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(20, 12, 40), (20, 30, 9), (3, 1, 5), (5, 7, 1)])
 @pytest.mark.parametrize("n_nonzero", [1, 4, 100])
-def test_ormp_tries_every_atom(n_nonzero, shape, dtype):
+def test_ormp_matches_reference(n_nonzero, shape, dtype):
     X, D = data(*shape, dtype, seed=1)
     C, _ = encode(X, D, ORMP(n_nonzero))
     expected = [naive.ormp(*both, n_nonzero) for both in _in_float64(X, D)]
@@ -326,10 +326,10 @@ def test_ormp_tries_every_atom(n_nonzero, shape, dtype):
     np.testing.assert_allclose(C @ D, expected @ D, atol=1e-4)
 
 
-@pytest.mark.parametrize("share", [0.5, 1e-2])
-def test_ormp_stops_at_the_residual_it_is_given(share):
+@pytest.mark.parametrize("fraction", [0.5, 1e-2])
+def test_ormp_stops_at_target_residual(fraction):
     X, D = data(20, 12, 30, np.float64)
-    target = share * float((X * X).sum(axis=1).mean())
+    target = fraction * float((X * X).sum(axis=1).mean())
     C, _ = encode(X, D, ORMP(12, target))
     for x, c in zip(X, C, strict=True):
         left = [float(((x - naive.ormp(x, D, m) @ D) ** 2).sum()) for m in range(13)]
@@ -337,7 +337,7 @@ def test_ormp_stops_at_the_residual_it_is_given(share):
 
 
 @pytest.mark.parametrize("coder", [OMP(5), ORMP(5)])
-def test_omp_ends_when_only_dependent_atoms_are_left(coder, rng):
+def test_pursuit_stops_when_remaining_atoms_are_dependent(coder, rng):
     X, D = rng.normal(size=(9, 5)), np.tile(np.eye(5)[:3], (4, 1))
     C, _ = encode(X, D, coder)
     assert (np.count_nonzero(C, axis=1) == 3).all()
@@ -345,7 +345,7 @@ def test_omp_ends_when_only_dependent_atoms_are_left(coder, rng):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_non_negative_omp(dtype):
+def test_non_negative_omp_matches_reference(dtype):
     X, D = data(60, 20, 30, dtype, seed=2)
     for n_nonzero in (1, 3, 12):
         C, _ = encode(X, D, OMP(n_nonzero, positive=True))
@@ -356,7 +356,7 @@ def test_non_negative_omp(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("gradient", [False, True])
-def test_matching_pursuits_are_the_textbook_loops(gradient, dtype):
+def test_matching_pursuit_matches_reference(gradient, dtype):
     X, D = data(20, 12, 40, dtype)
     D = D if gradient else scaled(D)
     codes = [naive.matching_pursuit(*both, 15, gradient) for both in _in_float64(X, D)]
@@ -369,7 +369,7 @@ def test_matching_pursuits_are_the_textbook_loops(gradient, dtype):
 
 
 @pytest.mark.parametrize("gradient", [False, True])
-def test_matching_pursuit_stops_at_the_residual_it_is_given(gradient):
+def test_matching_pursuit_stops_at_target_residual(gradient):
     X, D = data(20, 12, 40)
     C, _ = encode(X, D, MatchingPursuit(40, 1.5, gradient))
     for x, c in zip(X, C, strict=True):
@@ -380,7 +380,7 @@ def test_matching_pursuit_stops_at_the_residual_it_is_given(gradient):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(30, 12, 40), (30, 30, 9), (5, 7, 1), (3, 1, 5)])
 @pytest.mark.parametrize("n_nonzero", [1, 5, 9])
-def test_lars_has_equal_and_largest_correlations(n_nonzero, shape, dtype):
+def test_lars_active_correlations_are_equal_and_maximal(n_nonzero, shape, dtype):
     X, D = data(*shape, dtype)
     C, _ = encode(X, D, Lars(n_nonzero))
     H = (X.astype(float) - C.astype(float) @ D) @ D.T.astype(float)
@@ -397,7 +397,7 @@ def test_lars_with_all_atoms_is_least_squares():
     np.testing.assert_allclose(encode(X, D, Lars(9))[0], np.linalg.lstsq(D.T, X.T)[0].T, atol=1e-11)
 
 
-def test_lars_passes_by_duplicates(rng):
+def test_lars_skips_duplicate_atoms(rng):
     X, D = data(30, 12, 20)
     once, _ = encode(X, D, Lars(6))
     twice, _ = encode(X, np.repeat(D, 2, axis=0), Lars(6))
@@ -405,7 +405,7 @@ def test_lars_passes_by_duplicates(rng):
 
 
 @pytest.mark.parametrize("positive", [False, True])
-def test_threshold_and_top_k(positive):
+def test_threshold_and_top_k_match_definition(positive):
     X, D = data(30, 12, 20)
     Q = X @ D.T
     size = np.maximum(Q, 0) if positive else np.abs(Q)
@@ -416,11 +416,11 @@ def test_threshold_and_top_k(positive):
         np.testing.assert_allclose(C, np.where(kept, Q, 0))
 
 
-# ---- definitions -----------------------------------------------------------------------------------------------------
+# ---- array implementations -------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("coder", EVERY, ids=str)
 @pytest.mark.parametrize("K", [8, 40])
-def test_the_definition_in_array_code_is_the_kernel(coder, K):
-    """On arrays that refuse to mix with NumPy, as CuPy's do, and on the host without a Gram matrix."""
+def test_array_implementation_matches_kernel(coder, K):
+    """On the host without a Gram matrix, and on arrays that raise when combined with NumPy arrays, as CuPy's do."""
     X, D = data(25, 12, K)
     X[3] = 0
     compiled, expected = encode(X, D, coder)
@@ -434,9 +434,9 @@ def test_the_definition_in_array_code_is_the_kernel(coder, K):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("K", [5, 60])
-def test_fista_ends_at_a_duality_gap(K, positive, dtype):
+def test_fista_stops_at_duality_gap(K, positive, dtype):
     X, D = data(25, 12, K, dtype)
-    tol = 1e-5 if dtype == np.float64 else 0.0  # in float32 no gap is below rounding
+    tol = 1e-5 if dtype == np.float64 else 0.0  # in float32 the duality gap is not reliably above rounding errors
     C, unfinished = encode(X, D, Fista(0.1, positive, 5000, tol=tol))
     exact, _ = encode(X.astype(float), D.astype(float), Lasso(0.1, positive))
     cost, best = ((((X - B @ D) ** 2).sum(axis=1) / 2 + 0.1 * np.abs(B).sum(axis=1)) for B in (C.astype(float), exact))
@@ -454,7 +454,7 @@ def test_largest_eigenvalue_is_bounded_from_above(m, rng):
             assert exact <= largest_eigenvalue(S.astype(dtype), np) <= 1.05 * exact
 
 
-def test_definitions_work_on_some_rows_at_a_time(monkeypatch):
+def test_array_implementation_is_independent_of_batch_size(monkeypatch):
     X, D = data(100, 12, 40)
     whole, _ = encode(X, D, OMP(4), gram=False)
     monkeypatch.setattr(fallback, "MAX_BATCH_NUMBERS", 17 * 4 * 12)
@@ -462,24 +462,24 @@ def test_definitions_work_on_some_rows_at_a_time(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("coder", "n_atoms", "pays"),
+    ("coder", "n_atoms", "expected"),
     [
         (Lasso(), 1024, True),
-        (Lasso(), 4096, False),  # slower
+        (Lasso(), 4096, False),  # slower with it
         (OMP(3), 4096, True),
-        (OMP(3), 20_000, False),  # too large
-        (TopK(3), 64, False),  # of no use
+        (OMP(3), 20_000, False),  # too large for memory
+        (TopK(3), 64, False),  # not used by the coder
     ],
     ids=str,
 )
-def test_when_the_gram_matrix_pays(coder, n_atoms, pays):
-    assert coding.gram_pays(np.empty((n_atoms, 64), np.float32), coder) == pays
+def test_gram_pays(coder, n_atoms, expected):
+    assert coding.gram_pays(np.empty((n_atoms, 64), np.float32), coder) == expected
 
 
 # ---- sums over codes -------------------------------------------------------------------------------------------------
 @settings(max_examples=30, deadline=None)
 @given(n=st.integers(1, 9), d=st.integers(1, 9), K=st.integers(1, 9), dtype=st.sampled_from(DTYPES))
-def test_compressed_codes_and_their_moments(n, d, K, dtype):
+def test_compressed_codes_and_moments_match_dense_codes(n, d, K, dtype):
     rng = np.random.default_rng(n + 10 * d + 100 * K)
     X, D, C = (rng.normal(size=shape).astype(dtype) for shape in ((n, d), (K, d), (n, K)))
     C[rng.random(C.shape) < 0.6] = 0
@@ -488,7 +488,7 @@ def test_compressed_codes_and_their_moments(n, d, K, dtype):
     np.testing.assert_array_equal(columns, np.nonzero(C)[1])
     np.testing.assert_array_equal(values, C[C != 0])
     assert values.dtype == dtype
-    A, B = np.ones((K, K)), np.ones((K, d))  # to be added to
+    A, B = np.ones((K, K)), np.ones((K, d))  # the moments are added to these
     X.flags.writeable = False
     squares = kernels.add_code_moments(X, D, counts, columns, values, A, B)
     X, D, C = X.astype(float), D.astype(float), C.astype(float)
@@ -498,8 +498,8 @@ def test_compressed_codes_and_their_moments(n, d, K, dtype):
     np.testing.assert_allclose(squares, ((X - C @ D) ** 2).sum(axis=1), rtol=tolerance, atol=tolerance)
 
 
-def test_a_lasso_cut_short_is_no_worse_than_zeros():
-    """One round without the Gram matrix: over atoms close to each other, the step of some rows overshoots."""
+def test_lasso_stopped_early_is_no_worse_than_zeros():
+    """With one round and no Gram matrix, the step of some rows overshoots when atoms are close to each other."""
     for seed in range(30):
         X, D = problem(bumps, 200, np.float64, np.random.default_rng(seed))
         coder = Lasso(1e-4 * float(np.abs(X @ D.T).max()), False, 1)

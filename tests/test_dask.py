@@ -1,4 +1,4 @@
-"""A Dask array gives the answer that the same rows give in memory, whatever the number of workers, and lazily."""
+"""Dask arrays: results match those of the same rows in memory, for any number of partitions, and are lazy."""
 
 import warnings
 
@@ -28,24 +28,24 @@ rows_dask = pytest.importorskip("gpuica.rows.dask")
 pytestmark = pytest.mark.dask
 
 X0, _ = mixture(5000, 6)
-SIZES = (900, 0, 1, 1500, 700, 1899, 0)  # 7 partitions, some of them empty
+SIZES = (900, 0, 1, 1500, 700, 1899, 0)  # 7 partitions, of which some are empty
 
 
 @pytest.fixture(autouse=True)
-def small_groups(monkeypatch):
-    """So that a pass over the small arrays of these tests is several tasks, and the tree has several levels."""
+def several_groups_per_pass(monkeypatch):
+    """A pass over the small arrays of these tests takes several tasks, and the tree reduction has several levels."""
     monkeypatch.setattr(rows_dask, "GROUP_BYTES", 1000 * 6 * 8)
     monkeypatch.setattr(rows_dask, "FAN_IN", 2)
     monkeypatch.setattr(rows_dask, "MAX_PENDING_GROUPS", 2)
 
 
 def spread(X, sizes=SIZES):
-    """X as a Dask array of 7 partitions, each cut between columns too."""
+    """X as a Dask array of 7 partitions, each also split into two chunks of columns."""
     return da.from_array(X, chunks=(sizes, -(-X.shape[1] // 2)))
 
 
 def close(found, expected, dtype):
-    """Equal to 1e-10 in float64, 1e-6 in float32, of the largest entry."""
+    """Assert equality up to 1e-10 (float64) or 1e-6 (float32) times the largest absolute entry."""
     tolerance = 1e-10 if dtype == np.float64 else 1e-6
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
@@ -68,12 +68,12 @@ ESTIMATORS = {
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_every_estimator_gives_the_answer_of_rows_in_memory(name, dtype):
+def test_fit_matches_in_memory_rows(name, dtype):
     X = X0.astype(dtype)
-    expected, ours, again = (ESTIMATORS[name]().fit(x) for x in (X, spread(X), spread(X)))
+    expected, ours, repeated = (ESTIMATORS[name]().fit(x) for x in (X, spread(X), spread(X)))
     if name == "worst":
         assert expected.n_replaced_ == ours.n_replaced_ > 0
-    np.testing.assert_array_equal(ours.components_, again.components_)
+    np.testing.assert_array_equal(ours.components_, repeated.components_)
     assert ours.components_.dtype == dtype
     close(ours.components_, expected.components_, dtype)
     if hasattr(expected, "n_passes_"):
@@ -81,7 +81,7 @@ def test_every_estimator_gives_the_answer_of_rows_in_memory(name, dtype):
 
 
 @pytest.mark.filterwarnings("ignore:There are some small singular values")
-def test_fewer_rows_than_features():
+def test_fewer_rows_than_features_matches_in_memory_rows():
     X = X0[:40]
     wide = np.hstack([X, X**2, np.sin(X), np.cos(X), X**3, X[:, ::-1] * X, X * X[:, :1], abs(X)])  # 40 x 48
     weights = np.arange(40.0) % 3
@@ -92,14 +92,14 @@ def test_fewer_rows_than_features():
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_rows_divided_by_their_norm():
+def test_normalize_rows_matches_in_memory_rows():
     expected, ours = (FastICA(random_state=0, normalize_rows=True, max_iter=5).fit(x) for x in (X0, spread(X0)))
     close(ours.components_, expected.components_, np.float64)
     close(ours.transform(spread(X0)).compute(), expected.transform(X0), np.float64)
 
 
 @pytest.mark.parametrize("kind", ["host", "dask"])
-def test_weights(kind):
+def test_sample_weight_matches_in_memory_rows(kind):
     w = np.arange(5000.0) % 3
     weights = w if kind == "host" else da.from_array(w, chunks=1234)
     expected = FastICA(random_state=0, tol=1e-6).fit(X0, sample_weight=w)
@@ -108,11 +108,11 @@ def test_weights(kind):
     close(ours.whitening_, expected.whitening_, np.float64)
 
 
-@pytest.mark.parametrize("held", [True, False])
-def test_growing_samples_in_memory_or_left_with_the_workers(held, monkeypatch):
+@pytest.mark.parametrize("fits", [True, False])
+def test_growing_samples_in_memory_and_on_workers(fits, monkeypatch):
     monkeypatch.setattr(growth, "first_sample", lambda k: 700)
     expected = Picard(random_state=0, growth=2).fit(X0)
-    if not held:
+    if not fits:
         monkeypatch.setattr("gpuica.device.ALWAYS_FITS_BYTES", 0)
         monkeypatch.setattr(type(CPU), "budget", lambda self: 0)
         monkeypatch.setattr(rows_dask, "_fits", lambda size: True)
@@ -122,12 +122,12 @@ def test_growing_samples_in_memory_or_left_with_the_workers(held, monkeypatch):
         rows_dask.DaskRows, "_drawn", lambda self, rows: sampled.append(original(self, rows)) or sampled[-1]
     )
     ours = Picard(random_state=0, growth=2).fit(spread(X0))
-    assert {type(rows) for rows in sampled if rows.n_rows > 64} == {rows_dask.HostRows if held else rows_dask.DaskRows}
+    assert {type(rows) for rows in sampled if rows.n_rows > 64} == {rows_dask.HostRows if fits else rows_dask.DaskRows}
     assert ours.n_passes_ == expected.n_passes_
     close(ours.components_, expected.components_, np.float64)
 
 
-def test_whitened_rows_that_do_not_fit_are_computed_on_the_way(monkeypatch):
+def test_whitened_rows_are_recomputed_if_they_do_not_fit(monkeypatch):
     expected = FastICA(random_state=0).fit(spread(X0))
     monkeypatch.setattr(rows_dask, "_fits", lambda size: False)
     ours = FastICA(random_state=0).fit(spread(X0))
@@ -135,7 +135,7 @@ def test_whitened_rows_that_do_not_fit_are_computed_on_the_way(monkeypatch):
     close(ours.components_, expected.components_, np.float64)
 
 
-def test_results_are_lazy_and_have_the_partitions_of_X():
+def test_results_are_lazy_with_chunks_of_X():
     ica = FastICA(random_state=0).fit(X0)
     expected, X = ica.transform(X0), spread(X0)
     sources = ica.transform(X)
@@ -151,7 +151,7 @@ def test_results_are_lazy_and_have_the_partitions_of_X():
     )
 
 
-def test_nothing_is_computed_before_it_is_asked_for():
+def test_transform_is_lazy():
     def stop(block):
         raise RuntimeError("computed")
 
@@ -165,7 +165,7 @@ def test_nothing_is_computed_before_it_is_asked_for():
 
 @pytest.mark.parametrize("algorithm", ["omp", "lasso_cd", "topk"])
 @pytest.mark.parametrize("split_sign", [False, True])
-def test_codes(algorithm, split_sign):
+def test_codes_match_in_memory_rows(algorithm, split_sign):
     D = X0[:9] / np.linalg.norm(X0[:9], axis=1, keepdims=True)
     coder = SparseCoder(D, transform_algorithm=algorithm, split_sign=split_sign)
     expected, codes = coder.transform(X0), coder.transform(spread(X0))
@@ -183,7 +183,7 @@ def test_codes(algorithm, split_sign):
     np.testing.assert_allclose(sparse.toarray(), expected, atol=1e-12)
 
 
-def test_sparse_encode_and_score():
+def test_sparse_encode_and_score_match_in_memory_rows():
     D = X0[:9] / np.linalg.norm(X0[:9], axis=1, keepdims=True)
     np.testing.assert_allclose(sparse_encode(spread(X0), D).compute(), sparse_encode(X0, D), atol=1e-12)
     learner = MiniBatchDictionaryLearning(8, alpha=2, max_iter=1, fit_algorithm="cd", random_state=0).fit(X0)
@@ -191,7 +191,7 @@ def test_sparse_encode_and_score():
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_rows_whose_code_is_not_finished_are_counted_by_workers_too():
+def test_unfinished_codes_are_counted_across_workers():
     messages = []
     for X in (X0, spread(X0)):
         with pytest.warns(ConvergenceWarning, match="of 5000 rows did not converge") as caught:
@@ -203,14 +203,14 @@ def test_rows_whose_code_is_not_finished_are_counted_by_workers_too():
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float16])
-def test_other_dtypes(dtype):
+def test_other_dtypes_match_in_memory_rows(dtype):
     X = (X0 * 20).astype(dtype)
     expected, ours = (FastICA(random_state=0, tol=1e-6).fit(x) for x in (X, spread(X)))
     close(ours.components_, expected.components_, ours.components_.dtype)
     assert ours.transform(spread(X)).compute().dtype == expected.components_.dtype
 
 
-def test_unknown_chunk_sizes_are_computed_and_the_callers_array_stays_as_it_is():
+def test_unknown_chunk_sizes_are_computed_without_modifying_input():
     X = spread(X0)
     X = X[X[:, 0] > 3]
     assert np.isnan(X.shape[0])
@@ -220,7 +220,7 @@ def test_unknown_chunk_sizes_are_computed_and_the_callers_array_stays_as_it_is()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_nan_and_infinity_are_refused(value):
+def test_nan_and_infinity_raise(value):
     bad = X0.copy()
     bad[3000, 2] = value
     ica = FastICA(random_state=0).fit(X0)
@@ -233,12 +233,12 @@ def test_nan_and_infinity_are_refused(value):
 
 
 @pytest.mark.parametrize("whiten", [True, False])
-def test_no_pass_looks_for_nan_alone(whiten):
-    """A dictionary of one iteration computes each chunk once, an ICA of white rows once in each of its passes."""
-    computed = []
+def test_nan_check_needs_no_extra_pass(whiten):
+    """Dictionary learning of one iteration computes each chunk once, ICA without whitening once per pass."""
+    n_computed = []
 
     def counted(block):
-        computed.append(len(block))
+        n_computed.append(len(block))
         return block
 
     X = da.from_array(X0, chunks=(1000, -1)).map_blocks(counted, dtype=X0.dtype, meta=np.empty((0, 0)))
@@ -246,13 +246,13 @@ def test_no_pass_looks_for_nan_alone(whiten):
         warnings.simplefilter("ignore", ConvergenceWarning)
         if whiten:
             DictionaryLearning(4, init=X0[:4], max_iter=1, fit_algorithm="threshold").fit(X)
-            assert sum(computed) == len(X0)
+            assert sum(n_computed) == len(X0)
         else:
             ica = FastICA(whiten=False, random_state=0, max_iter=2).fit(X)
-            assert sum(computed) == ica.n_passes_ * len(X0)
+            assert sum(n_computed) == ica.n_passes_ * len(X0)
 
 
-def test_what_is_not_a_matrix_of_numbers_is_refused():
+def test_invalid_input_raises():
     with pytest.raises(ValueError, match="Expected 2D array, got 1D array"):
         FastICA().fit(da.ones(10))
     with pytest.raises(ValueError, match="real numbers, got dtype complex128"):
@@ -267,7 +267,7 @@ def test_what_is_not_a_matrix_of_numbers_is_refused():
         FastICA().fit(rows_dask.dask.delayed(1))
 
 
-def test_metrics_and_stability():
+def test_metrics_and_stability_match_in_memory_rows():
     sources = FastICA(random_state=0).fit_transform(X0)
     for metric in (metrics.negentropy, metrics.excess_kurtosis, metrics.relative_gradient):
         np.testing.assert_allclose(metric(spread(sources)), metric(sources), rtol=1e-8, atol=1e-10)
@@ -280,7 +280,7 @@ def test_metrics_and_stability():
     np.testing.assert_allclose(found, expected, atol=1e-8)
 
 
-def test_a_pass_is_one_task_for_each_group_of_partitions(monkeypatch):
+def test_pass_is_one_task_per_group_of_partitions(monkeypatch):
     from dask.callbacks import Callback
 
     monkeypatch.setattr(rows_dask, "GROUP_BYTES", 1 << 20)
@@ -290,7 +290,7 @@ def test_a_pass_is_one_task_for_each_group_of_partitions(monkeypatch):
     monkeypatch.setattr(rows_dask, "MAX_GROUPS", 20)
     rows = open_rows(da.from_array(X0, chunks=(10, 6)), dtype=X0.dtype, device=CPU)
     assert 15 <= len(rows._groups) <= 20
-    assert [i for group in rows._groups for i in group] == list(range(500))  # neighbours, each once
+    assert [i for group in rows._groups for i in group] == list(range(500))  # consecutive partitions, each exactly once
     stored = rows.projected(X0.mean(0), np.eye(6))
     assert stored.array.numblocks == (len(rows._groups), 1)
     tasks = []
@@ -304,8 +304,8 @@ def column_sum(chunk):
     return (chunk.sum(axis=0),)
 
 
-def test_chunks_on_a_gpu_are_worked_on_there(cupy):
-    if cupy.ndarray.__module__ == "cupy" and not hasattr(cupy, "take"):  # the stand-in, which Dask cannot look through
+def test_chunks_on_gpu_are_processed_on_gpu(cupy):
+    if cupy.ndarray.__module__ == "cupy" and not hasattr(cupy, "take"):  # the fake, which Dask does not recognise
         da.core.concatenate_lookup.register(cupy.ndarray, lambda parts, axis=0: cupy.concatenate(parts, axis=axis))
 
     def of_device(X):

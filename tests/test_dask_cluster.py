@@ -1,4 +1,4 @@
-"""A Dask array on the workers of a cluster: 1, 2 and 4 of them, and one that is killed in the middle of a pass."""
+"""Dask arrays on clusters of 1, 2 and 4 workers, and with a worker that is killed during a pass."""
 
 import os
 import signal
@@ -30,12 +30,12 @@ ESTIMATORS = {
 }
 
 
-# of a worker, which in this process counts all that other tests have left: whitened rows must fit in every fit or none
+# Per worker. Workers in this process also count memory of other tests; with this limit whitened rows always fit.
 LIMIT = "8GiB"
 
 
 @pytest.fixture(autouse=True)
-def small_groups(monkeypatch):
+def several_groups_per_pass(monkeypatch):
     monkeypatch.setattr(rows_dask, "GROUP_BYTES", 1000 * 6 * 8)
     monkeypatch.setattr(rows_dask, "FAN_IN", 2)
 
@@ -56,23 +56,23 @@ def spread(X):
     return da.from_array(X, chunks=(SIZES, 3))
 
 
-seen: dict = {}
+found_before: dict = {}
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_the_number_of_workers_changes_nothing(client, name, dtype):
+def test_results_are_independent_of_number_of_workers(client, name, dtype):
     X = X0.astype(dtype)
     expected = ESTIMATORS[name]().fit(X).components_
-    found, again = (ESTIMATORS[name]().fit(spread(X).persist()).components_ for _ in range(2))
-    np.testing.assert_array_equal(found, again)
-    np.testing.assert_array_equal(found, seen.setdefault((name, dtype), found))  # by other numbers of workers
+    found, repeated = (ESTIMATORS[name]().fit(spread(X).persist()).components_ for _ in range(2))
+    np.testing.assert_array_equal(found, repeated)
+    np.testing.assert_array_equal(found, found_before.setdefault((name, dtype), found))  # other numbers of workers
     tolerance = 1e-10 if dtype == np.float64 else 1e-6
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * abs(expected).max())
 
 
-def test_whitened_rows_stay_with_the_workers_if_they_fit(client, monkeypatch):
+def test_whitened_rows_are_stored_on_workers_if_they_fit(client, monkeypatch):
     assert rows_dask._client() is client
     assert rows_dask._fits(1 << 20)
     assert not rows_dask._fits(1 << 36)
@@ -84,26 +84,26 @@ def test_whitened_rows_stay_with_the_workers_if_they_fit(client, monkeypatch):
     assert all(held.values())
 
 
-def test_large_parameters_go_to_every_worker_first(client, monkeypatch):
+def test_large_parameters_are_broadcast_to_workers(client, monkeypatch):
     expected = FastICA(random_state=0).fit(spread(X0))
-    sent = []
+    calls = []
     scatter = client.scatter
     monkeypatch.setattr(rows_dask, "MAX_GRAPH_BYTES", 100)
-    monkeypatch.setattr(client, "scatter", lambda *args, **options: sent.append(options) or scatter(*args, **options))
+    monkeypatch.setattr(client, "scatter", lambda *args, **options: calls.append(options) or scatter(*args, **options))
     ours = FastICA(random_state=0).fit(spread(X0))
-    assert len(sent) >= ours.n_iter_
-    assert all(options["broadcast"] for options in sent)
+    assert len(calls) >= ours.n_iter_
+    assert all(options["broadcast"] for options in calls)
     np.testing.assert_array_equal(ours.components_, expected.components_)
     np.testing.assert_allclose(ours.transform(spread(X0)).compute(), expected.transform(X0), atol=1e-12)
 
 
 @dataclass(frozen=True)
 class Deadly(LogCosh):
-    """LogCosh, at which the worker that first finds the file kills itself."""
+    """LogCosh whose evaluation kills the first worker that finds `file`."""
 
     file: str = ""
 
-    at_point = None  # in array code, where it can be told
+    at_point = None  # forces the array implementation, which calls `at`
 
     def at(self, u, xp=np):
         try:
@@ -113,19 +113,19 @@ class Deadly(LogCosh):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-del Deadly.at_point  # the kernels shall not find one
+del Deadly.at_point  # without it, no kernel is compiled for this contrast
 
 
-def test_a_worker_that_is_killed_in_the_middle_of_a_pass_changes_nothing(tmp_path, monkeypatch):
+def test_results_are_unaffected_by_killed_worker(tmp_path, monkeypatch):
     file = tmp_path / "now"
     expected = FastICA(random_state=0, tol=1e-6).fit(spread(X0))
     n_sums = 0
     original = rows_dask.DaskRows.sum
 
-    def armed(self, contribution, *params):
+    def sum_with_kill(self, contribution, *params):
         nonlocal n_sums
         n_sums += 1
-        if n_sums == 4:  # moments come first: this is the third iteration
+        if n_sums == 4:  # the first sum computes the moments: this is the third iteration
             file.touch()
         return original(self, contribution, *params)
 
@@ -133,7 +133,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_pass_changes_nothing(tmp_pat
         X = spread(X0).persist()
         distributed.wait(X)
         before = set(client.run(os.getpid).values())
-        monkeypatch.setattr(rows_dask.DaskRows, "sum", armed)
+        monkeypatch.setattr(rows_dask.DaskRows, "sum", sum_with_kill)
         ours = FastICA(random_state=0, tol=1e-6, fun=Deadly(file=str(file))).fit(X)
         client.wait_for_workers(2)
         after = set(client.run(os.getpid).values())

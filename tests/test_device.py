@@ -1,4 +1,4 @@
-"""The device path: on a fake device everywhere, and on a GPU (marker gpu) where there is one."""
+"""Computation on a device: on a fake device everywhere, and on a GPU (marker gpu) if one is present."""
 
 import logging
 import pickle
@@ -25,25 +25,25 @@ def cube(x):
 @pytest.mark.parametrize("whiten", ["unit-variance", "arbitrary-variance", False])
 @pytest.mark.parametrize("fun", ["logcosh", "exp", "cube", cube])
 @pytest.mark.parametrize("algorithm", ["parallel", "deflation"])
-def test_device_arrays_give_the_answer_of_the_cpu(cupy, algorithm, fun, whiten):
+def test_device_arrays_give_the_results_of_the_cpu(cupy, algorithm, fun, whiten):
     X = mixture(2000, 4)[0] if whiten else white(2000, 4)
     arguments = {"algorithm": algorithm, "fun": fun, "whiten": whiten, "random_state": 0}
-    host, there = FastICA(**arguments), FastICA(**arguments)
+    host, on_device = FastICA(**arguments), FastICA(**arguments)
     expected = host.fit_transform(X)
-    sources = there.fit_transform(cupy.asarray(X))
+    sources = on_device.fit_transform(cupy.asarray(X))
     assert isinstance(sources, cupy.ndarray)
-    assert there.device_ == "cuda:0"
+    assert on_device.device_ == "cuda:0"
     np.testing.assert_allclose(sources.get(), expected, atol=1e-7)
-    np.testing.assert_allclose(there.components_, host.components_, atol=1e-7 * np.abs(host.components_).max())
-    assert there.n_iter_ == host.n_iter_
-    again = there.transform(cupy.asarray(X))
+    np.testing.assert_allclose(on_device.components_, host.components_, atol=1e-7 * np.abs(host.components_).max())
+    assert on_device.n_iter_ == host.n_iter_
+    again = on_device.transform(cupy.asarray(X))
     np.testing.assert_allclose(again.get(), expected, atol=1e-7)
-    back = there.inverse_transform(again)
+    back = on_device.inverse_transform(again)
     assert isinstance(back, cupy.ndarray)
     np.testing.assert_allclose(back.get(), X, atol=1e-7)
 
 
-@pytest.mark.parametrize("weights_there", [True, False])
+@pytest.mark.parametrize("weights_on_device", [True, False])
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -56,30 +56,30 @@ def test_device_arrays_give_the_answer_of_the_cpu(cupy, algorithm, fun, whiten):
         {"growth": 2.0},
     ],
 )
-def test_weights_on_the_device_give_the_answer_of_the_cpu(cupy, arguments, weights_there, rng, monkeypatch):
+def test_weights_on_the_device_give_the_results_of_the_cpu(cupy, arguments, weights_on_device, rng, monkeypatch):
     monkeypatch.setattr("gpuica.rows.device.MAX_SORTED_ROWS", 0)  # the same samples
     n = 60_000 if "growth" in arguments else 2000
     X = mixture(n, 4)[0] if arguments.get("whiten", True) else white(n, 4)
     w = rng.integers(0, 3, size=n)
-    host, there = FastICA(random_state=0, **arguments), FastICA(random_state=0, **arguments)
+    host, on_device = FastICA(random_state=0, **arguments), FastICA(random_state=0, **arguments)
     expected = host.fit_transform(X, sample_weight=w)
-    sources = there.fit_transform(cupy.asarray(X), sample_weight=cupy.asarray(w) if weights_there else w)
+    sources = on_device.fit_transform(cupy.asarray(X), sample_weight=cupy.asarray(w) if weights_on_device else w)
     np.testing.assert_allclose(sources.get(), expected, atol=1e-7)
-    np.testing.assert_allclose(there.components_, host.components_, atol=1e-7 * np.abs(host.components_).max())
-    ahead = there.n_passes_ - host.n_passes_  # short passes: one was under way when the last one's answer was read
-    measured = 2 if arguments.get("tol") == "auto" else 0  # and before those that measured standard errors
-    assert there.n_iter_ == host.n_iter_
+    np.testing.assert_allclose(on_device.components_, host.components_, atol=1e-7 * np.abs(host.components_).max())
+    ahead = on_device.n_passes_ - host.n_passes_  # short passes: one is enqueued before the last result is read
+    measured = 2 if arguments.get("tol") == "auto" else 0  # and before passes that estimate standard errors
+    assert on_device.n_iter_ == host.n_iter_
     least = 0 if arguments.get("algorithm") == "deflation" else 1
     assert least <= ahead <= least + measured or "growth" in arguments
 
 
-def test_weighted_fits_of_few_and_of_enormous_rows_on_the_device(cupy, rng, caplog):
+def test_weighted_fits_of_few_rows_and_of_outliers_on_the_device(cupy, rng, caplog):
     X, w = rng.laplace(size=(30, 50)), rng.exponential(size=30)
     with pytest.warns(UserWarning, match="numerical rank 29"):
         host = FastICA(random_state=0, tol=1).fit(X, sample_weight=w)
     with pytest.warns(UserWarning, match="numerical rank 29"):
-        there = FastICA(random_state=0, tol=1).fit(cupy.asarray(X), sample_weight=w)
-    np.testing.assert_allclose(there.components_, host.components_, atol=1e-6 * np.abs(host.components_).max())
+        on_device = FastICA(random_state=0, tol=1).fit(cupy.asarray(X), sample_weight=w)
+    np.testing.assert_allclose(on_device.components_, host.components_, atol=1e-6 * np.abs(host.components_).max())
     X = mixture(2000, 3)[0]
     X[77] *= 1e6
     with caplog.at_level(logging.WARNING, logger="gpuica"):
@@ -97,9 +97,9 @@ def test_weighted_metrics_on_the_device(cupy, rng):
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int16])
 def test_other_dtypes_on_the_device(cupy, dtype):
     X = (mixture(3000, 4)[0] * 50).astype(dtype)
-    host, there = FastICA(random_state=0).fit(X), FastICA(random_state=0).fit(cupy.asarray(X))
-    assert there.components_.dtype == host.components_.dtype
-    np.testing.assert_allclose(there.components_, host.components_, atol=1e-3 * np.abs(host.components_).max())
+    host, on_device = FastICA(random_state=0).fit(X), FastICA(random_state=0).fit(cupy.asarray(X))
+    assert on_device.components_.dtype == host.components_.dtype
+    np.testing.assert_allclose(on_device.components_, host.components_, atol=1e-3 * np.abs(host.components_).max())
 
 
 @pytest.mark.parametrize("solver", ["svd", "eigh"])
@@ -110,8 +110,8 @@ def test_rank_deficient_data_on_the_device(cupy, shape, solver, rng):
     with pytest.warns(UserWarning, match="numerical rank"):
         host = FastICA(random_state=0, tol=1, whiten_solver=solver).fit(X)
     with pytest.warns(UserWarning, match="numerical rank"):
-        there = FastICA(random_state=0, tol=1, whiten_solver=solver).fit(cupy.asarray(X))
-    np.testing.assert_allclose(there.components_, host.components_, atol=1e-6 * np.abs(host.components_).max())
+        on_device = FastICA(random_state=0, tol=1, whiten_solver=solver).fit(cupy.asarray(X))
+    np.testing.assert_allclose(on_device.components_, host.components_, atol=1e-6 * np.abs(host.components_).max())
 
 
 def test_fitted_attributes_are_numpy_and_pickles_need_no_gpu(cupy):
@@ -122,35 +122,35 @@ def test_fitted_attributes_are_numpy_and_pickles_need_no_gpu(cupy):
 
 
 @pytest.mark.parametrize("arguments", [{}, {"extended": False}, {"ortho": False, "extended": True}, {"ortho": False}])
-def test_picard_on_the_device_gives_the_answer_of_the_cpu(cupy, arguments):
+def test_picard_on_the_device_gives_the_results_of_the_cpu(cupy, arguments):
     X = mixture(2000, 4)[0]
-    host, there = (Picard(random_state=0, **arguments).fit(rows) for rows in (X, cupy.asarray(X)))
-    assert (there.n_iter_, there.n_passes_) == (host.n_iter_, host.n_passes_)
-    np.testing.assert_allclose(there.components_, host.components_, atol=1e-6 * np.abs(host.components_).max())
-    np.testing.assert_allclose(there.losses_, host.losses_, rtol=1e-9)
+    host, on_device = (Picard(random_state=0, **arguments).fit(rows) for rows in (X, cupy.asarray(X)))
+    assert (on_device.n_iter_, on_device.n_passes_) == (host.n_iter_, host.n_passes_)
+    np.testing.assert_allclose(on_device.components_, host.components_, atol=1e-6 * np.abs(host.components_).max())
+    np.testing.assert_allclose(on_device.losses_, host.losses_, rtol=1e-9)
 
 
 @pytest.mark.parametrize("cut", [np.s_[::2], np.s_[:, ::2], np.s_[::-1, 1:], "columns"])
 def test_device_arrays_of_any_strides(cupy, cut):
     X = mixture(2000, 8)[0]
-    X, there = (
+    X, on_device = (
         (np.asfortranarray(X), cupy.asarray(X.T.copy()).T) if cut == "columns" else (X[cut], cupy.asarray(X)[cut])
     )
-    host, there = FastICA(random_state=0).fit(X), FastICA(random_state=0).fit(there)
-    np.testing.assert_allclose(there.components_, host.components_, atol=1e-6 * np.abs(host.components_).max())
+    host, on_device = FastICA(random_state=0).fit(X), FastICA(random_state=0).fit(on_device)
+    np.testing.assert_allclose(on_device.components_, host.components_, atol=1e-6 * np.abs(host.components_).max())
 
 
-def test_a_device_that_fails_at_work_is_a_sentence(cupy, monkeypatch):
-    def gone(*args, **weights):
+def test_device_failure_raises_runtime_error(cupy, monkeypatch):
+    def fail(*args, **weights):
         raise cupy.cuda.runtime.CUDARuntimeError(999)
 
     X = cupy.asarray(mixture(500, 3)[0])
-    monkeypatch.setattr(sums, "fixed_point", gone)
+    monkeypatch.setattr(sums, "fixed_point", fail)
     with pytest.raises(RuntimeError, match=r"cuda:0 failed at work .*nvidia-smi"):
         FastICA(random_state=0).fit(X)
 
 
-def test_a_device_array_where_cupy_is_broken(cupy, monkeypatch):
+def test_device_array_with_unusable_cupy_raises(cupy, monkeypatch):
     X = cupy.asarray(mixture(500, 3)[0])
     monkeypatch.setattr(device, "why_no_gpu", lambda: "CuPy cannot use one (driver gone): check `nvidia-smi`.")
     for name in ("auto", "cuda", "cpu"):
@@ -159,7 +159,7 @@ def test_a_device_array_where_cupy_is_broken(cupy, monkeypatch):
 
 
 @pytest.mark.parametrize("torch_is_loaded", [True, False])
-def test_memory_is_given_back_where_torch_is_loaded(cupy, torch_is_loaded, monkeypatch):
+def test_memory_pool_is_released_if_torch_is_loaded(cupy, torch_is_loaded, monkeypatch):
     fake_only(cupy)
     calls = []
     monkeypatch.setattr(cupy, "get_default_memory_pool", lambda: fake_pool(calls))
@@ -182,7 +182,7 @@ def fake_only(cupy):
 
 
 @pytest.mark.parametrize("tol", [0, "auto"])
-def test_iterations_on_the_device_never_wait_for_all_of_it(cupy, tol, monkeypatch):
+def test_iterations_do_not_synchronize_the_whole_device(cupy, tol, monkeypatch):
     fake_only(cupy)
     X = cupy.asarray(mixture(2000, 4)[0])
     monkeypatch.setattr(fastica_solver, "distance", lambda z, xp: z.max(axis=1) + np.inf)
@@ -198,7 +198,7 @@ def test_iterations_on_the_device_never_wait_for_all_of_it(cupy, tol, monkeypatc
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("ortho", [True, False])
-def test_an_iteration_of_picard_waits_twice(cupy, ortho):
+def test_number_of_waits_in_picard_iterations(cupy, ortho):
     fake_only(cupy)
     X = cupy.asarray(mixture(2000, 4)[0])
     counts = []
@@ -206,27 +206,27 @@ def test_an_iteration_of_picard_waits_twice(cupy, ortho):
         fake_cupy.waits = 0
         fitted = Picard(random_state=0, ortho=ortho, max_iter=n_iter, tol=0).fit(X)
         counts.append((fake_cupy.waits, fitted.n_passes_))
-    passes = counts[1][1] - counts[0][1]  # a try of the line search is a pass and a wait
+    passes = counts[1][1] - counts[0][1]  # each step of the line search is a pass and a wait
     assert counts[1][0] - counts[0][0] == 3 + passes
 
 
-def test_the_next_pass_is_asked_for_before_the_news_of_the_last_are_read(cupy, monkeypatch):
+def test_next_pass_is_enqueued_before_the_last_result_is_read(cupy, monkeypatch):
     fake_only(cupy)
-    log, ask = fake_cupy.log, sums.fixed_point
-    monkeypatch.setattr(sums, "fixed_point", lambda *args, **weights: log.append("pass") or ask(*args, **weights))
+    log, original = fake_cupy.log, sums.fixed_point
+    monkeypatch.setattr(sums, "fixed_point", lambda *args, **weights: log.append("pass") or original(*args, **weights))
     X = cupy.asarray(mixture(2000, 4)[0])
     log.clear()
     short = FastICA(random_state=0).fit(X)
-    story = [entry if entry == "pass" else entry[0] for entry in log]
-    assert story[:4] == ["pass", "record", "pass", "record"]
-    assert story[4:] == ["synchronize", "pass", "record"] * (short.n_iter_ - 1) + ["synchronize"]
-    monkeypatch.setattr(oracle, "SHORT_PASS", 0)  # a pass takes longer than a wait: none is asked for in advance
+    events = [entry if entry == "pass" else entry[0] for entry in log]
+    assert events[:4] == ["pass", "record", "pass", "record"]
+    assert events[4:] == ["synchronize", "pass", "record"] * (short.n_iter_ - 1) + ["synchronize"]
+    monkeypatch.setattr(oracle, "SHORT_PASS", 0)  # passes longer than a wait: none is enqueued in advance
     long = FastICA(random_state=0).fit(X)
     assert (long.n_iter_, long.n_passes_) == (short.n_iter_, short.n_passes_ - 1)
     np.testing.assert_array_equal(long.components_, short.components_)
 
 
-def test_an_iteration_whose_products_fell_short_is_done_by_decomposition(cupy, monkeypatch):
+def test_inaccurate_polar_factor_is_recomputed_by_decomposition(cupy, monkeypatch):
     calls = []
 
     def short(M, xp):
@@ -237,14 +237,14 @@ def test_an_iteration_whose_products_fell_short_is_done_by_decomposition(cupy, m
     X = mixture(2000, 4)[0]
     host = FastICA(random_state=0).fit(X)
     monkeypatch.setattr(fastica_solver, "polar", short)
-    there = FastICA(random_state=0).fit(cupy.asarray(X))
+    on_device = FastICA(random_state=0).fit(cupy.asarray(X))
     assert len(calls) > 3
-    assert there.n_iter_ == host.n_iter_
-    np.testing.assert_allclose(there.components_, host.components_, atol=1e-7 * np.abs(host.components_).max())
+    assert on_device.n_iter_ == host.n_iter_
+    np.testing.assert_allclose(on_device.components_, host.components_, atol=1e-7 * np.abs(host.components_).max())
 
 
 @pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0", "cpu"])
-def test_host_in_host_out(cupy, name, monkeypatch):
+def test_host_input_gives_host_output(cupy, name, monkeypatch):
     monkeypatch.setattr(device, "MIN_WORK_FOR_GPU", 0)
     monkeypatch.setattr(device.importlib.util, "find_spec", lambda module: module)
     X, A = mixture(3000, 3)
@@ -257,7 +257,7 @@ def test_host_in_host_out(cupy, name, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of CuPy's, under NumPy 2.5
-def test_what_cupy_refuses_is_refused_by_the_stand_in(cupy):
+def test_fake_device_has_the_restrictions_of_cupy(cupy):
     X = cupy.asarray(np.ones((3, 2)))
     for convert in (np.asarray, np.array, lambda X: X + np.ones(2), lambda X: cupy.sqrt([1.0, 2.0])):
         with pytest.raises(TypeError):
@@ -273,14 +273,14 @@ def test_what_cupy_refuses_is_refused_by_the_stand_in(cupy):
     np.testing.assert_array_equal(cupy.diag(X[:2].sum(axis=0)).get(), [[2, 0], [0, 2]])
 
 
-def test_device_in_cpu_work_device_out(cupy):
+def test_device_input_gives_device_output_if_computed_on_the_cpu(cupy):
     ica = FastICA(random_state=0, device="cpu")
     sources = ica.fit_transform(cupy.asarray(mixture(500, 3)[0]))
     assert isinstance(sources, cupy.ndarray)
     assert ica.device_ == "cpu"
 
 
-def test_the_function_on_the_device(cupy):
+def test_fastica_function_on_the_device(cupy):
     X, _ = mixture(500, 3)
     K, W, S = fastica(cupy.asarray(X), random_state=0)
     np.testing.assert_allclose(S.get(), (X - X.mean(0)) @ K.T @ W.T, atol=1e-8)
@@ -288,28 +288,28 @@ def test_the_function_on_the_device(cupy):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("whiten", ["unit-variance", False])
-def test_not_finite_on_the_device(cupy, bad, whiten):
+def test_non_finite_input_on_the_device_raises(cupy, bad, whiten):
     X = mixture(500, 3)[0]
     X[77, 1] = bad
     with pytest.raises(ValueError, match="NaN"):
         FastICA(whiten=whiten).fit(cupy.asarray(X))
 
 
-def test_bad_shapes_on_the_device(cupy):
-    for X, sentence in (
+def test_invalid_input_on_the_device_raises(cupy):
+    for X, message in (
         (np.ones(5), "Expected 2D array"),
         (np.ones((1, 3)), "minimum of 2"),
         (np.ones((4, 0)), "1 feature"),
         (np.ones((4, 3)) * 1j, "real numbers"),
     ):
-        with pytest.raises(ValueError, match=sentence):
+        with pytest.raises(ValueError, match=message):
             FastICA().fit(cupy.asarray(X))
     ica = FastICA(random_state=0).fit(cupy.asarray(mixture(500, 3)[0]))
     with pytest.raises(ValueError, match="X has 2 features, but FastICA is expecting 3"):
         ica.transform(cupy.asarray(np.ones((4, 2))))
 
 
-def test_auto_stays_on_the_cpu_for_small_work_and_for_callables(cupy, monkeypatch, caplog):
+def test_auto_selects_the_cpu_for_small_problems_and_callables(cupy, monkeypatch, caplog):
     monkeypatch.setattr(device.importlib.util, "find_spec", lambda module: module)
     X, _ = mixture(500, 3)
     assert FastICA(random_state=0).fit(X).device_ == "cpu"
@@ -321,14 +321,14 @@ def test_auto_stays_on_the_cpu_for_small_work_and_for_callables(cupy, monkeypatc
     assert "Running on the CPU" in caplog.text
 
 
-def test_a_device_that_does_not_exist(cupy):
+def test_nonexistent_device_raises(cupy):
     with pytest.raises(RuntimeError, match="'cuda:99' does not exist: this machine has"):
         FastICA(device="cuda:99").fit(mixture(500, 3)[0])
 
 
 # ---- kernels -----------------------------------------------------------------------------------------------------
 class TrialCompiler:
-    """numba.cuda with a GPU, a trial kernel of which does what `run` does to the number."""
+    """A fake `numba.cuda` with a GPU, on which `run` is applied in place of the trial kernel."""
 
     def __init__(self, run):
         self.run = run
@@ -364,7 +364,7 @@ def not_implemented(function, number):
         (lambda function, number: None, "a trial kernel compiled by numba-cuda returned a wrong number."),
     ],
 )
-def test_kernels_are_used_only_where_a_trial_kernel_works(monkeypatch, run, reason):
+def test_kernels_are_used_only_if_a_trial_kernel_works(monkeypatch, run, reason):
     monkeypatch.setattr(device.importlib.util, "find_spec", lambda module: module)
     monkeypatch.setattr(device, "numba_cuda", lambda: TrialCompiler(run))
     device.why_no_kernels.cache_clear()
@@ -375,8 +375,8 @@ def test_kernels_are_used_only_where_a_trial_kernel_works(monkeypatch, run, reas
         device.why_no_kernels.cache_clear()
 
 
-def test_warnings_of_an_import_are_no_errors(monkeypatch):
-    """The suite makes warnings errors, as a user may."""
+def test_warnings_during_import_are_not_errors(monkeypatch):
+    """The test suite turns warnings into errors, as users can."""
 
     class Warns(ModuleType):
         config = SimpleNamespace(ENABLE_CUDASIM=True)
@@ -404,16 +404,16 @@ def no_cupy(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0"])
-def test_cuda_without_cupy_says_what_to_install(no_cupy, name):
+def test_cuda_without_cupy_raises_with_install_command(no_cupy, name):
     with pytest.raises(RuntimeError, match=r"device='cuda.*' needs a GPU, but CuPy is not installed: pip install"):
         FastICA(device=name).fit(mixture(100, 3)[0])
 
 
-def test_auto_without_cupy_is_the_cpu(no_cupy):
+def test_auto_without_cupy_selects_the_cpu(no_cupy):
     assert choose_device("auto", np.ones(3), work=1e30) == CPU
 
 
-def test_cuda_with_a_cupy_that_cannot_work(monkeypatch):
+def test_cuda_with_unusable_cupy_raises(monkeypatch):
     device.why_no_gpu.cache_clear()
     monkeypatch.setattr(device.importlib.util, "find_spec", lambda module: module)
 
@@ -426,6 +426,6 @@ def test_cuda_with_a_cupy_that_cannot_work(monkeypatch):
     device.why_no_gpu.cache_clear()
 
 
-def test_names_of_devices():
+def test_device_names_and_to_host():
     assert (str(CPU), str(Device("cuda", 1))) == ("cpu", "cuda:1")
     assert to_host([1, 2]).tolist() == [1, 2]

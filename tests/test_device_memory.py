@@ -1,4 +1,4 @@
-"""Devices whose memory is short: by the limit of CuPy's pool, by blocks that it has split, or for results."""
+"""Devices short of memory: limits of CuPy's memory pool, split blocks, and results larger than the device."""
 
 import gc
 import logging
@@ -25,7 +25,7 @@ MB = 1 << 20
 
 @pytest.fixture
 def pool(cupy, monkeypatch):
-    """CuPy's memory pool, without free blocks; the limit that a test sets ends with it."""
+    """CuPy's memory pool, without free blocks; its limit is removed after the test."""
     monkeypatch.setattr(device, "why_no_gpu", lambda: "")
     gc.collect()
     pool = cupy.get_default_memory_pool()
@@ -35,11 +35,11 @@ def pool(cupy, monkeypatch):
 
 
 def leave(pool, size):
-    """Let the device take so many bytes more."""
+    """Limit the pool to `size` bytes more than it holds."""
     pool.set_limit(size=pool.total_bytes() + size)
 
 
-def test_the_budget_is_within_the_limit_of_the_pool(pool, cupy):
+def test_budget_is_within_the_pool_limit(pool, cupy):
     before = CUDA.budget()
     leave(pool, 10 * MB)
     assert 4 * MB < CUDA.budget() <= 5 * MB < before
@@ -47,10 +47,10 @@ def test_the_budget_is_within_the_limit_of_the_pool(pool, cupy):
     assert 1 * MB < CUDA.budget() <= 2 * MB
     assert not Device("cuda", 0, limit=1 << 40).fits(1 << 40)
     del held
-    assert 4 * MB < CUDA.budget() <= 5 * MB  # what nobody uses is given back first
+    assert 4 * MB < CUDA.budget() <= 5 * MB  # unused memory is released first
 
 
-def test_a_block_that_was_split_is_not_free(pool, cupy):
+def test_split_block_is_not_counted_as_free(pool, cupy):
     large = cupy.empty(40 * MB, dtype=np.uint8)
     del large
     small = cupy.empty(1000, dtype=np.uint8)  # of the same block
@@ -62,7 +62,7 @@ def test_a_block_that_was_split_is_not_free(pool, cupy):
 
 
 @pytest.mark.parametrize("learner", [FastICA, Picard])
-def test_a_fit_within_the_limit_of_the_pool(pool, learner):
+def test_fit_within_the_pool_limit(pool, learner):
     X = mixture(100_000, 16, dtype=np.float32)[0]
     expected = learner(random_state=0, device="cuda").fit_transform(X)
     gc.collect()
@@ -71,17 +71,17 @@ def test_a_fit_within_the_limit_of_the_pool(pool, learner):
     np.testing.assert_allclose(learner(random_state=0, device="cuda").fit_transform(X), expected, atol=2e-2)
 
 
-def test_rows_that_do_not_fit_are_projected_on_the_way(pool, cupy, rng, caplog):
+def test_rows_exceeding_device_memory_are_projected_in_each_pass(pool, cupy, rng, caplog):
     X, W = rng.normal(size=(40_000, 16)), rng.normal(size=(16, 16))
     rows = open_rows(X, dtype=X.dtype, device=CUDA, chunk_rows=1000)
     mean, components = cupy.asarray(X.mean(0)), cupy.asarray(W)
     leave(pool, 4 * MB)
-    assert rows.device.fits(X.nbytes)  # arrays as small as this are stored without asking how much memory is free
+    assert rows.device.fits(X.nbytes)  # such small arrays are stored without a check of the free memory
     with caplog.at_level(logging.WARNING, logger="gpuica"):
-        there = rows.projected(mean, components)
-    assert isinstance(there, ProjectedRows)
+        projected = rows.projected(mean, components)
+    assert isinstance(projected, ProjectedRows)
     assert caplog.text.count("cuda:0 has no room for a whitened copy of X") == 1
-    (total,) = there.sum(lambda chunk: ((chunk * chunk).sum(axis=0),))
+    (total,) = projected.sum(lambda chunk: ((chunk * chunk).sum(axis=0),))
     np.testing.assert_allclose(total.get(), (((X - X.mean(0)) @ W.T) ** 2).sum(axis=0), rtol=1e-9)
     pool.set_limit(size=0)
     again = rows.projected(mean, components)
@@ -110,22 +110,22 @@ def test_results_larger_than_the_device(pool, piece, rng, monkeypatch):
     assert pool.total_bytes() <= pool.get_limit()
 
 
-def test_a_result_that_the_device_of_x_has_no_room_for(pool, cupy, rng):
+def test_result_exceeding_device_memory_raises_without_out(pool, cupy, rng):
     X = mixture(40_000, 16)[0]
     fit = FastICA(random_state=0).fit(X[:5000])
     coder = SparseCoder(np.eye(16), transform_algorithm="threshold", transform_alpha=0.1)
-    there, out = cupy.asarray(X), np.empty_like(X)
+    on_device, out = cupy.asarray(X), np.empty_like(X)
     gc.collect()
     pool.free_all_blocks()
     leave(pool, 2 * MB)
     for estimator in (fit, coder):
         with pytest.raises(MemoryError, match=r"the result, 40000 x 16, takes 5.1 MB.* transform\(X, out="):
-            estimator.transform(there)
-        estimator.transform(there, out=out)
+            estimator.transform(on_device)
+        estimator.transform(on_device, out=out)
         np.testing.assert_allclose(out, estimator.transform(X), atol=1e-9)
 
 
-def test_blocks_of_a_stream_are_kept_as_far_as_the_pool_allows(pool, rng, monkeypatch):
+def test_cached_blocks_of_a_stream_respect_the_pool_limit(pool, rng, monkeypatch):
     monkeypatch.setattr(stream, "BLOCK_BYTES", 640_000)
     X = rng.normal(size=(100_000, 8))
     leave(pool, 5 * MB)
@@ -137,12 +137,12 @@ def test_blocks_of_a_stream_are_kept_as_far_as_the_pool_allows(pool, rng, monkey
 
 
 # ---- no rows ---------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("on_device", [True, False])
 @pytest.mark.parametrize("weighted", [True, False])
-def test_totals_of_no_rows(cupy, there, weighted):
+def test_sums_of_no_rows(cupy, on_device, weighted):
     X = np.empty((0, 3))
     rows = open_rows(
-        cupy.asarray(X) if there else X, dtype=X.dtype, device=CUDA, weights=np.empty(0) if weighted else None
+        cupy.asarray(X) if on_device else X, dtype=X.dtype, device=CUDA, weights=np.empty(0) if weighted else None
     )
 
     def total(chunk, weights=None):
@@ -158,14 +158,14 @@ def test_totals_of_no_rows(cupy, there, weighted):
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("name", ["FastICA", "deflation", "median", "Picard", "DictionaryLearning", "MiniBatch"])
-@pytest.mark.parametrize("there", [True, False])
-def test_a_rank_without_rows(pool, cupy, name, there):
+@pytest.mark.parametrize("on_device", [True, False])
+def test_rank_without_rows(pool, cupy, name, on_device):
     expected = ESTIMATORS[name]().fit(X0)
 
     def work(comm):
         X = X0[rows_of(comm)]
         model = ESTIMATORS[name]().set_params(device="cuda")
-        return model.fit(shared(cupy.asarray(X) if there else X, comm))
+        return model.fit(shared(cupy.asarray(X) if on_device else X, comm))
 
     for model in on_ranks(3, work):
         assert model.device_ == "cuda:0"
@@ -174,8 +174,8 @@ def test_a_rank_without_rows(pool, cupy, name, there):
 
 
 @pytest.mark.parametrize("kind", ["float32", "int16, columns first", "big-endian", "bfloat16"])
-@pytest.mark.parametrize("room", [True, False])
-def test_rows_of_the_host_travel_once_where_there_is_room(pool, cupy, kind, room, rng, monkeypatch):
+@pytest.mark.parametrize("fits", [True, False])
+def test_host_rows_are_uploaded_once_if_they_fit(pool, cupy, kind, fits, rng, monkeypatch):
     X = rng.normal(size=(700, 6)).astype(np.float32)
     stored = {
         "float32": X,
@@ -183,18 +183,18 @@ def test_rows_of_the_host_travel_once_where_there_is_room(pool, cupy, kind, room
         "big-endian": X.astype(">f4"),
         "bfloat16": BFloat16((X.view(np.uint32) >> 16).astype(np.uint16)),
     }[kind]
-    travels = Mock(wraps=transfers.upload_chunks)
-    monkeypatch.setattr(rows_device, "upload_chunks", travels)
-    target = Device("cuda", 0, limit=None if room else 1000)
+    upload_chunks = Mock(wraps=transfers.upload_chunks)
+    monkeypatch.setattr(rows_device, "upload_chunks", upload_chunks)
+    target = Device("cuda", 0, limit=None if fits else 1000)
     rows = open_rows(stored, dtype=np.dtype(np.float32), device=target, chunk_rows=100).upload()
     totals = [rows.sum(sums.total)[0].get() for _ in range(3)]
-    assert travels.call_count == (1 if room else 3)
+    assert upload_chunks.call_count == (1 if fits else 3)
     assert rows.n_passes == 3
     expected = np.asarray(stored[:] if kind == "bfloat16" else stored).astype(np.float64).sum(axis=0)
     np.testing.assert_allclose(totals, [expected] * 3, rtol=1e-5, atol=1e-3)
 
 
-def test_memory_that_others_took_meanwhile_is_no_error(pool, cupy, monkeypatch):
+def test_upload_exceeding_an_outdated_budget_is_not_an_error(pool, cupy, monkeypatch):
     X = np.ones((70_000, 16), dtype=np.float32)
     monkeypatch.setattr(Device, "budget", lambda self: 1 << 40)
     leave(pool, 2 * MB)

@@ -1,4 +1,4 @@
-"""Arrays among the parameters, and arguments of metrics, that are on a device: by CuPy, and by torch on a GPU."""
+"""Parameters and arguments of metrics that are arrays on a device: CuPy arrays, and torch tensors on a GPU."""
 
 import numpy as np
 import pytest
@@ -26,12 +26,12 @@ QUIET = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarnin
 
 @pytest.fixture(params=["cupy", pytest.param("torch", marks=pytest.mark.torch)])
 def to_device(request, cupy):
-    """NumPy arrays to CuPy's, or to tensors of torch: on the GPU, or on the CPU where the device is a stand-in."""
+    """Convert NumPy arrays to CuPy arrays or torch tensors; the tensors are on the CPU if the device is a fake one."""
     if request.param == "cupy":
         return cupy.asarray
     torch = pytest.importorskip("torch")
-    home = "cpu" if hasattr(cupy.ndarray, "_wait") else "cuda"
-    return lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(home)
+    target = "cpu" if hasattr(cupy.ndarray, "_wait") else "cuda"
+    return lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(target)
 
 
 @pytest.fixture
@@ -49,22 +49,22 @@ def on_host(results):
     return [np.asarray(as_numpy(part)) for part in results]
 
 
-@pytest.mark.parametrize("rows_there", [True, False])
-def test_a_dictionary_on_the_device(to_device, rows_there, D, X):
-    there = to_device(X) if rows_there else X
+@pytest.mark.parametrize("rows_on_device", [True, False])
+def test_dictionary_on_the_device(to_device, rows_on_device, D, X):
+    rows = to_device(X) if rows_on_device else X
     expected = sparse_encode(X, D, algorithm="omp", n_nonzero_coefs=2)
-    found = sparse_encode(there, to_device(D), algorithm="omp", n_nonzero_coefs=2)
-    assert type(found) is type(there)
+    found = sparse_encode(rows, to_device(D), algorithm="omp", n_nonzero_coefs=2)
+    assert type(found) is type(rows)
     np.testing.assert_allclose(as_numpy(found), expected, atol=1e-12)
-    coder = SparseCoder(to_device(D), transform_n_nonzero_coefs=2).fit(there)
-    np.testing.assert_allclose(as_numpy(coder.transform(there)), expected, atol=1e-12)
+    coder = SparseCoder(to_device(D), transform_n_nonzero_coefs=2).fit(rows)
+    np.testing.assert_allclose(as_numpy(coder.transform(rows)), expected, atol=1e-12)
     back = coder.inverse_transform(found)
-    assert type(back) is type(there)
+    assert type(back) is type(rows)
     np.testing.assert_allclose(as_numpy(back), expected @ D, atol=1e-12)
     assert coder.n_components_ == len(D)
 
 
-def test_a_dictionary_on_the_device_that_does_not_fit(to_device, D, X):
+def test_invalid_dictionary_on_the_device_raises(to_device, D, X):
     with pytest.raises(ValueError, match="Dictionary and X have different numbers of features"):
         SparseCoder(to_device(D[:, :4])).transform(X)
     D[2, 1] = np.nan
@@ -82,19 +82,19 @@ def test_a_dictionary_on_the_device_that_does_not_fit(to_device, D, X):
         (MiniBatchDictionaryLearning, ["dict_init"]),
     ],
 )
-def test_first_atoms_on_the_device(to_device, learner, names, D, X):
+def test_initial_atoms_on_the_device(to_device, learner, names, D, X):
     arrays = {name: np.ones((60, 7)) if name == "code_init" else D for name in names}
     settings = {"alpha": 0.3, "max_iter": 2, "fit_algorithm": "omp", "random_state": 0}
     expected = learner(7, **settings, **arrays).fit(X)
-    there = {name: to_device(array) for name, array in arrays.items()}
+    on_device = {name: to_device(array) for name, array in arrays.items()}
     for rows in (X, to_device(X)):
-        found = learner(7, **settings, **there).fit(rows)
+        found = learner(7, **settings, **on_device).fit(rows)
         assert isinstance(found.components_, np.ndarray)
         np.testing.assert_allclose(found.components_, expected.components_, atol=1e-9)
 
 
 @QUIET
-def test_functions_of_dictionary_learning(to_device, D, X):
+def test_dictionary_learning_functions_on_the_device(to_device, D, X):
     codes = np.ones((60, 7))
     settings = {"alpha": 0.3, "max_iter": 2, "method": "cd", "random_state": 0}
     expected = dict_learning(X, 7, dict_init=D, code_init=codes, **settings)
@@ -107,14 +107,14 @@ def test_functions_of_dictionary_learning(to_device, D, X):
 
 
 @pytest.mark.parametrize("learner", [FastICA, Picard])
-def test_a_starting_point_on_the_device(to_device, learner, rng):
+def test_w_init_on_the_device(to_device, learner, rng):
     X, start = mixture(500, 3)[0], rng.normal(size=(3, 3))
     expected = learner(w_init=start).fit(X)
     found = learner(w_init=to_device(start)).fit(to_device(X))
     np.testing.assert_allclose(found.components_, expected.components_, atol=1e-7 * abs(expected.components_).max())
 
 
-def test_the_functions_of_ica(to_device, rng):
+def test_ica_functions_on_the_device(to_device, rng):
     X, start = mixture(500, 3)[0], rng.normal(size=(3, 3))
     for found, expected in (
         (fastica(to_device(X), w_init=to_device(start)), fastica(X, w_init=start)),
@@ -128,14 +128,14 @@ def test_the_functions_of_ica(to_device, rng):
     np.testing.assert_allclose(mean, white.mean(0), atol=1e-9)
 
 
-def test_weights_on_the_device(to_device, rng):
+def test_sample_weight_on_the_device(to_device, rng):
     X, w = mixture(500, 3)[0], rng.integers(0, 3, size=500)
     expected = FastICA(random_state=0).fit(X, sample_weight=w)
     found = FastICA(random_state=0).fit(to_device(X), sample_weight=to_device(w))
     np.testing.assert_allclose(found.components_, expected.components_, atol=1e-7 * abs(expected.components_).max())
 
 
-# function of arrays, the shapes of the arrays
+# name: (function of arrays, shapes of the arrays)
 METRICS = {
     "amari_distance": (metrics.amari_distance, [(3, 3), (3, 3)]),
     "matched_correlation": (metrics.matched_correlation, [(90, 3), (90, 4), (90,)]),
@@ -161,9 +161,9 @@ def test_metrics_of_arrays_on_the_device(to_device, name, where, rng):
     function, shapes = METRICS[name]
     arrays = [rng.random(size=shape) for shape in shapes]
     last = len(arrays) - 1
-    there = {"all": range(last + 1), "first": [0], "last": [last]}[where]
+    on_device = {"all": range(last + 1), "first": [0], "last": [last]}[where]
     expected = function(*arrays)
-    found = function(*(to_device(array) if i in there else array for i, array in enumerate(arrays)))
+    found = function(*(to_device(array) if i in on_device else array for i, array in enumerate(arrays)))
     assert type(found) is type(expected)
     for part, exact in zip(np.atleast_1d(found), np.atleast_1d(expected), strict=True):
         np.testing.assert_allclose(part, exact, rtol=1e-9, atol=1e-12)
@@ -179,11 +179,11 @@ def test_stability_of_rows_on_the_device(to_device, bootstrap, rng):
 
 
 @pytest.mark.parametrize("kind", ["Fortran", "float32"])
-def test_an_array_on_the_device_takes_results(cupy, kind, rng):
+def test_out_on_the_device(cupy, kind, rng):
     X = mixture(500, 3)[0]
     fit = FastICA(random_state=0).fit(X)
-    there = cupy.asarray(np.zeros((3, 500)).T if kind == "Fortran" else np.zeros((500, 3), dtype=np.float32))
+    out = cupy.asarray(np.zeros((3, 500)).T if kind == "Fortran" else np.zeros((500, 3), dtype=np.float32))
     for rows in (X, cupy.asarray(X)):
-        there[...] = 0
-        assert fit.transform(rows, out=there) is there
-        np.testing.assert_allclose(there.get(), fit.transform(X), atol=1e-5 if kind == "float32" else 1e-12)
+        out[...] = 0
+        assert fit.transform(rows, out=out) is out
+        np.testing.assert_allclose(out.get(), fit.transform(X), atol=1e-5 if kind == "float32" else 1e-12)

@@ -1,4 +1,4 @@
-"""fit_on_devices with several CPU threads as devices, and with GPUs if there are two."""
+"""fit_on_devices with CPU threads as devices, and with GPUs if two are present."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def X():
 
 @pytest.mark.parametrize("devices", [["cpu"], ["cpu"] * 2, ["cpu"] * 3])
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
-def test_several_devices_equal_one(model, devices, X):
+def test_several_devices_give_the_results_of_one(model, devices, X):
     if model.random_state is None:
         np.random.seed(0)
     found = fit_on_devices(model, X, devices)
@@ -39,7 +39,7 @@ def test_several_devices_equal_one(model, devices, X):
     np.testing.assert_array_equal(fit_on_devices(model, X, devices).components_, components)  # bit for bit
 
 
-def test_files_and_weights(X, tmp_path, rng):
+def test_files_and_sample_weight(X, tmp_path, rng):
     np.save(tmp_path / "x.npy", X)
     w = rng.integers(0, 3, size=len(X))
     expected = FastICA(random_state=0).fit(X, sample_weight=w).components_
@@ -48,7 +48,7 @@ def test_files_and_weights(X, tmp_path, rng):
         np.testing.assert_allclose(model.components_, expected, rtol=1e-7, atol=1e-9)
 
 
-def test_an_error_on_one_device_ends_the_fit(X):
+def test_error_on_one_device_is_raised(X):
     X[20_000, 2] = np.nan
     with pytest.raises(ValueError, match="NaN"):
         fit_on_devices(FastICA(), X, ["cpu"] * 3)
@@ -56,7 +56,7 @@ def test_an_error_on_one_device_ends_the_fit(X):
         fit_on_devices(FastICA(), X[:1000], ["cpu", "gpu"])
 
 
-def test_all_devices_without_a_gpu(X):
+def test_all_devices_without_a_gpu_raises(X):
     if device_count():
         pytest.skip("there are GPUs here")
     with pytest.raises(RuntimeError, match="devices='all' found no GPU"):
@@ -64,7 +64,7 @@ def test_all_devices_without_a_gpu(X):
 
 
 @pytest.mark.gpu
-def test_two_gpus(X):
+def test_two_gpus_give_the_results_of_one_device(X):
     if device_count() < 2:
         pytest.skip(f"needs two GPUs, there are {device_count()}")
     model = fit_on_devices(FastICA(random_state=0), X)

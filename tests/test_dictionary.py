@@ -32,7 +32,7 @@ def atoms(rng):
 
 
 def coded_signal(rng, n=600, k=20, d=12, nonzero=2, noise=0.0):
-    """(X, D, C): rows of `nonzero` Gaussian coefficients on unit atoms."""
+    """Rows X = C D + noise, unit-norm atoms D, and codes C with `nonzero` Gaussian coefficients per row."""
     D = rng.normal(size=(k, d))
     D /= np.linalg.norm(D, axis=1, keepdims=True)
     C = np.zeros((n, k))
@@ -41,8 +41,9 @@ def coded_signal(rng, n=600, k=20, d=12, nonzero=2, noise=0.0):
     return C @ D + noise * rng.normal(size=(n, d)), D, C
 
 
-# by default fit_transform computes the lasso and transform OMP, as in scikit-learn, whose tests set other parameters
-OMP_IS_NOT_THE_LASSO = dict.fromkeys(
+# By default fit_transform computes lasso codes and transform computes OMP codes, as in scikit-learn, whose own tests
+# pass other parameters
+EXPECTED_FAILED_CHECKS = dict.fromkeys(
     ["check_transformer_general", "check_transformer_data_not_an_array"], "codes of fit_transform are those of the fit"
 )
 
@@ -62,16 +63,16 @@ def is_default(estimator):
         MiniBatchDictionaryLearning(batch_size=10, max_iter=20),
         MiniBatchDictionaryLearning(fit_algorithm="omp", dead_atoms="worst", max_iter=20, transform_algorithm="topk"),
     ],
-    expected_failed_checks=lambda estimator: OMP_IS_NOT_THE_LASSO if is_default(estimator) else {},
+    expected_failed_checks=lambda estimator: EXPECTED_FAILED_CHECKS if is_default(estimator) else {},
 )
-def test_scikit_learn_contract(estimator, check):
+def test_scikit_learn_estimator_checks(estimator, check):
     check(estimator)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
 @parametrize_with_checks([SparseCoder(np.eye(3))])
-def test_scikit_learn_contract_of_the_coder(estimator, check):
-    """With the dictionaries of scikit-learn's own checks, which have the number of features of each check."""
+def test_scikit_learn_estimator_checks_of_sparse_coder(estimator, check):
+    """Uses the dictionaries of scikit-learn's own checks, whose number of features is that of each check."""
     instances = pytest.importorskip("sklearn.utils._test_common.instance_generator")
     coder = sklearn.decomposition.SparseCoder
     if coder not in instances.INIT_PARAMS:
@@ -83,7 +84,7 @@ def test_scikit_learn_contract_of_the_coder(estimator, check):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("fit_algorithm", ["cd", "lars"])
 @pytest.mark.parametrize("learner", LEARNERS)
-def test_same_path_as_scikit_learn(learner, fit_algorithm, rng):
+def test_iterations_match_scikit_learn(learner, fit_algorithm, rng):
     X = rng.normal(size=(120, 9))
     settings = {"n_components": 6, "alpha": 0.5, "max_iter": 8, "fit_algorithm": fit_algorithm, "random_state": 0}
     if learner is DictionaryLearning:
@@ -100,7 +101,7 @@ def test_same_path_as_scikit_learn(learner, fit_algorithm, rng):
         np.testing.assert_allclose(ours._B, theirs._B, atol=1e-6)
 
 
-def test_partial_fit_is_the_batches_of_fit(rng):
+def test_partial_fit_matches_batches_of_fit(rng):
     X = rng.normal(size=(200, 9))
     start = rng.normal(size=(6, 9))
     settings = {"n_components": 6, "alpha": 0.4, "dict_init": start, "random_state": 0, "batch_size": 50}
@@ -129,14 +130,14 @@ def test_recovers_a_known_dictionary(learner, rng):
     assert mcc(rng.normal(size=D.shape), D) < 0.8
 
 
-def test_memory_is_an_exponential_window(rng):
+def test_memory_sets_exponential_window(rng):
     X, start = rng.normal(size=(80, 6)), rng.normal(size=(4, 6))
     model = MiniBatchDictionaryLearning(4, memory=20, dict_init=start, alpha=0.1, random_state=0)
     expected = np.zeros((4, 4))
     for step, part in enumerate(np.split(X, 8)):
         D = start if step == 0 else model.components_
         C = sparse_encode(part, D, algorithm="lasso_cd", alpha=0.1)
-        expected = (0 if step == 0 else 0.5) * expected + C.T @ C / 10  # two batches' worth
+        expected = (0 if step == 0 else 0.5) * expected + C.T @ C / 10  # the window spans two batches
         model.partial_fit(part)
         np.testing.assert_allclose(model._A, expected, rtol=1e-9)
 
@@ -150,7 +151,7 @@ def test_errors_are_the_objective_and_decrease(rng):
 
 @pytest.mark.parametrize("update", ["block_descent", "least_squares", "approximate_ksvd"])
 @pytest.mark.parametrize("fit_algorithm", ["omp", "lasso_cd", "fista", "topk", "gradient_pursuit"])
-def test_every_update_learns_with_every_kind_of_coder(update, fit_algorithm, rng):
+def test_updates_learn_with_all_kinds_of_coders(update, fit_algorithm, rng):
     X, D, _ = coded_signal(rng, n=2000)
     model = MiniBatchDictionaryLearning(
         20,
@@ -172,7 +173,7 @@ def test_every_update_learns_with_every_kind_of_coder(update, fit_algorithm, rng
 # ---- codes ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", CODERS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_sparse_output_is_the_dense_codes(name, dtype, atoms, rng):
+def test_sparse_output_equals_dense_codes(name, dtype, atoms, rng):
     X = rng.normal(size=(300, 12)).astype(dtype)
     settings = {"transform_algorithm": name, "transform_n_nonzero_coefs": 3}
     dense = SparseCoder(atoms, **settings).transform(X)
@@ -185,7 +186,7 @@ def test_sparse_output_is_the_dense_codes(name, dtype, atoms, rng):
 
 @pytest.mark.parametrize("sparse_output", [False, True])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_split_sign(sparse_output, dtype, atoms, rng):
+def test_split_sign_separates_positive_and_negative_parts(sparse_output, dtype, atoms, rng):
     X = rng.normal(size=(50, 12)).astype(dtype)
     plain = SparseCoder(atoms).transform(X)
     coder = SparseCoder(atoms, split_sign=True, sparse_output=sparse_output)
@@ -199,13 +200,13 @@ def test_split_sign(sparse_output, dtype, atoms, rng):
 
 
 @pytest.mark.parametrize("name", sorted(filter(supports_positive, CODERS)))
-def test_positive_codes(name, atoms, rng):
+def test_positive_codes_are_non_negative(name, atoms, rng):
     X = rng.normal(size=(80, 12))
     C = sparse_encode(X, atoms, algorithm=name, alpha=0.2 if "lasso" in name else None, positive=name != "nnomp")
     assert C.min() == 0 < C.max()
 
 
-def test_omp_stops_at_a_squared_residual_of_alpha(atoms, rng):
+def test_omp_stops_at_squared_residual_alpha(atoms, rng):
     X = rng.normal(size=(200, 12))
     C = sparse_encode(X, atoms, algorithm="omp", alpha=0.5)
     residual = ((X - C @ atoms) ** 2).sum(axis=1)
@@ -231,7 +232,7 @@ def test_score_is_minus_the_mean_cost(rng):
 # ---- atoms ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("learner", LEARNERS)
 @pytest.mark.parametrize("policy", ["resample", "worst", "keep"])
-def test_dead_atoms(learner, policy, rng):
+def test_dead_atoms_policies(learner, policy, rng):
     X, D, _ = coded_signal(rng, n=400)
     start = D.copy()
     start[3] = 0  # unused by every code
@@ -246,11 +247,11 @@ def test_dead_atoms(learner, policy, rng):
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
-def test_initial_atoms(learner, rng):
+def test_initial_atoms_of_each_init(learner, rng):
     X = rng.normal(size=(60, 8))
     given = rng.normal(size=(5, 8))
-    kept = learner(5, init=given, max_iter=0).fit(X).components_
-    np.testing.assert_array_equal(kept, given)
+    found = learner(5, init=given, max_iter=0).fit(X).components_
+    np.testing.assert_array_equal(found, given)
     drawn = learner(5, init="data", max_iter=0, random_state=0).fit(X).components_
     cosines = drawn @ (X / np.linalg.norm(X, axis=1, keepdims=True)).T
     np.testing.assert_allclose(cosines.max(axis=1), 1)
@@ -259,7 +260,7 @@ def test_initial_atoms(learner, rng):
     np.testing.assert_allclose(abs(largest), abs(S[:3, None] * V[:3]), rtol=1e-6, atol=1e-8)
 
 
-def test_initial_atoms_from_moments_are_those_of_the_svd(rng, monkeypatch):
+def test_initial_atoms_from_moments_match_svd(rng, monkeypatch):
     from gpuica.estimators import _learning
 
     X = rng.normal(size=(200, 6))
@@ -270,13 +271,13 @@ def test_initial_atoms_from_moments_are_those_of_the_svd(rng, monkeypatch):
     assert not D[6:].any()
 
 
-def test_unfinished_codes_warn_and_name_the_remedy(atoms, rng):
+def test_unfinished_codes_warn(atoms, rng):
     X = rng.normal(size=(30, 12))
     with pytest.warns(ConvergenceWarning, match=r"codes of \d+ of 30 rows.*transform_max_iter"):
         SparseCoder(atoms, transform_algorithm="lasso_cd", transform_alpha=0.01, transform_max_iter=1).transform(X)
 
 
-def test_a_fit_that_does_not_converge_warns(rng):
+def test_unconverged_fit_warns(rng):
     X = rng.normal(size=(100, 8))
     with pytest.warns(ConvergenceWarning, match="did not converge.*max_iter"):
         model = DictionaryLearning(10, alpha=0.1, max_iter=2).fit(X)
@@ -285,7 +286,7 @@ def test_a_fit_that_does_not_converge_warns(rng):
         DictionaryLearning(10, alpha=0.1, max_iter=1).fit(X)
 
 
-def test_learning_does_not_write_to_its_input(rng):
+def test_fit_does_not_modify_input(rng):
     X, start = rng.normal(size=(100, 8)), rng.normal(size=(5, 8))
     kept, kept_start = X.copy(), start.copy()
     MiniBatchDictionaryLearning(5, dict_init=start, max_iter=2, batch_size=10).fit(X).partial_fit(X)
@@ -294,34 +295,34 @@ def test_learning_does_not_write_to_its_input(rng):
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
-def test_fits_are_reproducible_and_survive_pickling(learner, rng):
+def test_fit_is_reproducible_and_can_be_pickled(learner, rng):
     X = rng.normal(size=(3000, 8)).astype(np.float32)
     settings = {"tol": 1e-2} if learner is DictionaryLearning else {"max_iter": 3}
     first, second = (learner(12, alpha=0.2, random_state=0, **settings).fit(X) for _ in range(2))
     np.testing.assert_array_equal(first.components_, second.components_)
-    again = pickle.loads(pickle.dumps(first))
-    np.testing.assert_array_equal(again.transform(X), first.transform(X))
+    restored = pickle.loads(pickle.dumps(first))
+    np.testing.assert_array_equal(restored.transform(X), first.transform(X))
     assert clone(first).get_params()["alpha"] == 0.2
 
 
 def test_automatic_batch_size(rng):
     X = rng.normal(size=(600, 8))
     model = MiniBatchDictionaryLearning(300, alpha=0.2, batch_size="auto", max_iter=1, random_state=0).fit(X)
-    assert model.n_steps_ == 2  # 300 rows and 300 more
+    assert model.n_steps_ == 2  # two batches of 300 rows
 
 
-def test_callbacks(rng):
-    X, seen = rng.normal(size=(40, 6)), []
-    MiniBatchDictionaryLearning(4, batch_size=10, max_iter=1, callback=lambda state: seen.append(state["i"])).fit(X)
-    assert seen == [0, 1, 2, 3]
-    seen.clear()
+def test_callback_receives_iteration_number(rng):
+    X, steps = rng.normal(size=(40, 6)), []
+    MiniBatchDictionaryLearning(4, batch_size=10, max_iter=1, callback=lambda state: steps.append(state["i"])).fit(X)
+    assert steps == [0, 1, 2, 3]
+    steps.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        DictionaryLearning(4, max_iter=7, tol=0, callback=lambda state: seen.append(state["ii"])).fit(X)
-    assert seen == [0, 5]
+        DictionaryLearning(4, max_iter=7, tol=0, callback=lambda state: steps.append(state["ii"])).fit(X)
+    assert steps == [0, 5]
 
 
-def test_progress_lines(rng, capsys):
+def test_verbose_prints_progress(rng, capsys):
     X = rng.normal(size=(60, 8))
     DictionaryLearning(5, max_iter=50, tol=1e-2, verbose=True).fit(X)
     assert "current cost" in capsys.readouterr().out
@@ -330,20 +331,20 @@ def test_progress_lines(rng, capsys):
 
 
 # ---- invalid input --------------------------------------------------------------------------------------------------
-def test_more_nonzeros_than_atoms(atoms, rng):
+def test_more_nonzeros_than_atoms_raises(atoms, rng):
     X = rng.normal(size=(10, 12))
     for name in ("omp", "lars", "nnomp", "matching_pursuit", "topk"):
         with pytest.raises(ValueError, match="n_nonzero_coefs=21 is more than the 20 atoms"):
             sparse_encode(X, atoms, algorithm=name, n_nonzero_coefs=21)
 
 
-def test_positive_codes_of_a_coder_without_them(atoms, rng):
+def test_unsupported_positive_constraint_raises(atoms, rng):
     with pytest.raises(ValueError, match=r"Positive constraint not supported for 'omp'.*nnomp"):
         SparseCoder(atoms, positive_code=True).fit(rng.normal(size=(10, 12)))
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_not_finite(bad, atoms, rng):
+def test_nan_and_infinity_raise(bad, atoms, rng):
     X, D = rng.normal(size=(10, 12)), atoms.copy()
     X[3, 4] = bad
     for learner in LEARNERS:
@@ -358,7 +359,7 @@ def test_not_finite(bad, atoms, rng):
         DictionaryLearning(20, init=D).fit(np.ones((30, 12)))
 
 
-def test_mismatched_shapes(atoms, rng):
+def test_mismatched_shapes_raise(atoms, rng):
     with pytest.raises(ValueError, match="different numbers of features"):
         sparse_encode(rng.normal(size=(5, 11)), atoms)
     with pytest.raises(ValueError, match=r"dict_init has shape \(20, 12\)"):
@@ -372,14 +373,14 @@ def test_mismatched_shapes(atoms, rng):
         model.inverse_transform(np.ones((3, 5)))
 
 
-def test_sparse_X_raises_with_the_remedy(atoms):
+def test_sparse_X_raises(atoms):
     for fit in (SparseCoder(atoms).transform, DictionaryLearning(3).fit, MiniBatchDictionaryLearning(3).partial_fit):
         with pytest.raises(TypeError, match="dense"):
             fit(csr_array(np.eye(12)))
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
-def test_degenerate_data(learner, rng):
+def test_degenerate_data_yield_finite_results(learner, rng):
     settings = {"alpha": 0.1, "max_iter": 5, "random_state": 0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -396,7 +397,7 @@ def test_degenerate_data(learner, rng):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1e-12, 1e12])
-def test_extreme_penalties(alpha, rng):
+def test_lasso_with_extreme_penalties(alpha, rng):
     X = rng.normal(size=(50, 6))
     D = rng.normal(size=(9, 6))
     C = sparse_encode(X, D, algorithm="lasso_cd", alpha=alpha)
@@ -406,7 +407,7 @@ def test_extreme_penalties(alpha, rng):
         np.testing.assert_allclose(C @ D, X, atol=1e-6)
 
 
-def test_read_only_memory_mapped_and_integer_rows(tmp_path, atoms, rng):
+def test_memory_mapped_strided_and_integer_input(tmp_path, atoms, rng):
     X = rng.normal(size=(50, 12))
     expected = sparse_encode(X, atoms, algorithm="lasso_cd", alpha=0.3)
     np.save(tmp_path / "X.npy", X)
@@ -419,7 +420,7 @@ def test_read_only_memory_mapped_and_integer_rows(tmp_path, atoms, rng):
     )
 
 
-def test_functions_equal_estimators(rng):
+def test_functions_match_estimators(rng):
     X = rng.normal(size=(80, 8))
     code, D = dict_learning_online(X, 5, alpha=0.3, max_iter=3, batch_size=20, random_state=0)
     model = MiniBatchDictionaryLearning(5, alpha=0.3, max_iter=3, batch_size=20, random_state=0).fit(X)

@@ -1,4 +1,4 @@
-"""The way of the data: how often they are read, and what crosses between host and device."""
+"""Cost of a fit: passes over the data, threads and memory."""
 
 import os
 import subprocess
@@ -16,18 +16,18 @@ from .problems import mixture, white
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("solver", ["svd", "eigh"])
-def test_a_fit_reads_the_data_twice_to_whiten_and_once_per_iteration(solver, dtype):
+def test_fit_takes_two_passes_to_whiten_and_one_per_iteration(solver, dtype):
     X, _ = mixture(3000, 4, dtype=dtype)
     ica = FastICA(random_state=0, whiten_solver=solver).fit(X)
     assert ica.n_passes_ == 2 + ica.n_iter_  # moments, projection, iterations
 
 
-def test_white_data_are_read_once_per_iteration():
+def test_fit_without_whitening_takes_one_pass_per_iteration():
     ica = FastICA(random_state=0, whiten=False).fit(white(3000, 4))
     assert ica.n_passes_ == ica.n_iter_
 
 
-def test_sources_cost_one_pass_more():
+def test_fit_transform_takes_one_more_pass_than_fit():
     X, _ = mixture(3000, 4)
     fit, both = FastICA(random_state=0), FastICA(random_state=0)
     fit.fit(X)
@@ -35,25 +35,25 @@ def test_sources_cost_one_pass_more():
     assert both.n_passes_ == fit.n_passes_ + 1
 
 
-def test_sources_take_the_place_of_the_whitened_rows(monkeypatch):
-    places = []
+def test_sources_overwrite_whitened_rows(monkeypatch):
+    calls = []
     original = HostRows.map
 
-    def watch(self, function, *params, out=None):
-        places.append((self, out))
+    def recording_map(self, function, *params, out=None):
+        calls.append((self, out))
         return original(self, function, *params, out=out)
 
-    monkeypatch.setattr(HostRows, "map", watch)
+    monkeypatch.setattr(HostRows, "map", recording_map)
     X, _ = mixture(3000, 4)
     sources = FastICA(random_state=0).fit_transform(X)
-    rows, out = places[-1]
+    rows, out = calls[-1]
     assert out is rows.array
     assert out is sources
 
 
 @pytest.mark.parametrize("limit", ["NUMBA_NUM_THREADS=1", "threadpoolctl"])
-def test_thread_count_follows_the_usual_controls(limit):
-    """With one thread allowed, a fit large enough for many starts no thread at all."""
+def test_fit_respects_thread_limits(limit):
+    """Limited to one thread, a fit that would otherwise use several starts none."""
     script = """
 import sys, threading
 import numpy as np
@@ -65,15 +65,15 @@ from threadpoolctl import threadpool_limits
 X = np.random.default_rng(0).laplace(size=(50_000, 32))
 with threadpool_limits(1 if sys.argv[1] == "threadpoolctl" else None, user_api="blas"):
     gpuica.FastICA(random_state=0, tol=1).fit(X)
-workers = [thread for thread in started if not isinstance(thread, threading.Timer)]  # one waits for the compiler
+workers = [thread for thread in started if not isinstance(thread, threading.Timer)]  # a Timer waits for the compiler
 assert not workers, workers
 """
     environment = {"NUMBA_NUM_THREADS": "1"} if limit.startswith("NUMBA") else {}
     subprocess.run([sys.executable, "-c", script, limit], check=True, env={**os.environ, **environment})
 
 
-def test_blas_threads_are_given_back_after_a_fit_and_after_an_error():
-    """In a process of its own: elsewhere an earlier test may have changed the count."""
+def test_blas_thread_count_is_restored_after_fit_and_after_error():
+    """Runs in a separate process because earlier tests may have changed the number of threads."""
     script = """
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -101,7 +101,7 @@ with threadpool_limits(3, user_api="blas"):
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_an_interrupt_leaves_the_estimator_as_it_was():
+def test_interrupted_fit_leaves_estimator_unchanged():
     X, _ = mixture(500, 3)
     with pytest.warns(ConvergenceWarning):
         ica = FastICA(random_state=0, max_iter=1).fit(X)
@@ -117,7 +117,7 @@ def _interrupt(x):
 
 
 def test_peak_memory_is_one_whitened_copy():
-    """In a process of its own, after a warm-up: beyond the input, one copy and little else."""
+    """Runs in a separate process after a warm-up fit: peak memory beyond the input is one copy plus at most 40 MB."""
     script = """
 import tracemalloc
 import numpy as np

@@ -1,5 +1,7 @@
-"""Kernels at the sizes where they take another way: on the device where there is one, by `make test-gpu`, with fresh
-inputs; the same on the host, whose kernels must hold to the same."""
+"""Kernels at sizes that need special handling on a GPU.
+
+`make test-gpu` runs these tests on a GPU with random seeds; the kernels of the host must satisfy the same assertions.
+"""
 
 import threading
 
@@ -23,7 +25,7 @@ DTYPES = [np.float32, np.float64]
 
 @pytest.fixture(params=["host", pytest.param("device", marks=pytest.mark.gpu)])
 def put(request):
-    """Brings an array to where the kernels are tested."""
+    """Function that copies an array to the host or device under test."""
     if request.param == "host":
         return np.asarray
     cp = pytest.importorskip("cupy")
@@ -33,14 +35,14 @@ def put(request):
 
 @pytest.fixture
 def rng(request):
-    """Fresh on a device; a failure shows the seed."""
+    """Generator with a random seed on a GPU, printed so that a failure can be reproduced, and with seed 0 otherwise."""
     seed = np.random.SeedSequence().entropy if request.node.get_closest_marker("gpu") else 0
     print(f"seed {seed}")
     return np.random.default_rng(seed)
 
 
 def encode(put, X, D, coder, gram=True):
-    """Codes on the host, and how many rows were not finished."""
+    """Codes, copied to the host, and the number of unfinished rows."""
     X, D = put(X), put(D)
     C, unfinished = kernels.encode(X, D, D @ D.T if gram else None, coder)
     assert array_device(C) == array_device(X)
@@ -68,18 +70,18 @@ def test_lasso_is_optimal(name, dtype, positive, gram):
 
 @pytest.mark.parametrize("gram", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("least", "d", "K", "alpha"), [(32, 80, 160, 0.05), (128, 200, 300, 0.01)])
-def test_lasso_of_supports_that_outgrow_shared_memory(put, least, d, K, alpha, dtype, gram, rng):
+@pytest.mark.parametrize(("min_support", "d", "K", "alpha"), [(32, 80, 160, 0.05), (128, 200, 300, 0.01)])
+def test_lasso_supports_larger_than_shared_memory(put, min_support, d, K, alpha, dtype, gram, rng):
     X, D = rng.normal(size=(12, d)).astype(dtype), unit(rng.normal(size=(K, d))).astype(dtype)
     C, unfinished = encode(put, X, D, Lasso(alpha), gram)
-    assert np.count_nonzero(C, axis=1).max() > least
+    assert np.count_nonzero(C, axis=1).max() > min_support
     assert unfinished == 0
     check_lasso(X, D, C, alpha, False)
 
 
 @pytest.mark.parametrize("gram", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_lasso_without_a_penalty_is_least_squares(put, dtype, gram, rng):
+def test_lasso_without_penalty_is_least_squares(put, dtype, gram, rng):
     X, D = rng.normal(size=(50, 40)).astype(dtype), unit(rng.normal(size=(20, 40))).astype(dtype)
     C, unfinished = encode(put, X, D, Lasso(0.0), gram)
     assert unfinished == 0
@@ -89,55 +91,59 @@ def test_lasso_without_a_penalty_is_least_squares(put, dtype, gram, rng):
 
 @pytest.mark.parametrize("make", [bumps, pairs])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_lasso_of_atoms_that_nearly_depend_on_each_other(put, make, dtype, rng):
-    """Rows whose support misses its equations again and again are given up at last; no code is worse than zeros or much
-    worse than that of float64, and the same bits come again, whichever warp is late."""
+def test_lasso_of_nearly_dependent_atoms(put, make, dtype, rng):
+    """Rows whose support equations repeatedly fail are abandoned and counted.
+
+    No code is worse than zeros, uncounted codes are close to those of float64, and results are deterministic whatever
+    the order in which warps run.
+    """
     (X, D), alpha = problem(make, 400, dtype, rng), 1e-3
-    answers = [encode(put, X, D, Lasso(alpha)) for _ in range(3)]
-    for C, unfinished in answers:
-        np.testing.assert_array_equal(C, answers[0][0])
-        assert unfinished == answers[0][1]
-    X, D, C = (part.astype(float) for part in (X, D, answers[0][0]))
+    results = [encode(put, X, D, Lasso(alpha)) for _ in range(3)]
+    for C, unfinished in results:
+        np.testing.assert_array_equal(C, results[0][0])
+        assert unfinished == results[0][1]
+    X, D, C = (part.astype(float) for part in (X, D, results[0][0]))
     exact = sparse_encode(X, D, algorithm="lasso_cd", alpha=alpha, max_iter=100_000, device="cpu")
 
-    def worth(C):
+    def objective(C):
         return ((X - C @ D) ** 2).sum(axis=1) / 2 + alpha * abs(C).sum(axis=1)
 
     zeros = (X**2).sum(axis=1) / 2
-    assert (worth(C) <= zeros * (1 + 1e-6)).all()
-    close = worth(C) - worth(exact) <= (1e-5 if dtype == np.float32 else 1e-9) * zeros
-    assert (~close).sum() <= answers[0][1]  # those that are not are counted
+    assert (objective(C) <= zeros * (1 + 1e-6)).all()
+    is_close = objective(C) - objective(exact) <= (1e-5 if dtype == np.float32 else 1e-9) * zeros
+    assert (~is_close).sum() <= results[0][1]  # all others are counted
 
 
 @pytest.mark.parametrize("gram", [True, False])
-def test_lasso_of_rows_that_miss_their_equations_until_they_are_given_up(put, gram, rng, monkeypatch):
-    """A tolerance below rounding makes every row miss them, and atoms that there are twice are rejected in each round:
-    the same bits come again, rows that were given up before all atoms had entered are counted, and none is worse than
-    zeros."""
+def test_lasso_counts_abandoned_rows(put, gram, rng, monkeypatch):
+    """With a tolerance below rounding errors no support satisfies its equations, and duplicate atoms are rejected.
+
+    Results are deterministic, rows abandoned before all atoms have entered are counted, and no code is worse than 0.
+    """
     monkeypatch.setitem(OPTIMALITY_TOL, 4, 1e-10)
     D = unit(rng.normal(size=(100, 64)))
     D = np.concatenate([D, D + 1e-7 * rng.normal(size=D.shape)]).astype(np.float32)
     X, alpha = rng.normal(size=(300, 64)).astype(np.float32), 0.2
-    answers = [encode(put, X, D, Lasso(alpha, max_iter=60), gram) for _ in range(3)]
-    for C, unfinished in answers:
-        np.testing.assert_array_equal(C, answers[0][0])
-        assert unfinished == answers[0][1]
+    results = [encode(put, X, D, Lasso(alpha, max_iter=60), gram) for _ in range(3)]
+    for C, unfinished in results:
+        np.testing.assert_array_equal(C, results[0][0])
+        assert unfinished == results[0][1]
     monkeypatch.undo()
     exact, _ = encode(np.asarray, X.astype(float), D.astype(float), Lasso(alpha))
-    X, D, C = (part.astype(float) for part in (X, D, answers[0][0]))
+    X, D, C = (part.astype(float) for part in (X, D, results[0][0]))
 
-    def worth(C):
+    def objective(C):
         return ((X - C @ D) ** 2).sum(axis=1) / 2 + alpha * abs(C).sum(axis=1)
 
-    given_up = worth(C) > 1.05 * worth(exact)
-    assert given_up.sum() <= answers[0][1]
-    assert (worth(C) <= (1 + 1e-6) * (X**2).sum(axis=1) / 2).all()
+    has_large_objective = objective(C) > 1.05 * objective(exact)
+    assert has_large_objective.sum() <= results[0][1]
+    assert (objective(C) <= (1 + 1e-6) * (X**2).sum(axis=1) / 2).all()
 
 
 # ---- pursuits --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("coder", [OMP(80), ORMP(80), OMP(80, positive=True)], ids=["omp", "ormp", "nnomp"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_pursuits_of_many_atoms(put, coder, dtype, rng):
+def test_pursuits_with_many_atoms_per_row(put, coder, dtype, rng):
     X, D = problem(lambda rng: gaussian(rng, d=200, K=300), 20, dtype, rng)
     C, unfinished = encode(put, X, D, coder)
     assert np.count_nonzero(C, axis=1).max() > 64
@@ -147,31 +153,31 @@ def test_pursuits_of_many_atoms(put, coder, dtype, rng):
 
 
 @pytest.mark.parametrize(
-    "kind",
+    "make_coder",
     [OMP, ORMP, lambda n, target: OMP(n, target, positive=True), MatchingPursuit],
     ids=["omp", "ormp", "nnomp", "matching_pursuit"],
 )
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_pursuits_to_a_residual_of_wide_rows(put, kind, dtype, rng):
+def test_pursuits_of_wide_rows_to_target_residual(put, make_coder, dtype, rng):
     D = unit(rng.normal(size=(200, 640))).astype(dtype)
     C = rng.uniform(0.5, 1.5, size=(30, 200)) * (rng.uniform(size=(30, 200)) < 0.05)
     X = (C @ D + 0.02 * rng.normal(size=(30, 640))).astype(dtype)
     target = 1.5 * 0.02**2 * 640
-    coder = kind(200, target)
+    coder = make_coder(200, target)
     C, unfinished = encode(put, X, D, coder)
     check(X, D, C, coder, unfinished)
     assert unfinished == 0
     host, _ = encode(np.asarray, X.astype(float), D.astype(float), coder)
     same = (np.count_nonzero(C, axis=1) == np.count_nonzero(host, axis=1)).mean()
-    assert same == 1 if dtype == np.float64 else same > 0.9  # a residual may meet the target within rounding
+    assert same == 1 if dtype == np.float64 else same > 0.9  # a residual may equal the target up to rounding
 
 
 # ---- all coders ------------------------------------------------------------------------------------------------------
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NaN, by NumPy
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # raised by NumPy for NaN
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", [name for name in CODERS if name != "lasso_lars"])
-def test_zero_rows_and_rows_that_are_not_finite(put, name, dtype, rng):
-    """They hold up nobody: no kernel waits for ever, and other rows have the codes that they have alone."""
+def test_zero_and_non_finite_rows_do_not_affect_other_rows(put, name, dtype, rng):
+    """No kernel deadlocks, and the codes of other rows equal those of a batch without zero and non-finite rows."""
     D = unit(rng.normal(size=(70, 48))).astype(dtype)
     X = rng.normal(size=(64, 48)).astype(dtype)
     bad = np.isin(np.arange(64), (0, 17, 31, 40, 63))
@@ -188,14 +194,14 @@ def test_zero_rows_and_rows_that_are_not_finite(put, name, dtype, rng):
 
 
 @pytest.mark.parametrize("name", ["lasso_cd", "omp", "nnomp", "matching_pursuit"])
-def test_rows_in_columns_first_order_and_in_two_threads(put, name, rng):
+def test_codes_independent_of_memory_order_and_threads(put, name, rng):
     D, X = unit(rng.normal(size=(60, 24))), rng.normal(size=(500, 24))
     settings = {"algorithm": name, **({"alpha": 0.2} if name == "lasso_cd" else {"n_nonzero_coefs": 4})}
     rows = put(X)
     expected, codes = to_host(sparse_encode(rows, D, **settings)), {}
-    columns_first = array_device(rows).xp.asfortranarray(rows)
-    assert columns_first.flags.f_contiguous
-    np.testing.assert_allclose(to_host(sparse_encode(columns_first, D, **settings)), expected, atol=1e-9)
+    fortran_ordered = array_device(rows).xp.asfortranarray(rows)
+    assert fortran_ordered.flags.f_contiguous
+    np.testing.assert_allclose(to_host(sparse_encode(fortran_ordered, D, **settings)), expected, atol=1e-9)
 
     def work(i):
         codes[i] = [to_host(sparse_encode(rows[i::2], D, **settings)) for _ in range(3)]
@@ -210,10 +216,10 @@ def test_rows_in_columns_first_order_and_in_two_threads(put, name, rng):
             np.testing.assert_allclose(found, expected[i::2], atol=1e-9)
 
 
-# ---- what dictionary learning sums, and its atoms --------------------------------------------------------------------
+# ---- code moments and dictionary atoms -------------------------------------------------------------------------------
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("K", [4096, 5000])
-def test_moments_of_many_atoms_of_which_one_is_in_every_row(put, K, dtype, rng):
+def test_code_moments_with_one_atom_used_by_every_row(put, K, dtype, rng):
     n, d = 300, 20
     X, D, C = rng.normal(size=(n, d)).astype(dtype), rng.normal(size=(K, d)).astype(dtype), np.zeros((n, K), dtype)
     for row in C:
@@ -226,38 +232,38 @@ def test_moments_of_many_atoms_of_which_one_is_in_every_row(put, K, dtype, rng):
     np.testing.assert_array_equal(to_host(compressed[2]), C[C != 0])
     squares = kernels.add_code_moments(put(X), put(D), *compressed, A, B)
     X, D, C = (part.astype(float) for part in (X, D, C))
-    single = dtype == np.float32 and isinstance(A, np.ndarray)  # products of two codes are rounded on the host
+    rounded = dtype == np.float32 and isinstance(A, np.ndarray)  # products of two codes, on the host
     sparse = csr_array(C)
-    np.testing.assert_allclose(to_host(A), (sparse.T @ sparse).toarray(), rtol=1e-12, atol=1e-5 if single else 1e-12)
-    np.testing.assert_allclose(to_host(B), sparse.T @ X, rtol=1e-12, atol=1e-5 if single else 1e-12)
-    np.testing.assert_allclose(to_host(squares), ((X - C @ D) ** 2).sum(axis=1), rtol=1e-6 if single else 1e-12)
+    np.testing.assert_allclose(to_host(A), (sparse.T @ sparse).toarray(), rtol=1e-12, atol=1e-5 if rounded else 1e-12)
+    np.testing.assert_allclose(to_host(B), sparse.T @ X, rtol=1e-12, atol=1e-5 if rounded else 1e-12)
+    np.testing.assert_allclose(to_host(squares), ((X - C @ D) ** 2).sum(axis=1), rtol=1e-6 if rounded else 1e-12)
 
 
 @pytest.mark.parametrize("norm", ["ball", "unit"])
 @pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_atoms_of_several_blocks(put, dtype, positive, norm, rng):
+def test_block_descent_with_several_blocks_matches_reference(put, dtype, positive, norm, rng):
     K, d, n = 300, 50, 2000
     C = rng.laplace(size=(n, K)) * (rng.uniform(size=(n, K)) < 0.05)
-    C[:, [3, 130]] = 0  # not used
+    C[:, [3, 130]] = 0  # unused atoms
     D = unit(np.abs(rng.normal(size=(K, d))) if positive else rng.normal(size=(K, d)))
     A, B = C.T @ C, C.T @ (C @ rng.normal(size=(K, d)) / 4)
     arrays = [part.astype(dtype) for part in (D, A, B)]
-    there = [put(part) for part in arrays]
-    found, unused = block_descent(*there, positive=positive, norm=norm, xp=array_device(there[0]).xp)
+    on_device = [put(part) for part in arrays]
+    found, unused = block_descent(*on_device, positive=positive, norm=norm, xp=array_device(on_device[0]).xp)
     expected = naive.block_descent(*arrays, positive=positive, norm=norm)
     np.testing.assert_allclose(to_host(found), expected, atol=2e-4 if dtype == np.float32 else 1e-10)
     np.testing.assert_array_equal(np.flatnonzero(to_host(unused)), [3, 130])
 
 
 @pytest.mark.parametrize("family", sanitize.FAMILIES)
-def test_launches_for_the_sanitizer(put, family, rng):
+def test_sanitizer_launches_succeed(put, family, rng):
     sanitize.FAMILIES[family](array_device(put(np.zeros(1))).xp, rng)
 
 
 # ---- the sweep -------------------------------------------------------------------------------------------------------
 @pytest.mark.gpu
-def test_a_sweep_over_more_numbers_than_int32_counts():
+def test_sweep_over_more_than_2_31_entries():
     cp = pytest.importorskip("cupy")
     k, n = 512, (1 << 31) // 512 + 1000
     if cp.cuda.runtime.memGetInfo()[0] < 4 * n * k + (2 << 30):

@@ -1,4 +1,4 @@
-"""`benchmarks.gpu` and the plugin of the GPU tests keep their results if a process is stopped or crashes."""
+"""`benchmarks.gpu` and the plugin of the GPU tests save results even if a process is killed or crashes."""
 
 import json
 import os
@@ -20,15 +20,15 @@ from .conftest import leftover
 ROOT = Path(__file__).parents[1]
 
 
-def test_a_command_is_killed_with_all_processes_that_it_started(tmp_path):
+def test_timeout_kills_command_and_its_child_processes(tmp_path):
     script = (
         "import subprocess, sys, time; print('begun', flush=True);"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], stdout=sys.stdout);"
         "print(child.pid, flush=True); time.sleep(60)"
     )
-    began = time.monotonic()
+    start = time.monotonic()
     first, pid, status = lines_of_output([sys.executable, "-c", script], seconds=3)
-    assert time.monotonic() - began < 30  # the grandchild holds the pipe open
+    assert time.monotonic() - start < 30  # even though the grandchild keeps the pipe open
     assert (first, status) == ("begun\n", -9)
     for _ in range(100):
         try:
@@ -36,17 +36,17 @@ def test_a_command_is_killed_with_all_processes_that_it_started(tmp_path):
         except ProcessLookupError:
             return
         if "Z" in Path(f"/proc/{int(pid)}/stat").read_text().rpartition(")")[2].split()[0]:
-            return  # a zombie: it has ended, and its parent has not waited for it
+            return  # a zombie: it has ended but has not been reaped
         time.sleep(0.05)
     pytest.fail("the grandchild is still running")
 
 
-def test_output_is_yielded_line_by_line():
+def test_lines_of_output_yields_lines_and_exit_status():
     lines = lines_of_output([sys.executable, "-c", "import sys; print(1); print(2, file=sys.stderr); sys.exit(3)"], 60)
     assert sorted(map(str, lines)) == ["1\n", "2\n", "3"]
 
 
-def test_a_result_is_written_at_once(tmp_path, capsys):
+def test_result_is_written_immediately(tmp_path, capsys):
     path = tmp_path / "results" / "gpu.jsonl"
     results = Results(path, {"commit": "abc"})
     results.add({"figure": "copy", "value": 2.0, "unit": "GB/s", "ceiling": "copy", "rate": 2e9})
@@ -57,7 +57,7 @@ def test_a_result_is_written_at_once(tmp_path, capsys):
 
 @pytest.mark.skipif(not why_no_gpu(), reason="this machine has a GPU")
 @pytest.mark.parametrize("options", [[], ["--tests"]])
-def test_without_a_gpu_it_prints_one_sentence(options, tmp_path):
+def test_missing_gpu_is_reported_in_one_line(options, tmp_path):
     command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(tmp_path), *options]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 1
@@ -68,7 +68,7 @@ def test_without_a_gpu_it_prints_one_sentence(options, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [[], ["-n", "1"]])
-def test_failures_are_written_before_a_process_crashes(tmp_path, workers):
+def test_failures_are_written_before_crash(tmp_path, workers):
     tests = "import os\ndef test_wrong():\n    assert 1 + 1 == 3\ndef test_fatal():\n    os._exit(1)\n"
     (tmp_path / "test_two.py").write_text(tests)
     failures = tmp_path / "failures.txt"
@@ -78,10 +78,10 @@ def test_failures_are_written_before_a_process_crashes(tmp_path, workers):
     text = failures.read_text()
     assert "test_two.py::test_wrong (call)" in text
     assert "assert (1 + 1) == 3" in text
-    assert ("test_fatal" in text) == bool(workers)  # without workers no process is left to write it
+    assert ("test_fatal" in text) == bool(workers)  # without workers, the crash ends the process that writes
 
 
-def test_the_timer_of_pytest_timeout_is_not_reported_as_left_over():
+def test_leftover_ignores_pytest_timeout_timer():
     before, waiting = set(threading.enumerate()), [threading.Timer(60, print), threading.Timer(60, print)]
     waiting[0].name = "pytest_timeout tests/test_one.py::test_one"
     for timer in waiting:
@@ -94,7 +94,7 @@ def test_the_timer_of_pytest_timeout_is_not_reported_as_left_over():
             timer.join()
 
 
-def test_only_the_selected_figures_are_measured_on_the_fake_device():
+def test_only_selected_figures_are_measured():
     command = [sys.executable, "-m", "benchmarks.gpu", "--smoke", "--only", "atoms", "decor"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     figures = run.stdout.partition("written to None\n")[2].splitlines()
@@ -108,8 +108,8 @@ def lines(*names):
 ARGS = SimpleNamespace(scale=1.0, fake=False)
 
 
-@pytest.mark.parametrize("ending", [0, -9])  # after an exception, or killed
-def test_lines_that_a_process_does_not_reach_are_measured_in_another(monkeypatch, ending):
+@pytest.mark.parametrize("ending", [0, -9])  # exit status after an exception and after being killed
+def test_lines_after_failure_are_measured_in_new_process(monkeypatch, ending):
     requested = []
 
     def outputs(command, seconds):
@@ -130,14 +130,14 @@ def test_lines_that_a_process_does_not_reach_are_measured_in_another(monkeypatch
     assert [result["figure"] for result in results.all] == ["a", *(["bad"] if ending else []), "b", "c"]
 
 
-def test_lines_without_time_are_skipped(monkeypatch):
+def test_lines_are_skipped_after_time_limit(monkeypatch):
     monkeypatch.setattr(runner, "lines_of_output", lambda command, seconds: pytest.fail("no time is left"))
     results = Results(None, {})
     runner.measure(results, lines("a", "b"), ARGS, time.monotonic() + runner.STARTING)
     assert ["skipped" in result["note"] for result in results.all] == [True, True]
 
 
-def test_a_failed_line_is_the_last_of_its_process(capfd):
+def test_process_stops_after_failed_line(capfd):
     def fails(bench, left):
         yield {"figure": "before", "ceiling": "copy", "rate": 2.0}
         raise RuntimeError("illegal address")

@@ -1,4 +1,4 @@
-"""Ctrl-C: where it is raised, and what it leaves of an estimator."""
+"""Ctrl-C: where KeyboardInterrupt is raised, and the state of an estimator afterwards."""
 
 import logging
 import os
@@ -27,8 +27,8 @@ from .problems import mixture, white
 
 
 @pytest.fixture(autouse=True)
-def pythons_handler():
-    """Python's own handler, which a shell may have had replaced by none."""
+def default_handler():
+    """Install Python's default handler, which is absent where a shell started the process with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -40,8 +40,8 @@ def press():
     signal.raise_signal(signal.SIGINT)
 
 
-# ---- where it is raised ----------------------------------------------------------------------------------------------
-def test_it_is_raised_by_check_and_at_the_end_of_the_block():
+# ---- where KeyboardInterrupt is raised -------------------------------------------------------------------------------
+def test_interrupt_is_raised_by_check_and_at_the_end_of_the_block():
     done = []
     with pytest.raises(KeyboardInterrupt), interrupts.defer_interrupts():  # noqa: PT012
         with interrupts.defer_interrupts():
@@ -54,17 +54,17 @@ def test_it_is_raised_by_check_and_at_the_end_of_the_block():
         press()
         done.append("end")
     assert done == ["inner", "outer", "end"]
-    interrupts.raise_if_interrupted()  # nothing is left of it
+    interrupts.raise_if_interrupted()  # it is raised only once
 
 
-def test_another_error_does_not_take_its_place():
+def test_other_error_does_not_replace_the_interrupt():
     with pytest.raises(KeyboardInterrupt) as raised, interrupts.defer_interrupts():  # noqa: PT012
         press()
         raise ValueError("something else")
     assert isinstance(raised.value.__context__, ValueError)
 
 
-def test_a_second_one_is_raised_at_once():
+def test_second_interrupt_is_raised_immediately():
     done = []
     with pytest.raises(KeyboardInterrupt), interrupts.defer_interrupts():  # noqa: PT012
         press()
@@ -74,7 +74,7 @@ def test_a_second_one_is_raised_at_once():
     assert done == ["first"]
 
 
-def test_the_handler_of_an_application_stays():
+def test_handler_of_an_application_is_kept():
     calls = []
     signal.signal(signal.SIGINT, lambda *_: calls.append("its own"))
     with interrupts.defer_interrupts():
@@ -84,13 +84,13 @@ def test_the_handler_of_an_application_stays():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def test_code_of_the_user_is_interrupted_at_once():
+def test_user_code_is_interrupted_immediately():
     done = []
     with pytest.raises(KeyboardInterrupt), interrupts.defer_interrupts():  # noqa: PT012
         with interrupts.interruptible():
             with pytest.raises(KeyboardInterrupt):
                 press()
-            with pytest.raises(KeyboardInterrupt), interrupts.defer_interrupts():  # noqa: PT012  # it fits something itself
+            with pytest.raises(KeyboardInterrupt), interrupts.defer_interrupts():  # noqa: PT012  # a nested fit
                 press()
                 done.append("deferred again")
             done.append("after it")
@@ -101,10 +101,10 @@ def test_code_of_the_user_is_interrupted_at_once():
     assert done == ["deferred again", "after it"]
 
 
-@pytest.mark.parametrize("around", [interrupts.defer_interrupts, interrupts.block_interrupts])
-def test_what_must_not_be_cut_is_not(around):
+@pytest.mark.parametrize("context", [interrupts.defer_interrupts, interrupts.block_interrupts])
+def test_blocked_interrupt_is_raised_after_the_block(context):
     done = []
-    with pytest.raises(KeyboardInterrupt), around(), interrupts.block_interrupts():  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), context(), interrupts.block_interrupts():  # noqa: PT012
         press()
         press()
         done.append("whole")
@@ -117,16 +117,16 @@ def test_what_must_not_be_cut_is_not(around):
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def test_other_threads_are_left_alone():
+def test_other_threads_are_not_interrupted():
     found = []
 
     def other():
         with interrupts.defer_interrupts():
-            watched = interrupts.interrupt_flag()
+            is_interrupted = interrupts.interrupt_flag()
             press_main.set()
             pressed.wait(20)
             interrupts.raise_if_interrupted()
-            found.append(watched())
+            found.append(is_interrupted())
 
     press_main, pressed = threading.Event(), threading.Event()
     thread = threading.Thread(target=other)
@@ -140,7 +140,7 @@ def test_other_threads_are_left_alone():
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_begins_outside():
+def test_forked_child_does_not_defer_interrupts():
     with interrupts.defer_interrupts():
         child = os.fork()
         if not child:
@@ -170,9 +170,9 @@ def test_threads_finish_their_chunks(n_threads, monkeypatch):
     assert 20 < len(done) < 1000
 
 
-def test_a_second_one_does_not_wait_for_a_chunk_that_hangs(monkeypatch):
+def test_second_interrupt_does_not_wait_for_a_blocked_chunk(monkeypatch):
     monkeypatch.setattr(threaded, "host_threads", lambda: 2)
-    begun, go_on, main = [], threading.Event(), threading.current_thread()
+    begun, release, main = [], threading.Event(), threading.current_thread()
 
     def work(i):
         begun.append(i)
@@ -183,33 +183,33 @@ def test_a_second_one_does_not_wait_for_a_chunk_that_hangs(monkeypatch):
         for _ in range(2):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.1)
-        go_on.wait(20)
+        release.wait(20)
 
     with pytest.raises(KeyboardInterrupt), interrupts.defer_interrupts():
         run_in_threads(10_000, work)
-    go_on.set()
+    release.set()
     time.sleep(0.1)
     n_begun = len(begun)
     time.sleep(0.1)
-    assert len(begun) == n_begun < 10_000  # it is not worked on behind the caller's back
+    assert len(begun) == n_begun < 10_000  # no thread continues in the background
 
 
-# ---- what it leaves --------------------------------------------------------------------------------------------------
+# ---- the state of an estimator afterwards ----------------------------------------------------------------------------
 @pytest.fixture
 def interrupt_at(monkeypatch):
-    """A function (n, question): the n-th time that an oracle is asked this, from now on, is an interrupt."""
+    """Return a function (n, method), after which the n-th call of this method raises KeyboardInterrupt."""
 
-    def at(n, question, of=ContrastOracle):
-        original, asked = getattr(of, question), []
+    def at(n, method, of=ContrastOracle):
+        original, calls = getattr(of, method), []
 
-        def answer(self, *arguments, **keywords):
-            asked.append(question)
-            if len(asked) == n:
+        def counted(self, *arguments, **keywords):
+            calls.append(method)
+            if len(calls) == n:
                 raise KeyboardInterrupt
             return original(self, *arguments, **keywords)
 
-        monkeypatch.setattr(of, question, answer)
-        return asked
+        monkeypatch.setattr(of, method, counted)
+        return calls
 
     yield at
     monkeypatch.undo()
@@ -230,16 +230,16 @@ def infomax_loss(W, Z):
 
 def test_picard_keeps_the_last_accepted_iterate(interrupt_at, monkeypatch):
     X = np.random.default_rng(0).laplace(size=(500, 4))
-    whole = {"ortho": False, "extended": False, "tol": 1e-6, "whiten": "arbitrary-variance", "growth": None}
-    whole |= {"w_init": np.random.default_rng(0).normal(size=(4, 4))}
-    asked = interrupt_at(0, "likelihood")
-    reference = Picard(**whole).fit(X)
-    n_asked, losses = len(asked), []
-    assert n_asked > reference.n_iter_ + 1  # the line search has rejected something
-    for n in range(1, n_asked + 1):
+    arguments = {"ortho": False, "extended": False, "tol": 1e-6, "whiten": "arbitrary-variance", "growth": None}
+    arguments |= {"w_init": np.random.default_rng(0).normal(size=(4, 4))}
+    calls = interrupt_at(0, "likelihood")
+    reference = Picard(**arguments).fit(X)
+    n_calls, losses = len(calls), []
+    assert n_calls > reference.n_iter_ + 1  # the line search has rejected a step
+    for n in range(1, n_calls + 1):
         monkeypatch.undo()
         interrupt_at(n, "likelihood")
-        stopped = interrupted(Picard(**whole), X)
+        stopped = interrupted(Picard(**arguments), X)
         if n < 3:  # the start, and the first step
             with pytest.raises(NotFittedError):
                 stopped.transform(X)
@@ -274,18 +274,18 @@ def test_fastica_keeps_the_last_iterate(interrupt_at, monkeypatch):
 def test_deflation_keeps_the_finished_components(whiten, interrupt_at, monkeypatch):
     X = mixture(2000, 4)[0] if whiten else white(2000, 4)
     arguments = {"random_state": 0, "algorithm": "deflation", "whiten": whiten}
-    asked = interrupt_at(0, "fixed_point")
+    calls = interrupt_at(0, "fixed_point")
     whole = FastICA(**arguments).fit(X)
     found = set()
-    for n in range(1, len(asked) + 1):
+    for n in range(1, len(calls) + 1):
         monkeypatch.undo()
         interrupt_at(n, "fixed_point")
         stopped = FastICA(**arguments)
-        with warnings.catch_warnings(record=True) as said, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        with warnings.catch_warnings(record=True) as recorded, pytest.raises(KeyboardInterrupt):  # noqa: PT012
             warnings.simplefilter("always")
             stopped.fit(X)
         if not hasattr(stopped, "components_"):
-            assert not said
+            assert not recorded
             continue
         m = len(stopped.components_)
         found.add(m)
@@ -295,9 +295,9 @@ def test_deflation_keeps_the_finished_components(whiten, interrupt_at, monkeypat
         assert len(stopped.get_feature_names_out()) == m
         back = stopped.inverse_transform(S)
         assert back.shape == X.shape
-        np.testing.assert_allclose(stopped.transform(back), S, atol=1e-8)  # sources of their own mixture
+        np.testing.assert_allclose(stopped.transform(back), S, atol=1e-8)  # the sources of the reconstructed data
         if m < 4:
-            assert f"only the first {m} of 4 components are kept" in str(said[0].message)
+            assert f"only the first {m} of 4 components are kept" in str(recorded[0].message)
     assert found == {1, 2, 3, 4}
 
 
@@ -313,15 +313,15 @@ def test_deflation_keeps_the_finished_components(whiten, interrupt_at, monkeypat
         lambda: Picard(random_state=0, growth=1.5, tol=1e-12, max_iter=30),
     ],
 )
-def test_whatever_pass_is_interrupted_the_estimator_works_or_is_not_fitted(kind, interrupt_at, monkeypatch):
+def test_estimator_interrupted_in_any_pass_is_usable_or_not_fitted(kind, interrupt_at, monkeypatch):
     X = mixture(16_000, 3)[0]
-    asked = interrupt_at(0, "sum", HostRows)
+    calls = interrupt_at(0, "sum", HostRows)
     whole = kind()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         whole.fit(X)
-    worked = 0
-    for n in np.unique(np.linspace(1, len(asked), 12).astype(int)):
+    n_usable = 0
+    for n in np.unique(np.linspace(1, len(calls), 12).astype(int)):
         monkeypatch.undo()
         interrupt_at(n, "sum", HostRows)
         stopped = interrupted(kind(), X)
@@ -329,15 +329,15 @@ def test_whatever_pass_is_interrupted_the_estimator_works_or_is_not_fitted(kind,
             with pytest.raises(NotFittedError):
                 stopped.transform(X)
             continue
-        worked += 1
+        n_usable += 1
         np.testing.assert_allclose(np.cov(stopped.transform(X).T), np.eye(3), atol=1e-2)
         assert vars(stopped).keys() == vars(whole).keys()
-    assert worked > 2
-    if whole.sort:  # its pass is the last one
+    assert n_usable > 2
+    if whole.sort:  # sorting is the last pass
         np.testing.assert_allclose(sorted(stopped.components_.tolist()), sorted(whole.components_.tolist()))
 
 
-def test_annealing_notes_every_step():
+def test_stochastic_picard_records_every_step():
     oracle = ContrastOracle(HostRows(white(4000, 3)), Picard()._contrast())
     start = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
     Ws, _, _ = stochastic_picard(oracle, [start, np.eye(3)], rng=np.random.RandomState(0), max_epochs=3)
@@ -356,7 +356,7 @@ def test_annealing_notes_every_step():
         lambda: MiniBatchDictionaryLearning(3, random_state=0, max_iter=2, fit_algorithm="threshold", alpha=0.1),
     ],
 )
-def test_a_fit_that_fails_at_once_leaves_the_fit_before(kind, error, monkeypatch):
+def test_fit_failing_in_the_first_pass_keeps_the_previous_fit(kind, error, monkeypatch):
     X = mixture(2000, 4)[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -382,14 +382,14 @@ def test_a_fit_that_fails_at_once_leaves_the_fit_before(kind, error, monkeypatch
 
 
 @pytest.mark.parametrize("kind", [FastICA, Picard, DictionaryLearning, MiniBatchDictionaryLearning])
-def test_fitted_means_to_have_components(kind):
+def test_estimator_without_components_is_not_fitted(kind):
     estimator = kind()
     estimator.n_features_in_ = 3
     with pytest.raises(NotFittedError):
         estimator.transform(np.zeros((5, 3)))
 
 
-def test_a_warning_that_is_an_error_does_not_take_the_place_of_the_interrupt(interrupt_at):
+def test_warning_raised_as_error_does_not_replace_the_interrupt(interrupt_at):
     interrupt_at(3, "fixed_point")
     ica = FastICA(random_state=0)
     with warnings.catch_warnings(), pytest.raises(KeyboardInterrupt):  # noqa: PT012
@@ -398,7 +398,7 @@ def test_a_warning_that_is_an_error_does_not_take_the_place_of_the_interrupt(int
     assert ica.n_iter_ == 2
 
 
-def test_fit_runs_keeps_nothing_of_its_rows():
+def test_fit_runs_does_not_change_fitted_attributes():
     X = mixture(500, 4)[0]
     ica = FastICA(random_state=0).fit(X)
     before = dict(vars(ica))
@@ -406,7 +406,7 @@ def test_fit_runs_keeps_nothing_of_its_rows():
     assert vars(ica) == before
 
 
-def test_dictionary_learning_keeps_the_last_whole_iteration(interrupt_at, monkeypatch):
+def test_dictionary_learning_keeps_the_last_completed_iteration(interrupt_at, monkeypatch):
     X = mixture(2000, 4)[0]
     arguments = {"random_state": 0, "tol": 0, "fit_algorithm": "threshold", "alpha": 0.1}
     for n in (1, 3):
@@ -433,7 +433,7 @@ def test_dictionary_learning_keeps_the_last_whole_iteration(interrupt_at, monkey
         (Picard(random_state=0), "sum", "n_samples_seen_", 900),
     ],
 )
-def test_an_interrupted_partial_fit_was_not_there(estimator, pass_, counted, count, interrupt_at, monkeypatch):
+def test_interrupted_partial_fit_has_no_effect(estimator, pass_, counted, count, interrupt_at, monkeypatch):
     stopped, whole = clone(estimator), clone(estimator)
     for part in np.split(mixture(900, 4)[0], 3):
         interrupt_at(1, pass_, HostRows)
@@ -446,14 +446,14 @@ def test_an_interrupted_partial_fit_was_not_there(estimator, pass_, counted, cou
     assert getattr(stopped, counted) == getattr(whole, counted) == count
 
 
-def test_a_callback_may_handle_it_itself():
+def test_callback_can_handle_the_interrupt():
     calls = []
 
-    def callback(about):
+    def callback(state):
         try:
             press()
         except KeyboardInterrupt:
-            calls.append(about["ii"])
+            calls.append(state["ii"])
 
     learner = DictionaryLearning(
         3, random_state=0, max_iter=6, tol=0, fit_algorithm="threshold", alpha=0.1, callback=callback
@@ -465,7 +465,7 @@ def test_a_callback_may_handle_it_itself():
 
 
 # ---- Numba -----------------------------------------------------------------------------------------------------------
-def test_the_import_of_numba_is_not_cut():
+def test_import_of_numba_is_not_interrupted():
     script = """
 import importlib.abc, os, signal, sys
 import numpy as np
@@ -488,15 +488,17 @@ else:
     raise AssertionError("swallowed")
 print(*ica.fit(X).components_.ravel().tolist())
 """
-    alone = {**os.environ, "NUMBA_NUM_THREADS": "1"}  # the main thread imports it
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, env=alone)
-    assert done.returncode == 0, done.stderr
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "1"}  # the main thread imports Numba
+    process = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, env=environment
+    )
+    assert process.returncode == 0, process.stderr
     expected = FastICA(random_state=0).fit(np.random.default_rng(0).laplace(size=(60_000, 8))).components_
-    np.testing.assert_array_equal(np.array(done.stdout.split(), float), expected.ravel())
-    assert "Exception ignored" not in done.stderr
+    np.testing.assert_array_equal(np.array(process.stdout.split(), float), expected.ravel())
+    assert "Exception ignored" not in process.stderr
 
 
-def test_a_compilation_is_announced_and_not_cut(caplog, monkeypatch):
+def test_compilation_is_logged_and_not_interrupted(caplog, monkeypatch):
     from numba.core import event
 
     from gpuica import device
@@ -507,9 +509,9 @@ def test_a_compilation_is_announced_and_not_cut(caplog, monkeypatch):
     array, number = SimpleNamespace(dtype="float32"), SimpleNamespace()
 
     def compile_for(seconds, module):
-        about = {"dispatcher": SimpleNamespace(py_func=SimpleNamespace(__module__=module)), "args": (array, number)}
-        with event.trigger_event("numba:compile", data=about):
-            with event.trigger_event("numba:compile", data=about):  # of a function that it calls
+        data = {"dispatcher": SimpleNamespace(py_func=SimpleNamespace(__module__=module)), "args": (array, number)}
+        with event.trigger_event("numba:compile", data=data):
+            with event.trigger_event("numba:compile", data=data):  # of a called function
                 press()
             time.sleep(seconds)
             done.append(module)

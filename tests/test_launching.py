@@ -1,4 +1,4 @@
-"""Kernels on their way from Numba to CuPy: what is passed, what is kept on disk, and when it is compiled again."""
+"""Launching Numba kernels through CuPy: their arguments, the cache on disk, and recompilation."""
 
 import ast
 import importlib
@@ -19,7 +19,7 @@ from gpuica.kernels.cuda import loading
 
 
 class There(np.ndarray):
-    """An array that says that it is on a device."""
+    """A host array with the interface of a device array."""
 
     __cuda_array_interface__ = {}
     device = SimpleNamespace(id=0)
@@ -33,7 +33,7 @@ There.__module__ = "cupy"
 
 
 class Cupy:
-    """What `launch` asks CuPy for.  A module is loaded where its file begins with b"good"."""
+    """The part of CuPy that `launch` uses.  A module can be loaded if its file begins with b"good"."""
 
     def __init__(self):
         self.launched, self.loaded = [], []
@@ -77,18 +77,18 @@ def cupy(monkeypatch, tmp_path):
 
 @pytest.fixture
 def compilations(monkeypatch):
-    made = []
+    calls = []
 
     def compiled(function, signature, capability, name):
-        made.append((function, signature, capability, name))
+        calls.append((function, signature, capability, name))
         return b"good cubin"
 
     monkeypatch.setattr(loading, "compile_cubin", compiled)
-    return made
+    return calls
 
 
 def _copied(x, y, n, alpha):
-    """A kernel that is only named."""
+    """A kernel of which only the name is used."""
 
 
 class KERNEL:
@@ -96,7 +96,7 @@ class KERNEL:
 
 
 def start_again(monkeypatch):
-    """As in another process."""
+    """Clear the kernels in memory, as in another process."""
     monkeypatch.setattr(cuda, "_ready", {})
 
 
@@ -115,7 +115,7 @@ def test_arrays_are_passed_by_numbas_convention(cupy, compilations):
     ]
 
 
-def test_a_kernel_is_compiled_once_for_its_types_and_kept_for_other_processes(cupy, compilations, monkeypatch):
+def test_kernel_is_compiled_once_per_signature_and_cached_on_disk(cupy, compilations, monkeypatch):
     for _ in range(2):
         for dtype in (np.float32, np.float64):
             cuda.launch(KERNEL, 1, 32, np.zeros(3, dtype).view(There), 1)
@@ -128,32 +128,32 @@ def test_a_kernel_is_compiled_once_for_its_types_and_kept_for_other_processes(cu
     assert len(compilations) == 3
 
 
-def test_a_kernel_depends_on_all_files_that_its_constants_come_from():
-    """Numba puts the values of global names into the code."""
+def test_cache_key_covers_all_files_with_constants_of_kernels():
+    """Numba compiles the values of global names into the code."""
     package = Path(gpuica.__file__).parent
     covered = {path.relative_to(package).with_suffix("").as_posix() for path in loading.source_files()}
     for path in package.glob("kernels/cuda/*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.level and node.module:
-                home = ["kernels", "cuda"][: 3 - node.level]
-                module = importlib.import_module(".".join(["gpuica", *home, node.module]))
+                parents = ["kernels", "cuda"][: 3 - node.level]
+                module = importlib.import_module(".".join(["gpuica", *parents, node.module]))
                 names = [alias.name for alias in node.names]
                 constant = any(not callable(getattr(module, name)) for name in names)
-                assert not constant or "/".join([*home, *node.module.split(".")]) in covered
+                assert not constant or "/".join([*parents, *node.module.split(".")]) in covered
 
 
 @pytest.mark.parametrize("content", [b"", b"damaged"])
-def test_a_damaged_file_is_compiled_again(cupy, compilations, content, monkeypatch, tmp_path):
+def test_damaged_cache_file_is_recompiled(cupy, compilations, content, monkeypatch, tmp_path):
     cuda.launch(KERNEL, 1, 32, np.zeros(3).view(There))
-    (kept,) = (tmp_path / "cache").iterdir()
-    kept.write_bytes(content)
+    (cached,) = (tmp_path / "cache").iterdir()
+    cached.write_bytes(content)
     start_again(monkeypatch)
     cuda.launch(KERNEL, 1, 32, np.zeros(3).view(There))
     assert len(compilations) == len(cupy.launched) == 2
-    assert kept.read_bytes() == b"good cubin"
+    assert cached.read_bytes() == b"good cubin"
 
 
-def test_what_its_code_depends_on_may_keep_a_kernel_from_disk(cupy, compilations, monkeypatch, tmp_path):
+def test_about_and_environment_determine_caching_on_disk(cupy, compilations, monkeypatch, tmp_path):
     x = np.zeros(3).view(There)
     cuda.launch(KERNEL, 1, 32, x, about=None)
     assert not (tmp_path / "cache").exists()
@@ -169,25 +169,25 @@ def test_what_its_code_depends_on_may_keep_a_kernel_from_disk(cupy, compilations
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_a_folder_that_cannot_be_written_to_is_no_error(cupy, compilations, monkeypatch, tmp_path):
+def test_unwritable_cache_directory_is_not_an_error(cupy, compilations, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CUPY_CACHE_DIR", str(tmp_path / "file" / "cache"))
     cuda.launch(KERNEL, 1, 32, np.zeros(3).view(There))
     assert len(cupy.launched) == 1
 
 
-def test_a_block_without_the_memory_for_a_polar_decomposition_is_not_asked(cupy, compilations, monkeypatch):
+def test_polar_kernel_is_not_launched_without_enough_block_memory(cupy, compilations, monkeypatch):
     from gpuica.kernels.cuda.polar import polar
 
     cupy.empty, cupy.ascontiguousarray = (lambda shape: np.zeros(shape).view(There)), lambda array: array
-    for memory, expected in ((65_536, 0), (99 << 10, 1)):  # of a block of Turing, and of later ones
+    for memory, expected in ((65_536, 0), (99 << 10, 1)):  # of a block on Turing, and on later architectures
         monkeypatch.setattr(Device, "block_memory", memory)
         assert (polar(np.eye(64).view(There)) is None) == (not expected)
         assert len(cupy.launched) == expected
     assert polar(np.eye(65).view(There)) is None
 
 
-def test_large_shared_memory_is_asked_for_and_no_blocks_are_none(cupy, compilations):
+def test_large_shared_memory_is_requested_and_empty_grid_is_not_launched(cupy, compilations):
     x = np.zeros(3).view(There)
     cuda.launch(KERNEL, 1, 32, x, shared=100 << 10)
     cuda.launch(KERNEL, (5, 0), 32, x)

@@ -1,4 +1,4 @@
-"""Products with rounded factors: on a fake device whose cuBLAS reads columns first, and on a GPU (marker gpu)."""
+"""Products with rounded factors: on a fake device whose cuBLAS is column-major, and on a GPU (marker gpu)."""
 
 import logging
 import threading
@@ -13,18 +13,18 @@ from . import fake_cupy
 from .problems import amari, mixture
 
 FORMS = {
-    "rows first": lambda M: M,
-    "columns first": lambda M: M.T,
+    "C order": lambda M: M,
+    "F order": lambda M: M.T,
     "some rows": lambda M: M[3:],
     "some columns": lambda M: M[:, 2:5],
-    "some of columns first": lambda M: M.T[2:, :4],
+    "rows and columns of F order": lambda M: M.T[2:, :4],
     "every other row": lambda M: M[::2],
     "every other column": lambda M: M[:, ::2],
-    "backwards": lambda M: M[::-1],
+    "reversed rows": lambda M: M[::-1],
     "one row": lambda M: M[:1],
     "one column": lambda M: M[:, 1:2],
-    "one row of columns first": lambda M: M.T[:1],
-    "one column of columns first": lambda M: M.T[:, :1],
+    "one row of F order": lambda M: M.T[:1],
+    "one column of F order": lambda M: M.T[:, :1],
     "no rows": lambda M: M[:0],
     "no columns": lambda M: M[:, :0],
 }
@@ -33,7 +33,7 @@ FORMS = {
 @pytest.mark.parametrize("precision", ROUNDED_PRECISIONS)
 @pytest.mark.parametrize("right", FORMS)
 @pytest.mark.parametrize("left", FORMS)
-def test_a_product_of_every_layout(cupy, left, right, precision, rng):
+def test_product_of_all_memory_layouts(cupy, left, right, precision, rng):
     A, B = (FORMS[form](cupy.asarray(rng.normal(size=(9, 8)).astype(np.float32))) for form in (left, right))
     inner = min(A.shape[1], B.shape[0])
     A, B = A[:, :inner], B[:inner]
@@ -43,23 +43,23 @@ def test_a_product_of_every_layout(cupy, left, right, precision, rng):
         C, shared_operand = product(A, B), product(A, B, shared_operand=True)
     assert isinstance(C, cupy.ndarray)
     assert C.dtype == np.float32
-    # a GPU may cut factors to TF32 instead of rounding them, which is twice as far
-    two = 4.2 if precision == "tf32" and cupy.ndarray is not fake_cupy.FakeArray else 2.1
-    assert (np.abs(C.get() - exact) <= two * UNIT_ROUNDOFF[precision] * size).all()
+    # a GPU may truncate factors to TF32 instead of rounding them, which doubles the error
+    tol = 4.2 if precision == "tf32" and cupy.ndarray is not fake_cupy.FakeArray else 2.1
+    assert (np.abs(C.get() - exact) <= tol * UNIT_ROUNDOFF[precision] * size).all()
     assert (
-        np.abs(shared_operand.get() - exact) <= (1.1 if precision == "bf16" else two) * UNIT_ROUNDOFF[precision] * size
+        np.abs(shared_operand.get() - exact) <= (1.1 if precision == "bf16" else tol) * UNIT_ROUNDOFF[precision] * size
     ).all()
-    np.testing.assert_allclose(product(A, B).get(), exact, atol=1e-5)  # no longer rounded
+    np.testing.assert_allclose(product(A, B).get(), exact, atol=1e-5)  # not rounded outside the context
 
 
-def test_in_bfloat16_what_is_the_same_for_all_rows_keeps_its_digits(cupy, rng):
+def test_bfloat16_product_preserves_shared_operand(cupy, rng):
     A, B = np.eye(8, dtype=np.float32), rng.normal(size=(8, 8)).astype(np.float32)
     with matmul_precision(cupy, "bf16"):
         kept = product(cupy.asarray(A), cupy.asarray(B), shared_operand=True).get()
     np.testing.assert_allclose(kept, B, rtol=2.0**-15)
 
 
-def test_what_is_not_float32_and_what_is_on_the_host_is_not_rounded(cupy, rng):
+def test_float64_and_host_products_are_not_rounded(cupy, rng):
     A = rng.normal(size=(5, 4))
     with matmul_precision(cupy, "bf16"):
         np.testing.assert_allclose(product(cupy.asarray(A), cupy.asarray(A.T)).get(), A @ A.T, rtol=1e-12)
@@ -68,27 +68,27 @@ def test_what_is_not_float32_and_what_is_on_the_host_is_not_rounded(cupy, rng):
         np.testing.assert_array_equal(product(A, A.T), A @ A.T)
 
 
-def test_the_precision_is_of_one_thread():
-    """Ranks that are threads leave their passes in any order."""
+def test_matmul_precision_is_thread_local():
+    """Ranks that are threads exit the context in any order."""
     with fake_cupy.installed() as cupy:
-        A, seen = cupy.asarray(np.ones((3, 3), dtype=np.float32)), []
+        A, recorded = cupy.asarray(np.ones((3, 3), dtype=np.float32)), []
 
-        def elsewhere():
+        def multiply():
             fake_cupy.gemms.clear()
             product(A, A)
-            seen.append(list(fake_cupy.gemms))
+            recorded.append(list(fake_cupy.gemms))
 
         with matmul_precision(cupy, "tf32"):
-            other = threading.Thread(target=elsewhere)
+            other = threading.Thread(target=multiply)
             other.start()
             other.join()
-            elsewhere()
-        elsewhere()
-        assert seen == [[], [ROUNDED_PRECISIONS["tf32"]], []]
+            multiply()
+        multiply()
+        assert recorded == [[], [ROUNDED_PRECISIONS["tf32"]], []]
 
 
 @pytest.mark.parametrize("precision", ROUNDED_PRECISIONS)
-def test_a_gpu_without_such_units_says_so_and_goes_on(precision, caplog, monkeypatch):
+def test_unsupported_precision_on_gpu_logs_warning(precision, caplog, monkeypatch):
     monkeypatch.setattr(device.Device, "generation", 7)
     device.log_once.cache_clear()
     with fake_cupy.installed() as cupy, caplog.at_level(logging.WARNING, logger="gpuica"):
@@ -102,14 +102,14 @@ def test_a_gpu_without_such_units_says_so_and_goes_on(precision, caplog, monkeyp
 
 @pytest.mark.parametrize("precision", ROUNDED_PRECISIONS)
 @pytest.mark.parametrize("learner", [FastICA, Picard])
-def test_samples_are_rounded_and_the_answer_is_not(cupy, learner, precision):
-    """The last stage ends at the tolerance of float32, and samples end where the rows of float32 end."""
+def test_precision_applies_to_samples_only(cupy, learner, precision):
+    """The last stage converges to the tolerance of float32, with about as many passes as without rounding."""
     X, A = mixture(120_000, 6, dtype=np.float32)
     options = {"random_state": 0, "growth": 2, "tol": "auto" if learner is FastICA else 1e-6}
-    there = cupy.asarray(X)
-    expected = learner(**options).fit(there)
+    X_device = cupy.asarray(X)
+    expected = learner(**options).fit(X_device)
     fake_cupy.gemms.clear()
-    fit = learner(precision=precision, **options).fit(there)
+    fit = learner(precision=precision, **options).fit(X_device)
     assert set(fake_cupy.gemms) == ({ROUNDED_PRECISIONS[precision]} if cupy.ndarray is fake_cupy.FakeArray else set())
     assert fit.converged_
     assert fit.n_passes_ < expected.n_passes_ + 2.5
@@ -117,12 +117,12 @@ def test_samples_are_rounded_and_the_answer_is_not(cupy, learner, precision):
     if learner is Picard:
         assert np.max(fit.gradient_norm_) < 1e-6
     fake_cupy.gemms.clear()
-    learner(precision=precision, **{**options, "growth": None}).fit(there)
+    learner(precision=precision, **{**options, "growth": None}).fit(X_device)
     assert not fake_cupy.gemms
 
 
 @pytest.mark.parametrize("precision", [*ROUNDED_PRECISIONS, "float64"])
-def test_the_functions_take_a_precision(precision):
+def test_functions_accept_precision(precision):
     X = mixture(1000, 3)[0].astype(np.float32)
     dtype = np.float64 if precision == "float64" else np.float32
     assert fastica(X, random_state=0, precision=precision)[2].dtype == dtype

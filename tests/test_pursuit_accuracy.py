@@ -1,5 +1,5 @@
-"""Pursuits against dictionaries whose atoms nearly depend on each other: no code is worse than none, and codes that are
-not what was asked for are counted and reported."""
+"""Pursuits with nearly dependent atoms: no code is worse than zeros, and codes that miss the requested accuracy are
+counted and reported."""
 
 import warnings
 
@@ -24,7 +24,7 @@ def encode(X, D, coder, gram=True):
 @pytest.mark.parametrize("gram", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", DICTIONARIES)
-def test_no_code_is_worse_than_its_row(name, dtype, gram, rng):
+def test_residual_is_no_larger_than_row(name, dtype, gram, rng):
     X, D = problem(DICTIONARIES[name], 60, dtype, rng)
     for coder in (*pursuits(5), *pursuits(min(D.shape)), *to_target(1e-3, len(D))):
         C, unfinished = encode(X, D, coder, gram)
@@ -33,21 +33,21 @@ def test_no_code_is_worse_than_its_row(name, dtype, gram, rng):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["bumps", "pairs", "low_rank"])
-def test_kernels_and_definitions_end_at_the_same_atoms(name, dtype, rng):
+def test_kernels_and_array_implementations_select_same_atoms(name, dtype, rng):
     X, D = problem(DICTIONARIES[name], 100, dtype, rng)
     for coder in (OMP(12), ORMP(12), OMP(12, positive=True), Lars(12), OMP(len(D), 1e-3), ORMP(len(D), 1e-3)):
-        compiled, counted = encode(X, D, coder)
-        defined, expected = encode(X, D, coder, gram=False)
-        if isinstance(coder, ORMP) and name == "low_rank":  # all atoms are as good as each other for the last dimension
-            squares = [((X - C.astype(float) @ D) ** 2).sum(axis=1) for C in (compiled, defined)]
-            np.testing.assert_allclose(*squares, atol=1e-5 * (X * X).sum(axis=1).max())
+        compiled, n_compiled = encode(X, D, coder)
+        array, n_array = encode(X, D, coder, gram=False)
+        if isinstance(coder, ORMP) and name == "low_rank":  # all atoms reduce the last dimension equally well
+            residuals = [((X - C.astype(float) @ D) ** 2).sum(axis=1) for C in (compiled, array)]
+            np.testing.assert_allclose(*residuals, atol=1e-5 * (X * X).sum(axis=1).max())
         else:
-            assert ((compiled != 0) == (defined != 0)).all(axis=1).mean() >= 0.96  # ties
-        assert abs(counted - expected) <= 2
+            assert ((compiled != 0) == (array != 0)).all(axis=1).mean() >= 0.96  # ties
+        assert abs(n_compiled - n_array) <= 2
 
 
-def test_order_recursive_pursuit_of_bumps():
-    """Order-recursive pursuit against Gaussian bumps: its scores divide by squares that rounding may make 0."""
+def test_ormp_of_gaussian_bumps():
+    """The scores of order-recursive pursuit are divided by squares that rounding may make 0."""
     r = np.random.RandomState(0)
     centres, widths = r.uniform(0, 40, (100, 1)), r.uniform(1, 6, (100, 1))
     D = np.exp(-0.5 * ((np.arange(40) - centres) / widths) ** 2)
@@ -61,7 +61,7 @@ def test_order_recursive_pursuit_of_bumps():
     check(X, D, C, ORMP(100, 1e-3), int(str(caught[0].message).split()[3]))
 
 
-def test_an_atom_of_the_support_is_not_chosen_again():
+def test_atom_is_not_selected_twice():
     r = np.random.RandomState(456)
     d, K = r.randint(2, 12), r.randint(2, 30)
     r.randint(1, 14)
@@ -77,8 +77,8 @@ def test_an_atom_of_the_support_is_not_chosen_again():
 @pytest.mark.parametrize("gram", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("coder", [OMP(2), ORMP(2)], ids=str)
-def test_a_dependent_atom_ends_the_pursuit_and_is_counted(coder, dtype, gram):
-    """The second atom is closer to the first than the precision resolves, and what is left of the row is in it."""
+def test_pursuit_stopped_by_dependent_atom_counts_row_as_unfinished(coder, dtype, gram):
+    """The atoms differ by less than rounding errors, and the residual of the first row is along their difference."""
     near = 3e-4 if dtype == np.float32 else 3e-7
     D = np.array([[1, 0], [1, near]], dtype)
     X = np.array([[1, 1], [1, 0], [0, 0]], dtype)
@@ -88,11 +88,11 @@ def test_a_dependent_atom_ends_the_pursuit_and_is_counted(coder, dtype, gram):
 
 
 @pytest.mark.parametrize("gram", [True, False])
-def test_codes_that_numbers_cannot_hold_have_fewer_atoms(gram):
-    """Each atom is independent of those before by more than the floor, yet coefficients grow until float32 fails."""
+def test_ill_conditioned_supports_are_truncated(gram):
+    """Each atom passes the test of linear independence, yet coefficients grow beyond the precision of float32."""
     m, cosine, sine = 10, np.sqrt(1 - 4e-6), 2e-3
     R = np.eye(m)
-    for i in range(1, m):  # atom i is mostly the one before
+    for i in range(1, m):  # atom i is nearly parallel to atom i - 1
         R[i] = cosine * R[i - 1] + sine * np.eye(m)[i]
     X = np.random.default_rng(0).normal(size=(50, m)).astype(np.float32)
     D = R.astype(np.float32)
@@ -103,9 +103,9 @@ def test_codes_that_numbers_cannot_hold_have_fewer_atoms(gram):
 
 @pytest.mark.parametrize("gram", [True, False])
 @pytest.mark.parametrize("coder", to_target(0.5, 9), ids=str)
-def test_targets_that_cannot_be_reached_are_counted(coder, gram):
+def test_rows_that_miss_target_are_counted_as_unfinished(coder, gram):
     D, X = np.eye(9, 12), np.zeros((4, 12))
-    X[:, -1] = [0.1, 0.7, 0.71, 2]  # no atom reaches it
+    X[:, -1] = [0.1, 0.7, 0.71, 2]  # orthogonal to all atoms
     X[:, 0] = 3
     C, unfinished = encode(X, D, coder, gram)
     assert unfinished == 2
@@ -114,7 +114,7 @@ def test_targets_that_cannot_be_reached_are_counted(coder, gram):
 
 @pytest.mark.parametrize("scale", [1e-18, 1e18])
 @pytest.mark.parametrize("coder", [OMP(3), ORMP(3), OMP(3, positive=True), MatchingPursuit(3)], ids=str)
-def test_rows_whose_squares_float32_cannot_hold(coder, scale, rng):
+def test_rows_whose_squares_overflow_or_underflow_float32(coder, scale, rng):
     X, D = problem(DICTIONARIES["gaussian"], 30, np.float32, rng)
     expected, _ = encode(X, D, coder)
     C, _ = encode(X * np.float32(scale), D, coder)
@@ -123,7 +123,7 @@ def test_rows_whose_squares_float32_cannot_hold(coder, scale, rng):
 
 @pytest.mark.parametrize("coder", [Lasso(0.05, max_iter=1), Fista(0.05, max_iter=7), Fista(0.05, max_iter=3)], ids=str)
 @pytest.mark.parametrize("name", DICTIONARIES)
-def test_penalised_codes_are_no_worse_than_zeros(name, coder, rng):
+def test_cost_of_penalised_codes_is_no_larger_than_that_of_zeros(name, coder, rng):
     X, D = problem(DICTIONARIES[name], 60, np.float64, rng)
     for gram in (True, False):
         C, _ = encode(X, D, coder, gram)
@@ -132,35 +132,35 @@ def test_penalised_codes_are_no_worse_than_zeros(name, coder, rng):
 
 
 @pytest.mark.parametrize("name", ["bumps", "low_rank"])
-def test_definitions_on_arrays_of_a_device(name, rng):
+def test_array_implementations_on_device_match_host(name, rng):
     X, D = problem(DICTIONARIES[name], 40, np.float32, rng)
     for coder in (*pursuits(12), *to_target(1e-3, len(D))):
-        expected, counted = encode(X, D, coder, gram=False)
+        expected, n_unfinished = encode(X, D, coder, gram=False)
         with fake_cupy.installed() as cupy:
             C, unfinished = kernels.encode(cupy.asarray(X), cupy.asarray(D), None, coder)
         np.testing.assert_allclose(C.get(), expected, atol=1e-5)
-        assert unfinished == counted
+        assert unfinished == n_unfinished
 
 
-# ---- reports ---------------------------------------------------------------------------------------------------------
+# ---- warnings --------------------------------------------------------------------------------------------------------
 def hopeless(n=30):
-    """Rows and a dictionary of which no pursuit reaches a squared residual of 0.1."""
+    """Rows and a dictionary for which no pursuit attains a squared residual of 0.1."""
     X = np.zeros((n, 5))
     X[:, :2] = 1
     return X, np.eye(1, 5)
 
 
-@pytest.mark.parametrize("how", ["dense", "sparse", "out"])
+@pytest.mark.parametrize("output", ["dense", "sparse", "out"])
 @pytest.mark.parametrize("name", ["omp", "ormp", "nnomp", "matching_pursuit", "gradient_pursuit"])
-def test_a_target_that_is_missed_is_reported_once(name, how, tmp_path):
+def test_missed_target_warns_once(name, output, tmp_path):
     X, D = hopeless()
-    coder = SparseCoder(D, transform_algorithm=name, transform_alpha=0.1, sparse_output=how == "sparse")
+    coder = SparseCoder(D, transform_algorithm=name, transform_alpha=0.1, sparse_output=output == "sparse")
     with pytest.warns(ConvergenceWarning, match="codes of 30 of 30 rows ended early") as caught:
-        coder.transform(X, **({"out": tmp_path / "codes.npy"} if how == "out" else {}))
+        coder.transform(X, **({"out": tmp_path / "codes.npy"} if output == "out" else {}))
     assert len(caught) == 1
 
 
-def test_lazy_codes_report_when_they_are_computed():
+def test_lazy_codes_warn_when_computed():
     da = pytest.importorskip("dask.array")
     X, D = hopeless()
     for settings in ({"algorithm": "omp", "alpha": 0.1}, {"algorithm": "lasso_cd", "alpha": 1e-3, "max_iter": 0}):
@@ -174,7 +174,7 @@ def test_lazy_codes_report_when_they_are_computed():
         sparse_encode(da.from_array(X, chunks=(10, -1)), D, algorithm="omp", n_nonzero_coefs=1).compute()
 
 
-def test_a_fit_by_a_pursuit_reports_too(rng):
+def test_partial_fit_with_pursuit_warns_of_unfinished_codes(rng):
     X = rng.normal(size=(40, 6))
     start = np.eye(3, 6)
     start[1] = start[0] + 3e-8 * start[2]
@@ -189,7 +189,7 @@ def test_a_fit_by_a_pursuit_reports_too(rng):
 @pytest.mark.parametrize("update", ["block_descent", "least_squares", "approximate_ksvd"])
 @pytest.mark.parametrize("learner", [DictionaryLearning, MiniBatchDictionaryLearning])
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_positive_atoms_stay_positive_whichever_are_used(learner, update, rng):
+def test_positive_dict_keeps_all_atoms_non_negative(learner, update, rng):
     X = rng.normal(size=(60, 6))
     for init in ("svd", "data"):
         settings = {"positive_dict": True, "init": init, "dead_atoms": "keep", "update": update, "random_state": 0}

@@ -1,4 +1,4 @@
-"""Rows that several processes share give every one of them the answer of one process with all rows."""
+"""Rows shared by several ranks: every rank gets the result of one process with all rows."""
 
 import os
 import subprocess
@@ -21,20 +21,23 @@ from .ranks import ENDS, ESTIMATORS, X0, fit_some, on_ranks, rows_of
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 
-def expect_one_answer(answers, expected, dtype=np.float64):
-    """All the same bits, and the expected ones but for rounding: 1e-10 in float64, 1e-6 in float32, of the largest."""
-    for answer in answers:
-        if isinstance(answer, Exception):
-            raise answer
-        np.testing.assert_array_equal(answer, answers[0])
+def expect_one_answer(results, expected, dtype=np.float64):
+    """Assert bitwise equality of all results, and equality with `expected` up to rounding.
+
+    The tolerance is 1e-10 (float64) or 1e-6 (float32) times the largest absolute entry of `expected`.
+    """
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+        np.testing.assert_array_equal(result, results[0])
     tolerance = 1e-10 if dtype == np.float64 else 1e-6
-    np.testing.assert_allclose(answers[0], expected, rtol=0, atol=tolerance * np.abs(expected).max())
+    np.testing.assert_allclose(results[0], expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("size", ENDS)
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_every_estimator_gives_the_answer_of_one_process(name, size, dtype):
+def test_fit_matches_one_process(name, size, dtype):
     if name == "deflation" and dtype == np.float32:
         pytest.skip("one process, with the rows in other chunks, differs by 3e-6 too")
     X = X0.astype(dtype)
@@ -57,7 +60,7 @@ BY = [
 def run_processes(kind, size, file):
     """The completed processes of `python -m tests.ranks`."""
     script = [sys.executable, "-m", "tests.ranks", kind, file]
-    here = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     if kind == "mpi":
         allowed = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -65,36 +68,36 @@ def run_processes(kind, size, file):
             "OMPI_MCA_rmaps_base_oversubscribe": "1",
             "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
         }
-        here |= {**allowed, **oversubscribe}
-        return [subprocess.run(["mpirun", "-n", str(size), *script], env=here, timeout=100, **pipes)]
-    ranks = [{**here, "RANK": str(rank), "WORLD_SIZE": str(size)} for rank in range(size)]
+        environment |= {**allowed, **oversubscribe}
+        return [subprocess.run(["mpirun", "-n", str(size), *script], env=environment, timeout=100, **pipes)]
+    ranks = [{**environment, "RANK": str(rank), "WORLD_SIZE": str(size)} for rank in range(size)]
     running = [subprocess.Popen(script, env=env, **pipes) for env in ranks]
     ended = [process.communicate(timeout=100) for process in running]
     return [
-        subprocess.CompletedProcess(script, process.returncode, *said)
-        for process, said in zip(running, ended, strict=True)
+        subprocess.CompletedProcess(script, process.returncode, *outputs)
+        for process, outputs in zip(running, ended, strict=True)
     ]
 
 
 @pytest.mark.parametrize(("kind", "size"), BY)
-def test_processes(kind, size, tmp_path):
+def test_fit_in_processes_matches_one_process(kind, size, tmp_path):
     file = str(tmp_path / "rank{}.npz")
     for result in run_processes(kind, size, file):
         assert result.returncode == 0, result.stderr
-    answers = [np.load(file.format(rank)) for rank in range(size)]
+    results = [np.load(file.format(rank)) for rank in range(size)]
     for name, expected in on_ranks(1, fit_some)[0].items():
-        expect_one_answer([answer[name] for answer in answers], expected)
+        expect_one_answer([result[name] for result in results], expected)
 
 
 @pytest.mark.torch
-def test_a_process_that_dies_is_an_error_for_the_others(tmp_path):
-    living, dead = run_processes("dying", 2, str(tmp_path / "rank{}.npz"))
+def test_killed_process_raises_in_other_ranks(tmp_path):
+    survivor, dead = run_processes("dying", 2, str(tmp_path / "rank{}.npz"))
     assert dead.returncode == 1
-    assert living.returncode == 1
-    assert "RuntimeError" in living.stderr
+    assert survivor.returncode == 1
+    assert "RuntimeError" in survivor.stderr
 
 
-def test_results_are_of_this_ranks_rows():
+def test_results_contain_rows_of_their_rank():
     expected = FastICA(random_state=0, tol=1e-6)
     S = expected.fit_transform(X0)
     D = X0[:9] / np.linalg.norm(X0[:9], axis=1, keepdims=True)
@@ -116,7 +119,7 @@ def test_results_are_of_this_ranks_rows():
     expect_one_answer(on_ranks(3, work), np.zeros(1))
 
 
-def test_weights():
+def test_sample_weight_matches_one_process():
     w = np.arange(5000.0) % 3
     expected = FastICA(random_state=0, tol=1e-6).fit(X0, sample_weight=w)
 
@@ -127,7 +130,7 @@ def test_weights():
             weights = np.zeros(len(weights))
         return FastICA(random_state=0, tol=1e-6).fit(shared(X0[mine], comm), sample_weight=weights)
 
-    w[: ENDS[2][1]] = 0  # a rank whose rows do not count
+    w[: ENDS[2][1]] = 0  # the rows of one rank have zero weight
     expected = FastICA(random_state=0, tol=1e-6).fit(X0, sample_weight=w)
     fitted = on_ranks(2, fit)
     expect_one_answer([ica.components_ for ica in fitted], expected.components_)
@@ -138,7 +141,7 @@ def test_weights():
         assert "on every rank or on none" in str(error)
 
 
-def test_growing_samples_are_of_all_ranks(monkeypatch):
+def test_growing_samples_match_one_process(monkeypatch):
     monkeypatch.setattr(growth, "first_sample", lambda k: 700)
     expected = Picard(random_state=0, growth=2, tol=1e-8).fit(X0)
     fitted = on_ranks(3, lambda comm: Picard(random_state=0, growth=2, tol=1e-8).fit(shared(X0[rows_of(comm)], comm)))
@@ -148,7 +151,7 @@ def test_growing_samples_are_of_all_ranks(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:There are some small singular values")
-def test_fewer_rows_than_features():
+def test_fewer_rows_than_features_matches_one_process():
     X = np.hstack([f(X0[:39]) for f in (np.array, np.square, np.sin, np.cos, np.abs, np.tanh, np.sinc)])
     w = 1 + np.arange(39.0) % 2
     expected = FastICA(3, random_state=0, whiten_solver="eigh", max_iter=500).fit(X, sample_weight=w)
@@ -161,18 +164,18 @@ def test_fewer_rows_than_features():
     expect_one_answer([ica.components_ for ica in fitted], expected.components_)
 
 
-@pytest.mark.parametrize("random_state", [None, "a RandomState that differs"])
-def test_all_ranks_start_where_rank_0_starts(random_state):
+@pytest.mark.parametrize("random_state", [None, "RandomState of each rank"])
+def test_all_ranks_use_random_state_of_rank_0(random_state):
     def fit(comm):
         rng = np.random.RandomState(comm.rank) if random_state else None
         return FastICA(random_state=rng, tol=1e-6).fit(shared(X0[rows_of(comm)], comm)).components_
 
-    answers = on_ranks(3, fit)
+    results = on_ranks(3, fit)
     start = FastICA(random_state=np.random.RandomState(0), tol=1e-6).fit(X0).components_
-    expect_one_answer(answers, start if random_state else answers[0])
+    expect_one_answer(results, start if random_state else results[0])
 
 
-def test_rows_by_the_numbers_of_all_ranks():
+def test_take_and_subset_use_global_row_indices():
     indices = np.random.default_rng(0).integers(0, 5000, size=50)
 
     def rows(comm):
@@ -184,7 +187,7 @@ def test_rows_by_the_numbers_of_all_ranks():
         expect_one_answer(gathered, X0[np.sort(indices)])
 
 
-def test_an_error_of_one_rank_is_an_error_of_all():
+def test_error_of_one_rank_raises_in_all():
     def failing(x):
         if threading_name() == "rank 1":
             raise ValueError("mine alone")
@@ -199,13 +202,13 @@ def test_an_error_of_one_rank_is_an_error_of_all():
     assert "rank 1 of 2 stopped with an error, so rank 0 stops too" in str(first)
 
 
-def test_rows_that_one_rank_refuses_stop_all():
+def test_invalid_rows_of_one_rank_raise_in_all():
     bad = X0.copy()
     bad[4000] = np.nan
     codes = on_ranks(2, lambda comm: SparseCoder(X0[:4]).transform(shared(bad[rows_of(comm)], comm)))
     assert "rank 1 of 2 stopped" in str(codes[0])
     assert "contains NaN" in str(codes[1])
-    for error in on_ranks(2, lambda comm: FastICA().fit(shared(bad[rows_of(comm)], comm))):  # seen in the totals
+    for error in on_ranks(2, lambda comm: FastICA().fit(shared(bad[rows_of(comm)], comm))):  # detected in the sums
         assert "NaN" in str(error)
     for error in on_ranks(2, lambda comm: FastICA().fit(shared(X0[:, : 3 + comm.rank], comm))):
         assert "all ranks must have rows of the same kind, but they have [3 4] features" in str(error)
@@ -215,13 +218,13 @@ def test_rows_that_one_rank_refuses_stop_all():
         assert "0 sample(s) on all ranks together" in str(error)
 
 
-def test_a_rank_that_does_not_come_is_an_error_for_the_others():
+def test_missing_rank_raises_in_other_ranks():
     waiting, gone = on_ranks(2, lambda comm: None if comm.rank else FastICA().fit(shared(X0, comm)), timeout=0.2)
     assert gone is None
     assert "rank 0 of 2 was aborted" in str(waiting)
 
 
-def test_totals_of_the_loopback():
+def test_loopback_allreduce_sums_over_ranks():
     arrays = [np.arange(6).reshape(2, 3), np.float32(0.5), np.zeros((0, 4))]
     for sums in on_ranks(3, lambda comm: comm.allreduce([(comm.rank + 1) * array for array in arrays])):
         for total, array in zip(sums, arrays, strict=True):
@@ -230,19 +233,19 @@ def test_totals_of_the_loopback():
 
 
 @pytest.mark.torch
-def test_torch_without_a_group():
+def test_torch_comm_without_process_group_raises():
     pytest.importorskip("torch")
     with pytest.raises(RuntimeError, match=r"torch\.distributed\.init_process_group"):
         TorchComm()
 
 
-def test_torch_that_is_not_installed(monkeypatch):
+def test_torch_comm_without_torch_raises(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ImportError, match="TorchComm needs torch: pip install torch"):
         TorchComm()
 
 
-def test_a_dask_array_is_spread_already():
+def test_shared_dask_array_raises():
     da = pytest.importorskip("dask.array", reason="needs Dask: pip install 'gpuica[dask]'")
     with pytest.raises(TypeError, match=r"fit it without gpuica\.shared"):
         gpuica.FastICA().fit(shared(da.ones((10, 2)), loopback(1)[0]))
@@ -257,21 +260,21 @@ def threading_name():
 
 
 @pytest.mark.parametrize("random_state", [0, None])
-def test_ranks_go_on_from_the_last_pass_that_all_of_them_have(random_state, tmp_path):
-    """Ranks are killed at different moments; each keeps what it was told."""
+def test_ranks_resume_from_last_common_pass(random_state, tmp_path):
+    """Ranks killed after different passes have stored different numbers of results."""
 
     def fit(comm):
         model = FastICA(random_state=random_state, tol=1e-9, checkpoint=tmp_path / str(comm.rank))
         return model.fit(shared(X0[rows_of(comm)], comm))
 
     whole = [model.components_ for model in on_ranks(3, fit)]
-    lost = {0: 5, 1: 3, 2: 9}  # the passes from which on a rank has nothing
-    for rank, first in lost.items():
+    first_lost = {0: 5, 1: 3, 2: 9}  # rank -> first pass without a stored result
+    for rank, first in first_lost.items():
         for path in (tmp_path / str(rank)).glob("answer-*"):
             if int(path.stem[-5:]) >= first:
                 path.unlink()
-    again = on_ranks(3, fit)
-    for model in again:
+    resumed = on_ranks(3, fit)
+    for model in resumed:
         np.testing.assert_array_equal(model.components_, whole[0])
     with pytest.raises(ValueError, match="does not support shared rows"):
         DictionaryLearning(3, checkpoint=tmp_path / "d").fit(shared(X0, loopback(1)[0]))

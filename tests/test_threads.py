@@ -1,4 +1,4 @@
-"""BLAS's number of threads: one while work lasts, the user's before and after, whoever else sets it."""
+"""The number of BLAS threads: one during a computation, the user's before and after, also if other code sets it."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ def limit_of_three():
 
 
 def elsewhere(function, *arguments):
-    """Call it in another thread; raise what it raises."""
+    """Call the function in another thread and raise its exception in this one."""
     failures = []
 
     def call():
@@ -45,7 +45,7 @@ def elsewhere(function, *arguments):
 
 
 class Elsewhere:
-    """Another thread that enters and leaves a context manager when it is asked to."""
+    """A thread that enters a context manager at the first call of `step` and leaves it at the second."""
 
     def __init__(self, context):
         self.steps, self.done = threading.Semaphore(0), threading.Semaphore(0)
@@ -66,7 +66,7 @@ class Elsewhere:
 
 @pytest.mark.parametrize("first", ["main", "other"])
 @pytest.mark.parametrize("last", ["main", "other"])
-def test_uses_that_overlap_share_one_limit(first, last):
+def test_overlapping_uses_share_one_limit(first, last):
     other, block = Elsewhere(one_blas_thread), one_blas_thread()
     if first == "other":
         other.step()
@@ -83,7 +83,7 @@ def test_uses_that_overlap_share_one_limit(first, last):
     assert counts() == {3}
 
 
-def test_uses_nest_and_survive_errors():
+def test_limit_is_restored_after_nested_uses_and_errors():
     with pytest.raises(ValueError, match="within"), one_blas_thread():  # noqa: PT012
         with one_blas_thread():
             assert counts() == {1}
@@ -92,7 +92,7 @@ def test_uses_nest_and_survive_errors():
     assert counts() == {3}
 
 
-def test_the_number_of_threads_is_the_users_also_while_work_lasts(monkeypatch):
+def test_host_threads_is_the_users_limit_during_a_computation(monkeypatch):
     monkeypatch.setenv("NUMBA_NUM_THREADS", "8")
     assert host_threads() == 3
     with one_blas_thread():
@@ -104,7 +104,7 @@ def test_the_number_of_threads_is_the_users_also_while_work_lasts(monkeypatch):
     assert host_threads() == 2
 
 
-def test_a_limit_that_ends_while_work_lasts_is_not_kept():
+def test_limit_that_ends_during_a_computation_is_not_kept():
     limit = threadpool_limits(2, user_api="blas")
     with one_blas_thread():
         limit.restore_original_limits()
@@ -117,7 +117,7 @@ def test_a_limit_that_ends_while_work_lasts_is_not_kept():
     assert counts() == {3}
 
 
-def test_a_limit_that_begins_while_work_lasts_is_not_overwritten():
+def test_limit_that_begins_during_a_computation_is_not_overwritten():
     with one_blas_thread():
         limit = threadpool_limits(2, user_api="blas")
     assert counts() == {2}
@@ -129,7 +129,7 @@ def test_a_limit_that_begins_while_work_lasts_is_not_overwritten():
         library.set(3)
 
 
-def test_a_limit_that_begins_and_ends_while_work_lasts_changes_nothing():
+def test_limit_within_a_computation_has_no_effect():
     with one_blas_thread():
         with threadpool_limits(2, user_api="blas"), one_blas_thread():
             assert counts() == {1}
@@ -137,8 +137,8 @@ def test_a_limit_that_begins_and_ends_while_work_lasts_changes_nothing():
             assert counts() == {1}
 
 
-def test_after_a_fit_limits_of_other_threads_work():
-    """threadpoolctl 3.8 lets one thread set limits, the first, until its `with` block ends."""
+def test_limits_of_other_threads_are_effective_after_a_fit():
+    """In threadpoolctl 3.8, only the first thread can set limits until its `with` block ends."""
     script = """
 import threading
 import numpy as np
@@ -169,8 +169,8 @@ assert counts() == before
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True)
 
 
-def test_fits_obey_while_another_thread_holds_threadpoolctls_limit():
-    """A limit of the main thread, which threadpoolctl 3.8 takes no other's for, does not keep a fit from its own."""
+def test_fit_is_limited_while_another_thread_holds_a_limit():
+    """threadpoolctl 3.8 ignores other threads' limits while the main thread holds one; a fit is limited regardless."""
     seen = []
 
     def fun(x):
@@ -183,7 +183,7 @@ def test_fits_obey_while_another_thread_holds_threadpoolctls_limit():
 
 
 class PerThread:
-    """A BLAS with a number for each thread, as MKL and OpenBLAS on OpenMP have."""
+    """A BLAS with a separate limit for each calling thread, like MKL and OpenBLAS with OpenMP."""
 
     internal_api, threading_layer = "mkl", "intel"
 
@@ -206,7 +206,7 @@ def per_thread(monkeypatch):
     return library
 
 
-def test_each_thread_of_a_pass_limits_a_library_with_a_number_for_each(per_thread):
+def test_each_thread_of_a_pass_limits_a_per_thread_library(per_thread):
     seen = {}
 
     def work(i):
@@ -219,7 +219,7 @@ def test_each_thread_of_a_pass_limits_a_library_with_a_number_for_each(per_threa
     assert per_thread.num_threads == 8
 
 
-def test_threads_of_such_a_library_do_not_share_a_limit(per_thread):
+def test_threads_do_not_share_the_limit_of_a_per_thread_library(per_thread):
     per_thread.set_num_threads(4)
     other = Elsewhere(one_blas_thread)
     other.step()
@@ -232,7 +232,7 @@ def test_threads_of_such_a_library_do_not_share_a_limit(per_thread):
     assert per_thread.num_threads == 4
 
 
-def test_openblas_on_openmp_counts_as_one_of_these():
+def test_openblas_with_openmp_is_a_per_thread_library():
     kinds = [("openblas", "pthreads", True), ("openblas", "openmp", False), ("mkl", "intel", False)]
     for kind, layer, expected in kinds:
         controller = SimpleNamespace(
@@ -242,8 +242,8 @@ def test_openblas_on_openmp_counts_as_one_of_these():
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_child_that_is_forked_in_a_fit_has_the_users_limit():
-    """Of the threads that work only the one that forks goes on in the child."""
+def test_child_forked_during_a_fit_has_the_users_limit():
+    """Of the computing threads, only the one that forks continues in the child."""
     import os
 
     other = Elsewhere(one_blas_thread)

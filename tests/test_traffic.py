@@ -1,4 +1,4 @@
-"""What travels between host and device: chunks in, news out, pieces where the device's memory is short."""
+"""Host-device transfers: uploads in chunks, asynchronous copies to the host, smaller chunks if memory is short."""
 
 import itertools
 import logging
@@ -23,24 +23,24 @@ CUDA = Device("cuda", 0)
 
 
 @pytest.mark.parametrize("kind", ["rows", "columns", "strided", "int16", "large"])
-def test_sent_arrays_arrive(cupy, kind, rng, monkeypatch):
+def test_uploaded_chunks_equal_their_sources(cupy, kind, rng, monkeypatch):
     monkeypatch.setattr(transfers, "MIN_THREADED_COPY_BYTES", 1000 if kind == "large" else 1 << 22)
     X = rng.normal(size=(400, 6)).astype(np.float32)
     X = {"columns": np.asfortranarray(X), "strided": np.repeat(X, 2, 1)[:, ::2], "int16": (9 * X).astype("i2")}.get(
         kind, X
     )
-    cuts = [0, 3, 13, 14, 90, 380, 400]  # slots must grow
+    cuts = [0, 3, 13, 14, 90, 380, 400]  # the buffers must grow
     parts = [X[a:b] for a, b in itertools.pairwise(cuts)]
-    arrived = 0
-    for part, there in zip(parts, transfers.upload_chunks(parts, CUDA), strict=True):
-        assert isinstance(there, cupy.ndarray)
-        assert (there.dtype, there.shape) == (part.dtype, part.shape)
-        np.testing.assert_array_equal(there.get(), part)
-        arrived += 1
-    assert arrived == len(parts)
+    n_uploaded = 0
+    for part, on_device in zip(parts, transfers.upload_chunks(parts, CUDA), strict=True):
+        assert isinstance(on_device, cupy.ndarray)
+        assert (on_device.dtype, on_device.shape) == (part.dtype, part.shape)
+        np.testing.assert_array_equal(on_device.get(), part)
+        n_uploaded += 1
+    assert n_uploaded == len(parts)
 
 
-def test_memory_is_used_again_only_after_its_copy_and_its_use(cupy, rng):
+def test_buffers_are_reused_only_after_their_copy_and_use(cupy, rng):
     if not hasattr(cupy.ndarray, "_wait"):
         pytest.skip("only the fake device keeps a log")
     fake_cupy.log.clear()
@@ -49,33 +49,34 @@ def test_memory_is_used_again_only_after_its_copy_and_its_use(cupy, rng):
         for number, _ in enumerate(uploads):
             fake_cupy.log.append(("use", number))
     log = fake_cupy.log
-    uses = [place for place, entry in enumerate(log) if entry[0] == "use"]
+    uses = [position for position, entry in enumerate(log) if entry[0] == "use"]
     for number in range(transfers.N_PINNED_BUFFERS, len(parts)):
-        before = log[uses[number - 1] : uses[number]]  # what was asked for between the use before and this use
+        before = log[uses[number - 1] : uses[number]]  # logged between the previous use and this one
         first = (
             log[uses[number - transfers.N_PINNED_BUFFERS - 1] + 1 : uses[number - transfers.N_PINNED_BUFFERS]]
             if number > 3
             else log[:5]
         )
         copied = [entry[1] for entry in first if entry[0] == "record"]
-        assert next(entry[1] for entry in before if entry[0] == "synchronize") in copied  # the host, for the buffer
+        # the host waits before it overwrites the buffer
+        assert next(entry[1] for entry in before if entry[0] == "synchronize") in copied
         used = log[uses[number - transfers.N_DEVICE_BUFFERS] + 1]
         assert used[0] == "record"
-        assert ("wait", used[1]) in before  # the stream that sends, for the room
+        assert ("wait", used[1]) in before  # the upload stream waits before it overwrites device memory
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("piece", [1, 100, 1000])
-def test_parts_are_sent_in_pieces(cupy, piece, order, rng, monkeypatch):
-    """The stand-in reads page-locked memory as late as it may."""
+def test_chunks_are_uploaded_in_pieces(cupy, piece, order, rng, monkeypatch):
+    """The fake device reads page-locked memory as late as possible."""
     monkeypatch.setattr(transfers, "MAX_PIECE_BYTES", piece)
     X = np.asarray(rng.normal(size=(90, 6)), order=order)
-    arrived = [there.copy() for there in transfers.upload_chunks([X[:40], X[40:41], X[41:]], CUDA)]
-    np.testing.assert_array_equal(np.concatenate([part.get() for part in arrived]), X)
+    uploaded = [on_device.copy() for on_device in transfers.upload_chunks([X[:40], X[40:41], X[41:]], CUDA)]
+    np.testing.assert_array_equal(np.concatenate([part.get() for part in uploaded]), X)
 
 
 @pytest.mark.parametrize("limit", [1, 1 << 22])
-def test_fetched(cupy, limit, rng, monkeypatch):
+def test_download(cupy, limit, rng, monkeypatch):
     monkeypatch.setattr(transfers, "MIN_THREADED_COPY_BYTES", limit)
     for array in (rng.normal(size=(40, 5)), rng.normal(size=(40, 5)).T, rng.normal(size=7), rng.normal(size=(2, 3, 4))):
         found = transfers.download(cupy.asarray(array))
@@ -85,14 +86,14 @@ def test_fetched(cupy, limit, rng, monkeypatch):
 
 
 @pytest.mark.parametrize("large", [True, False])
-def test_an_array_of_one_chunk_is_sent_where_it_is_large(cupy, large, rng, monkeypatch):
+def test_array_of_one_chunk_is_uploaded_by_upload_chunks_if_large(cupy, large, rng, monkeypatch):
     X, parts = rng.normal(size=(50, 4)), []
 
-    def noted(some, device, send=transfers.upload_chunks):
-        return send((parts.append(part) or part for part in some), device)
+    def recorded(chunks, device, send=transfers.upload_chunks):
+        return send((parts.append(part) or part for part in chunks), device)
 
     monkeypatch.setattr("gpuica.rows.device.MIN_THREADED_COPY_BYTES", X.nbytes - large)
-    monkeypatch.setattr("gpuica.rows.device.upload_chunks", noted)
+    monkeypatch.setattr("gpuica.rows.device.upload_chunks", recorded)
     rows = open_rows(X, dtype=X.dtype, device=CUDA)
     np.testing.assert_allclose(rows.sum(sums.total)[0].get(), X.sum(axis=0), rtol=1e-12)
     assert len(parts) == large
@@ -100,7 +101,7 @@ def test_an_array_of_one_chunk_is_sent_where_it_is_large(cupy, large, rng, monke
 
 @pytest.mark.parametrize("dtype", [">f4", ">f8", ">i2"])
 @pytest.mark.parametrize("chunk_rows", [70, 500])
-def test_big_endian_numbers(cupy, chunk_rows, dtype, rng):
+def test_big_endian_input(cupy, chunk_rows, dtype, rng):
     X = (9 * rng.normal(size=(500, 4))).astype(dtype)
     rows = open_rows(X, dtype=np.dtype(float), device=CUDA, chunk_rows=chunk_rows)
     np.testing.assert_allclose(rows.sum(sums.total)[0].get(), X.sum(axis=0, dtype=float), rtol=1e-9)
@@ -108,7 +109,7 @@ def test_big_endian_numbers(cupy, chunk_rows, dtype, rng):
 
 @pytest.mark.parametrize("piece", [1, 100, 1 << 26])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_results_arrive(cupy, dtype, piece, rng, monkeypatch):
+def test_download_writer(cupy, dtype, piece, rng, monkeypatch):
     monkeypatch.setattr(transfers, "MAX_PIECE_BYTES", piece)
     monkeypatch.setattr(transfers, "MIN_THREADED_COPY_BYTES", 200)
     X = rng.normal(size=(300, 3))
@@ -116,23 +117,23 @@ def test_results_arrive(cupy, dtype, piece, rng, monkeypatch):
     for a, b in itertools.pairwise([0, 1, 50, 51, 200, 300]):
         part = cupy.asarray(X[a:b]) if a % 2 else cupy.asarray(X[a:b].T.copy()).T
         writer.write(part)
-        part *= 0  # what is made of a chunk is overwritten by what is made of the next
+        part *= 0  # the result of a chunk is overwritten by the result of the next
     writer.close()
     np.testing.assert_array_equal(writer.array, X.astype(dtype))
 
 
-def test_page_locked_memory_is_there_for_the_next_pass(cupy, rng, monkeypatch):
-    asked, allocate = [], cupy.cuda.alloc_pinned_memory
-    monkeypatch.setattr(cupy.cuda, "alloc_pinned_memory", lambda size: asked.append(size) or allocate(size))
+def test_page_locked_memory_is_reused_by_the_next_pass(cupy, rng, monkeypatch):
+    allocated, allocate = [], cupy.cuda.alloc_pinned_memory
+    monkeypatch.setattr(cupy.cuda, "alloc_pinned_memory", lambda size: allocated.append(size) or allocate(size))
     for size in (100, 120, 101):
         for _ in transfers.upload_chunks(rng.normal(size=(5, size, 8)), CUDA):
             pass
-    assert asked == [8192] * 3 * transfers.N_PINNED_BUFFERS  # CuPy keeps freed blocks by their size
+    assert allocated == [8192] * 3 * transfers.N_PINNED_BUFFERS  # CuPy keeps freed blocks by their size
 
 
 @pytest.mark.parametrize("source", [lambda X: X, Array], ids=["array", "stream"])
-def test_threads_end_where_the_work_fails(cupy, source, rng, monkeypatch):
-    """Also while the error is still there, and with it the frames that it came through."""
+def test_threads_end_when_a_pass_fails(cupy, source, rng, monkeypatch):
+    """Also while the exception, and with it the frames of its traceback, is still referenced."""
     monkeypatch.setattr(transfers, "MIN_THREADED_COPY_BYTES", 1)
     rows = open_rows(source(rng.normal(size=(500, 4))), dtype=np.dtype(float), device=CUDA, chunk_rows=70)
 
@@ -147,13 +148,13 @@ def test_threads_end_where_the_work_fails(cupy, source, rng, monkeypatch):
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-def test_a_host_array_is_added_up_on_the_device(cupy, weighted, rng):
+def test_sums_of_a_host_array_on_the_device(cupy, weighted, rng):
     X, W = rng.normal(size=(500, 4)), rng.normal(size=(3, 4))
     w = rng.integers(0, 3, size=500).astype(float) if weighted else None
     rows = open_rows(X, dtype=X.dtype, device=CUDA, chunk_rows=70, weights=w)
-    there = rows.sum(sums.fixed_point, cupy.asarray(W), LogCosh())
+    on_device = rows.sum(sums.fixed_point, cupy.asarray(W), LogCosh())
     repeated = X if w is None else np.repeat(X, w.astype(int), axis=0)
-    for found, expected in zip(there, naive.fixed_point(repeated, W, "logcosh"), strict=True):
+    for found, expected in zip(on_device, naive.fixed_point(repeated, W, "logcosh"), strict=True):
         np.testing.assert_allclose(found.get(), expected, rtol=1e-9, atol=1e-9)
     projection = round_projection(X.mean(0), W, X.dtype)
     np.testing.assert_allclose(
@@ -162,7 +163,7 @@ def test_a_host_array_is_added_up_on_the_device(cupy, weighted, rng):
 
 
 class Tight:
-    """A contribution or function that a device of room for so many rows cannot work on at once."""
+    """A contribution or function that runs out of memory on chunks of more than `room` rows."""
 
     def __init__(self, cupy, room, function):
         self.error, self.room, self.function, self.seen = cupy.cuda.memory.OutOfMemoryError, room, function, []
@@ -175,7 +176,7 @@ class Tight:
 
 
 @pytest.mark.parametrize("host", [True, False])
-def test_out_of_memory_halves_the_pieces_and_is_said_once(cupy, host, rng, caplog):
+def test_out_of_memory_halves_the_chunks_and_is_logged_once(cupy, host, rng, caplog):
     X, w = rng.normal(size=(500, 4)), rng.integers(0, 3, size=500).astype(float)
     rows = open_rows(X if host else cupy.asarray(X), dtype=X.dtype, device=CUDA, chunk_rows=200, weights=w)
     tight = Tight(cupy, 60, sums.total)
@@ -190,37 +191,37 @@ def test_out_of_memory_halves_the_pieces_and_is_said_once(cupy, host, rng, caplo
     assert len([r for r in caplog.records if "ran out of memory" in r.message]) == 1
 
 
-def test_out_of_memory_while_rows_are_overwritten(cupy, rng):
+def test_out_of_memory_in_place(cupy, rng):
     X = rng.normal(size=(500, 4))
-    there = cupy.asarray(X)
-    rows = open_rows(there, dtype=X.dtype, device=CUDA, chunk_rows=200)
-    out = rows.map(Tight(cupy, 90, lambda chunk: 2 * chunk), out=there)
-    assert out is there
+    on_device = cupy.asarray(X)
+    rows = open_rows(on_device, dtype=X.dtype, device=CUDA, chunk_rows=200)
+    out = rows.map(Tight(cupy, 90, lambda chunk: 2 * chunk), out=on_device)
+    assert out is on_device
     np.testing.assert_array_equal(out.get(), 2 * X)
 
 
-def test_out_of_memory_for_a_row(cupy, rng):
+def test_out_of_memory_for_one_row_raises(cupy, rng):
     rows = open_rows(rng.normal(size=(9, 2)), dtype=np.dtype(float), device=CUDA, chunk_rows=4)
     with pytest.raises(MemoryError, match=r"memory of cuda:0 is too small for the work on one row"):
         rows.sum(Tight(cupy, 0, sums.total))
 
 
-def test_the_whole_fit_of_a_host_array_on_the_device(cupy, monkeypatch):
+def test_fit_of_a_host_array_on_the_device(cupy, monkeypatch):
     monkeypatch.setattr(device, "why_no_gpu", lambda: "")
     monkeypatch.setattr("gpuica.rows.device.MAX_CHUNK_ELEMENTS", 3000)
     X = mixture(3000, 4)[0]
-    host, there = FastICA(random_state=0).fit(X), FastICA(random_state=0, device="cuda").fit(X)
-    assert there.device_ == "cuda:0"
-    np.testing.assert_allclose(there.components_, host.components_, atol=1e-7 * np.abs(host.components_).max())
+    host, on_device = FastICA(random_state=0).fit(X), FastICA(random_state=0, device="cuda").fit(X)
+    assert on_device.device_ == "cuda:0"
+    np.testing.assert_allclose(on_device.components_, host.components_, atol=1e-7 * np.abs(host.components_).max())
 
 
-def test_news_are_read_as_they_were_when_asked_for(cupy, rng):
+def test_host_copy_contains_the_values_at_the_time_of_the_copy(cupy, rng):
     X = cupy.asarray(rng.normal(size=5))
-    news = transfers.copy_to_host(X, X.sum(), X > 0)
+    host_copy = transfers.copy_to_host(X, X.sum(), X > 0)
     before = X.get()
     X *= 0
-    values, total, positive = news.read()
-    assert news.pending
+    values, total, positive = host_copy.read()
+    assert host_copy.pending
     np.testing.assert_array_equal(values, before)
     np.testing.assert_allclose(total, before.sum())
     np.testing.assert_array_equal(positive, before > 0)
@@ -228,19 +229,19 @@ def test_news_are_read_as_they_were_when_asked_for(cupy, rng):
 
 
 @pytest.mark.parametrize("n_unread", [1, 3])
-def test_a_copy_that_nobody_reads_does_not_write_to_memory_of_others(cupy, n_unread, rng):
+def test_unread_copy_does_not_write_to_reused_memory(cupy, n_unread, rng):
     X = cupy.asarray(rng.normal(size=5))
     for _ in range(n_unread):
-        transfers.copy_to_host(X)  # dropped at once, as after the last iteration of a fit
+        transfers.copy_to_host(X)  # discarded immediately, as after the last iteration of a fit
     blocks = [transfers.pinned_empty(cupy.cuda, 5, float) for _ in range(n_unread)]
     for block in blocks:
         block[:] = 7
-    X.sum().get()  # the device has done everything by now
+    X.sum().get()  # synchronizes with the device
     for block in blocks:
         np.testing.assert_array_equal(block, 7)
 
 
-def test_buffers_of_finished_copies_are_given_back(cupy, rng):
+def test_buffers_of_completed_copies_are_released(cupy, rng):
     X = cupy.asarray(rng.normal(size=5))
     for _ in range(5):
         transfers.copy_to_host(X)
@@ -249,11 +250,11 @@ def test_buffers_of_finished_copies_are_given_back(cupy, rng):
     assert len(transfers._copies) == 1
 
 
-def test_another_thread_works_on_the_device_and_stream_of_this_one(cupy):
+def test_other_thread_uses_the_captured_device_and_stream(cupy):
     seen = []
 
-    def work(place):
-        with place():
+    def work(captured_context):
+        with captured_context():
             seen.append((cupy.cuda.runtime.getDevice(), cupy.cuda.get_current_stream().ptr))
 
     with cupy.cuda.Stream(non_blocking=True) as stream:
@@ -263,7 +264,7 @@ def test_another_thread_works_on_the_device_and_stream_of_this_one(cupy):
     assert seen == [(0, stream.ptr)]
 
 
-def test_chunks_of_a_device_stay_in_its_cache_or_are_worth_their_launches(cupy):
+def test_default_chunks_fit_the_cache_or_amortize_their_launches(cupy):
     if not hasattr(cupy.ndarray, "_wait"):
         pytest.skip("sizes of the fake device")
     for k in (1, 4, 64, 512, 4096):

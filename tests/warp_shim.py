@@ -1,8 +1,8 @@
 """Warp primitives for Numba's CUDA simulator, which runs one Python thread per CUDA thread and lacks them.
 
-`install()` adds shuffles, votes and `syncwarp` to the module that simulated kernels see.  All lanes of a warp must
-take part (full masks only): a lane that stays away makes the others fail after TIMEOUT seconds, where a GPU would hang
-or give a wrong answer.
+`install()` adds shuffles, votes and `syncwarp` to the module that simulated kernels use.  All lanes of a warp must
+participate (full masks only): if a lane is missing, the others fail after TIMEOUT seconds, where a GPU would deadlock
+or return a wrong result.
 """
 
 import threading
@@ -18,7 +18,7 @@ _lock = threading.Lock()
 
 
 class _Warp:
-    """Lanes that meet: each leaves a value, and all see the values of all."""
+    """A barrier for the lanes of a warp, at which each receives the values of all."""
 
     def __init__(self, lanes):
         self.values, self.meeting = [None] * lanes, threading.Barrier(lanes)
@@ -27,14 +27,14 @@ class _Warp:
         self.values[lane] = value
         self.meeting.wait(TIMEOUT)
         seen = list(self.values)
-        self.meeting.wait(TIMEOUT)  # nobody leaves the next value before everybody has read these
+        self.meeting.wait(TIMEOUT)  # values may be overwritten only after all lanes have read them
         return seen
 
 
 def _exchange(value):
-    """(the lane of the calling thread, the values of all lanes of its warp)."""
+    """Lane of the calling thread, and values of all lanes of its warp."""
     thread = threading.current_thread()
-    block = thread._manager  # of one block: the simulator makes a new one for each
+    block = thread._manager  # the simulator creates one manager per block
     number, lane = divmod(thread.thread_id, LANES)
     with _lock:
         warps = block.__dict__.setdefault("warps", {})
@@ -80,15 +80,15 @@ def syncwarp(self, mask=0xFFFFFFFF):
     _exchange(None)
 
 
-_inside: dict[int, tuple[int, dict]] = {}  # id of a module's names -> (threads inside, what is `cuda` outside)
+_inside: dict[int, tuple[int, dict]] = {}  # id of module globals -> (number of active threads, original `cuda` names)
 
 
 @contextmanager
 def _swapped(function, fake):
-    """Numba's `swapped_cuda_module`, which puts its own module in place of `cuda` for a function.
+    """Thread-safe version of Numba's `swapped_cuda_module`, which replaces `cuda` in the globals of a function.
 
-    Numba's gives the name back when the thread that came first leaves, though others are inside; this when the last
-    does.
+    Numba's restores the globals when the first thread exits, although others are still active; this one when the last
+    thread exits.
     """
     names = function.__globals__
     with _lock:
@@ -109,7 +109,7 @@ def _swapped(function, fake):
 
 
 def install():
-    """Make the primitives known to simulated kernels."""
+    """Make the primitives available to simulated kernels."""
     kernel.swapped_cuda_module = _swapped
     for primitive in (
         shfl_sync,

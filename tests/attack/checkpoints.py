@@ -1,4 +1,4 @@
-"""Fits and outputs that are killed, damaged, or asked for something else than they were begun with."""
+"""Killed fits and outputs, damaged checkpoints, and checkpoints used with other parameters or concurrently."""
 
 import contextlib
 import json
@@ -47,7 +47,7 @@ def folder():
 
 
 def fitted(kind, arguments, X, **more):
-    """The fitted estimator; dictionary learning takes a snapshot after every step."""
+    """Return the fitted estimator; dictionary learning stores a snapshot after every step."""
     quiet = mock.patch.object(logger, "warning")
     with warnings.catch_warnings(), mock.patch.object(_checkpoint, "SNAPSHOT_INTERVAL", 0.0), quiet:
         warnings.simplefilter("ignore")
@@ -61,14 +61,14 @@ def check_same(found, expected, rtol=0.0):
 
 
 def slowly(file):
-    """In place of os.fsync: a kill then comes mostly where a file is not complete."""
+    """Replace os.fsync: most kills then occur while a file is incomplete."""
     time.sleep(0.002)
 
 
 def killed(work, seconds):
-    """Do the work in a child process that is killed after so many seconds, if it has not ended."""
+    """Call `work` in a child process, which is killed after this number of seconds unless it has ended."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of forking a process with threads: those of BLAS, which it stops
+        warnings.simplefilter("ignore")  # about forking a process with threads: those of BLAS, which stops them
         child = os.fork()
     if not child:
         with contextlib.suppress(BaseException), mock.patch.object(os, "fsync", slowly):
@@ -86,7 +86,7 @@ def data(rng, arguments):
 
 
 def attack_kills(rng):
-    """A fit that is killed up to four times, and run again, has the bits of one that was not."""
+    """A fit that is killed up to four times and resumed is bitwise identical to an uninterrupted one."""
     kind, arguments = drawn(rng, FITS)
     X, seed = data(rng, arguments), (int(rng.integers(100)), None)[rng.integers(2)]
     began = time.perf_counter()
@@ -131,7 +131,7 @@ def deleted(rng, path, others):
 
 
 def edited(rng, path, others):
-    """A number or text in a JSON file, or in the header of tensors, becomes another."""
+    """Replace a character of a JSON file or of a tensor header."""
     content = path.read_bytes()
     places = [i for i, byte in enumerate(content[:4000]) if chr(byte).isalnum()]
     i = places[rng.integers(len(places))]
@@ -142,7 +142,7 @@ DAMAGE = [flipped, truncated, longer, swapped, deleted, edited]
 
 
 def attack_damage(rng):
-    """A damaged checkpoint gives the same bits or a CheckpointError."""
+    """A damaged checkpoint gives bitwise identical results or raises CheckpointError."""
     kind, arguments = drawn(rng, FITS)
     X = data(rng, arguments)
     with folder() as path:
@@ -214,7 +214,7 @@ CHOICES = {
 
 
 def attack_parameters(rng):
-    """With other parameters, data or weights a fit from a checkpoint is refused, or what it is without."""
+    """With other parameters, data or weights a fit from a checkpoint raises, or equals a fit without checkpoint."""
     kind, arguments = drawn(rng, FITS)
     choices, given = CHOICES[kind], data(rng, arguments)
     names = [str(name) for name in rng.choice(list(choices), 2, replace=False)]
@@ -232,19 +232,19 @@ def attack_parameters(rng):
                 found = fitted(kind, now, X, **more)
             except CheckpointError:
                 continue
-            except ValueError:  # parameters that do not go together
+            except ValueError:  # incompatible parameters
                 with contextlib.suppress(ValueError):
                     fitted(kind, {**now, "checkpoint": None}, X, **more)
                     raise
                 continue
-            # memory_limit decides whether whitened rows are stored, in other chunks: it may change the rounding
+            # memory_limit determines whether whitened rows are stored, in chunks of another size: rounding can differ
             tolerance = 1e-6 if "memory_limit" in names else 0.0
             check_same(found, fitted(kind, {**now, "checkpoint": None}, X, **more), tolerance)
 
 
-# ---- several at once -------------------------------------------------------------------------------------------------
+# ---- concurrent fits -------------------------------------------------------------------------------------------------
 def attack_several_at_once(rng):
-    """Of fits with one directory, in threads and processes, each has the right bits or is refused."""
+    """Concurrent fits with one directory, in threads and processes, each give the correct result or raise."""
     kind, arguments = drawn(rng, FITS)
     X, outcomes = data(rng, arguments), []
     whole = fitted(kind, {**arguments, "random_state": 0}, X)
@@ -278,7 +278,7 @@ def attack_several_at_once(rng):
 
 # ---- outputs ---------------------------------------------------------------------------------------------------------
 def attack_killed_outputs(rng):
-    """What a killed process leaves is the whole, or nothing, or a set whose first file is missing; it can be redone."""
+    """Output of a killed process is complete, absent, or lacks its first file; it can be written again."""
     X = rng.normal(size=(int(rng.integers(2000, 20_000)), 4))
     model = SparseCoder(np.eye(4), transform_algorithm="threshold", transform_alpha=0.5)
     sparse = SparseCoder(np.eye(4), transform_algorithm="threshold", transform_alpha=0.5, sparse_output=True)
@@ -301,7 +301,7 @@ def attack_killed_outputs(rng):
         killed(lambda: write(path), rng.uniform(0, 0.05))
         if (path / first).exists():
             np.testing.assert_array_equal(read(path), expected)
-        for file in path.glob(pattern):  # of a process that was killed between two renamings
+        for file in path.glob(pattern):  # of a process killed between two renames
             file.unlink()
         write(path)
         np.testing.assert_array_equal(read(path), expected)

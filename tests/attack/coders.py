@@ -1,4 +1,4 @@
-"""Attacks on sparse coders: no code is worse than none, and what was asked for is met or counted."""
+"""Attacks on sparse coders: no code is worse than zeros, and rows that miss the target are counted."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from gpuica.coders import Fista, Lasso, Threshold, TopK
 
 from ..coherent import DICTIONARIES, check, problem, pursuits, to_target
 
-SETTINGS = {  # of the dictionaries that have some
+SETTINGS = {  # name of a dictionary -> random parameters
     "bumps": lambda rng: {"d": int(rng.integers(2, 60)), "K": int(rng.integers(1, 150))},
     "pairs": lambda rng: {
         "d": int(rng.integers(2, 40)),
@@ -29,7 +29,7 @@ def _problem(rng, n):
     name = str(rng.choice(list(DICTIONARIES)))
     dtype = rng.choice([np.float32, np.float64])
     X, D = problem(lambda r: DICTIONARIES[name](r, **SETTINGS[name](r)), n, dtype, rng)
-    if rng.random() < 0.3:  # atoms of other norms, and zeros
+    if rng.random() < 0.3:  # atoms of other norms and zero atoms
         D = D * (10.0 ** rng.integers(-3, 4, (len(D), 1))).astype(dtype)
         D[rng.random(len(D)) < 0.1] = 0
     if rng.random() < 0.3:  # duplicates

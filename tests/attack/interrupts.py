@@ -1,7 +1,7 @@
-"""Ctrl-C at random times: in fits, in a process's first import of Numba, in compilation with an empty cache.
+"""Ctrl-C at random times: during fits, the first import of Numba, and compilation with an empty cache.
 
-Each round is a process of its own, `python -m tests.attack.interrupts WHAT SEED`, that sends itself SIGINT from a
-thread.
+Each round runs in a separate process, `python -m tests.attack.interrupts WHAT SEED`, which sends SIGINT to itself from
+a thread.
 """
 
 import os
@@ -15,22 +15,22 @@ import warnings
 
 import numpy as np
 
-INTERRUPTS = 3  # in a process
+INTERRUPTS = 3  # per process
 INFOMAX = {"ortho": False, "extended": False, "whiten": "arbitrary-variance"}
 
 
 def attack_fits(rng):
-    """A fit of a random estimator that is interrupted leaves nothing half done."""
+    """An interrupted fit of a random estimator leaves a consistent state."""
     _in_a_process("fits", rng)
 
 
 def attack_first_import(rng):
-    """A first fit, which imports Numba, is interrupted; the second gives the answer."""
+    """A first fit, which imports Numba, is interrupted; the second gives the correct result."""
     _in_a_process("first", rng)
 
 
 def attack_compilation(rng):
-    """As `attack_first_import`, with an empty cache of compiled code."""
+    """The same as `attack_first_import`, with an empty cache of compiled code."""
     with tempfile.TemporaryDirectory() as cache:
         _in_a_process("compilation", rng, NUMBA_CACHE_DIR=cache)
 
@@ -75,7 +75,7 @@ def _estimators():
 
 
 def _interrupted_fit(estimator, X, delay):
-    """Fit while SIGINT is sent after `delay` seconds; it must be raised, here or there."""
+    """Fit, and send SIGINT after `delay` seconds; KeyboardInterrupt must be raised during or after the fit."""
     sender = threading.Thread(target=lambda: (time.sleep(delay), os.kill(os.getpid(), signal.SIGINT)))
     try:
         sender.start()
@@ -89,7 +89,7 @@ def _interrupted_fit(estimator, X, delay):
 
 
 def _state():
-    """What a fit must leave as it was."""
+    """Global state that a fit must restore."""
     from threadpoolctl import threadpool_info
 
     return (
@@ -100,26 +100,28 @@ def _state():
 
 
 def _infomax_loss(W, Z):
-    """Σ E log cosh y - log |det W|, y = W z: what Picard(ortho=False, extended=False) lowers."""
+    """Σ E log cosh y - log |det W|, y = W z: the objective of Picard(ortho=False, extended=False)."""
     Y = Z @ W.T
     return (np.logaddexp(Y, -Y) - np.log(2)).mean(axis=0).sum() - np.linalg.slogdet(W)[1]
 
 
 def _check(estimator, X, before, again, reference):
-    """The estimator after an interrupt: works as before, works with something new, or is not fitted."""
+    """Check that an interrupted estimator has its previous fit, has a new usable fit, or is not fitted."""
     from sklearn.exceptions import NotFittedError
 
     try:
         S = estimator.transform(X[:100])
     except NotFittedError:
-        assert before is None, "a fitted estimator lost its fit"
+        assert before is None, "the previous fit was lost"
         S = None
     if S is not None:
         assert np.isfinite(S).all()
         assert S.shape[1] == len(estimator.components_)
         if before is not None and estimator.components_ is before["components_"]:
             for name, value in before.items():
-                assert getattr(estimator, name) is value or name == "max_iter", f"{name} is not of the fit before"
+                assert getattr(estimator, name) is value or name == "max_iter", (
+                    f"{name} does not belong to the previous fit"
+                )
         if getattr(estimator, "ortho", True) is False:
             Z = (X - estimator.mean_) @ estimator.whitening_.T * len(X) ** 0.5
             start = _infomax_loss(np.asarray(estimator.w_init), Z)

@@ -1,4 +1,4 @@
-"""Fits in threads at once, among limits of other code on BLAS; and forks in and after fits."""
+"""Concurrent fits in threads, with BLAS limits set by other code; and forks during and after fits."""
 
 import multiprocessing
 import os
@@ -13,12 +13,12 @@ import numpy as np
 
 
 def attack_overlapping(rng):
-    """Fits that overlap give the bits of one fit alone, and limits are what they were."""
+    """Overlapping fits are bitwise identical to single fits, and limits are restored."""
     _in_a_process("overlapping", rng)
 
 
 def attack_forks(rng):
-    """Children that are forked while a fit runs, or after one, fit with the same bits and all threads."""
+    """Fits in children forked during or after a fit are bitwise identical and use all threads."""
     _in_a_process("forks", rng)
 
 
@@ -51,7 +51,7 @@ def _estimators(n):
 
 @contextmanager
 def lasting_work():
-    """Another thread works for as long as the `with` block."""
+    """Run a computation in another thread for the duration of the `with` block."""
     from gpuica.device.threads import one_blas_thread
 
     begun, ended = threading.Event(), threading.Event()
@@ -82,8 +82,8 @@ def overlapping(rng):
     models = _estimators(n)
     expected = [clone(model).fit(X).components_ for model in models]
     begun, failures = threading.Barrier(4), []
-    limit = int(rng.integers(allowed + 1))  # of other code, meanwhile; 0: none
-    # what a fit multiplies while other code allows BLAS more than one thread may be rounded otherwise
+    limit = int(rng.integers(allowed + 1))  # set by other code in the meantime; 0 means none
+    # products computed while other code allows BLAS more than one thread can be rounded differently
     same = np.testing.assert_array_equal if limit < 2 else partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-9)
 
     def work(seed):
@@ -104,8 +104,8 @@ def overlapping(rng):
             thread.start()
         begun.wait()
         if limit:
-            # Begins and ends while a fit lasts.  One that ended after the last fit would restore the 1 that it found,
-            # which nothing in this package can prevent.
+            # This limit begins and ends during a fit.  If it ended after the last fit, it would restore the limit of 1
+            # at its beginning, which this package cannot prevent.
             with lasting_work(), threadpool_limits(limit, user_api="blas"):
                 time.sleep(rng.uniform(0, 0.02))
             np.testing.assert_array_equal(clone(models[0]).fit(X).components_, expected[0])
@@ -119,7 +119,7 @@ def overlapping(rng):
 
 
 def _limits_in_threads(rng, models, X, expected):
-    """Each thread limits BLAS for its fits.  What is left then depends on threadpoolctl; the bits do not."""
+    """Each thread limits BLAS for its fits.  The final limit depends on threadpoolctl; the results do not."""
     from sklearn.base import clone
     from threadpoolctl import threadpool_limits
 

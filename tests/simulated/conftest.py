@@ -1,4 +1,4 @@
-"""Tests of CUDA kernels under Numba's simulator, in a process of their own: see tests/test_simulated.py."""
+"""Tests of CUDA kernels in Numba's simulator, run in a separate process by tests/test_simulated.py."""
 
 import os
 

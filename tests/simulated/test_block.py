@@ -1,4 +1,4 @@
-"""Sums and maxima of a block, for any number of threads: the last warp may have fewer lanes."""
+"""Sums and maxima over a block for any number of threads, including partial warps."""
 
 import numpy as np
 import pytest
@@ -16,9 +16,9 @@ def _kernel(values, out):
 
 
 @pytest.mark.parametrize("threads", [1, 3, 5, 32, 33, 36, 64, 100])
-def test_sums_and_maxima_are_the_same_for_all_threads(threads, rng):
-    for at in {0, threads // 2, threads - 1}:
+def test_block_sum_and_maximum_are_equal_in_all_threads(threads, rng):
+    for index in {0, threads // 2, threads - 1}:
         values, out = -rng.integers(1, 100, size=threads).astype(float), np.zeros((2, threads))
-        values[at] = -0.5
+        values[index] = -0.5
         _kernel[1, threads](values, out)
         np.testing.assert_array_equal(out, np.repeat([[values.sum()], [-0.5]], threads, axis=1))

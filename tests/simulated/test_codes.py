@@ -1,4 +1,4 @@
-"""Compressed codes and their moments on the device's kernels in the simulator."""
+"""Compressed codes and their moments: device kernels in the simulator."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def data(n, d, K, dtype, rng):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_compressed_codes_are_the_non_zeros(shape, dtype, rng):
+def test_compressed_codes_are_nonzeros(shape, dtype, rng):
     _, _, C = data(*shape, dtype, rng)
     counts, columns, values = codes.compress(C, threads=4)
     np.testing.assert_array_equal(counts, np.count_nonzero(C, axis=1))
@@ -26,22 +26,22 @@ def test_compressed_codes_are_the_non_zeros(shape, dtype, rng):
     assert (columns.dtype, values.dtype) == (np.int32, dtype)
 
 
-@pytest.mark.parametrize("length", [1, None])  # of parts: each row for itself, and all at once
+@pytest.mark.parametrize("length", [1, None])  # rows per part: one, or all
 @pytest.mark.parametrize("tile", [2, 100])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_moments_of_codes(shape, dtype, tile, length, rng):
+def test_moments_match_dense_codes(shape, dtype, tile, length, rng):
     X, D, C = data(*shape, dtype, rng)
-    A, B = np.ones((shape[2], shape[2])), np.ones(D.shape)  # to be added to
+    A, B = np.ones((shape[2], shape[2])), np.ones(D.shape)  # the moments are added to these
     sizes = {"threads": 3, "walkers": 2, "tile": tile, "length": length}
     squares = codes.add_moments(X, D, *codes.compress(C, threads=4), A, B, **sizes)
     X, D, C = (part.astype(float) for part in (X, D, C))
-    np.testing.assert_allclose(A, 1 + C.T @ C, rtol=1e-12, atol=1e-12)  # of float32 too: sums are in float64
+    np.testing.assert_allclose(A, 1 + C.T @ C, rtol=1e-12, atol=1e-12)  # also for float32 codes: sums are in float64
     np.testing.assert_allclose(B, 1 + C.T @ X, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(squares, ((X - C @ D) ** 2).sum(axis=1), rtol=1e-12, atol=1e-12)
 
 
-def test_no_codes_at_all(rng):
+def test_moments_of_zero_codes(rng):
     X, D, C = data(3, 2, 4, np.float32, rng)
     A, B = np.zeros((4, 4)), np.zeros((4, 2))
     squares = codes.add_moments(X, D, *codes.compress(0 * C, threads=4), A, B, threads=3, walkers=2)
@@ -51,7 +51,7 @@ def test_no_codes_at_all(rng):
 
 
 @pytest.mark.parametrize("length", [3, 4, 100])
-def test_an_atom_of_every_row_and_atoms_of_none(length, rng):
+def test_moments_with_dense_and_unused_atoms(length, rng):
     X, D, C = data(9, 4, 6, np.float64, rng)
     C[:, [0, 4]], C[:, 2] = 0, rng.normal(size=9)
     A, B = np.zeros((6, 6)), np.zeros((6, 4))
@@ -60,7 +60,7 @@ def test_an_atom_of_every_row_and_atoms_of_none(length, rng):
     np.testing.assert_allclose(B, C.T @ X, atol=1e-13)
 
 
-def test_parts_are_as_long_as_their_sums_fit_into_memory(monkeypatch, rng):
+def test_number_of_parts_is_limited_by_memory(monkeypatch, rng):
     X, D, C = data(12, 2, 5, np.float64, rng)
     monkeypatch.setattr(codes, "MIN_PART_ROWS", 1)
     monkeypatch.setattr(codes, "MAX_PARTS_BYTES", 8 * 5 * 3)  # three parts

@@ -1,4 +1,4 @@
-"""The fused sweep of the contrasts against textbook loops, on blocks so small that every border is crossed."""
+"""Fused contrast sweep against reference loops, with blocks so small that all boundary cases occur."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ SHAPES = [(1, 1), (3, 1), (70, 2), (41, 3), (64, 5), (9, 8), (13, 9), (40, 20), 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(sweep, "THREADS_PER_BLOCK", 10)  # so that 5 and 3 lanes are added too
+    monkeypatch.setattr(sweep, "THREADS_PER_BLOCK", 10)  # so that sums over 5 and 3 lanes occur
     monkeypatch.setattr(sweep, "multiprocessors", lambda index: 1)
     monkeypatch.setattr(sweep, "BLOCKS", 6)
     sweep._kernel.cache_clear()
@@ -23,7 +23,7 @@ def small_blocks(monkeypatch):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("fun", CONTRASTS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_sweep_is_the_formula(shape, fun, dtype, weighted, rng):
+def test_sweep_matches_reference(shape, fun, dtype, weighted, rng):
     Y = (2 * rng.normal(size=shape)).astype(dtype)
     w = rng.integers(0, 4, size=len(Y)).astype(dtype) if weighted else None
     times = np.ones((len(Y), 1)) if w is None else w[:, None].astype(float)
@@ -43,7 +43,7 @@ def test_a_sweep_is_the_formula(shape, fun, dtype, weighted, rng):
     np.testing.assert_allclose(swept, times * g, atol=4 * tolerance)
 
 
-def test_parameters_of_a_contrast_reach_the_kernel(rng):
+def test_contrast_parameters_are_passed_to_kernel(rng):
     Y = rng.normal(size=(20, 3))
     swept = Y.copy()
     loss, slopes, _ = sweep.score_and_loss(swept, LogCosh(1.7))
@@ -52,7 +52,7 @@ def test_parameters_of_a_contrast_reach_the_kernel(rng):
     np.testing.assert_allclose(loss, (np.log(np.cosh(1.7 * Y)) / 1.7).sum(0), rtol=1e-12)
 
 
-def test_nan_is_not_hidden():
+def test_sweep_propagates_nan():
     Y = np.array([[1.0, np.nan], [2.0, 3.0]])
     slopes, squares = sweep.score(Y, LogCosh())
     assert np.isnan([slopes[1], squares[1], Y[0, 1]]).all()
@@ -60,7 +60,7 @@ def test_nan_is_not_hidden():
 
 
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (10, 3), (1000, 64), (77, 257), (4_000_000, 512), (12, 5000), (3, 256)])
-def test_a_layout_fills_the_device_with_blocks_that_have_work(n, k):
+def test_layout_has_no_idle_blocks(n, k):
     for block, most in ((256, 528), (8, 6)):
         columns, tiles, blocks = sweep.layout(n, k, block, most)
         assert columns <= block

@@ -1,4 +1,4 @@
-"""Pursuits on the device's kernels in the simulator, against the textbook loops."""
+"""Pursuit device kernels in the simulator against the reference loops."""
 
 import numpy as np
 import pytest
@@ -16,12 +16,12 @@ SHAPES = [(12, 12, 40), (12, 30, 9), (3, 1, 5), (5, 7, 1)]
 
 
 def encode(X, D, coder, threads=None, **sizes):
-    """Codes by the simulator with some threads, or as plain Python."""
+    """Codes from the simulator with `threads` threads or, by default, from plain Python."""
     return counted(X, D, coder, threads, **sizes)[0]
 
 
 def counted(X, D, coder, threads=None, **sizes):
-    """Codes, and how many rows were not finished."""
+    """Codes and the number of unfinished rows."""
     Q, form = X @ D.T, coding.KERNELS[coder.kernel]
     if threads:
         unfinished = form(X, D, D @ D.T, Q, coder, threads=threads, blocks=2, **sizes)
@@ -41,13 +41,13 @@ def each(X, D):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("n_nonzero", [1, 4, 100])
 @pytest.mark.parametrize("kind", [OMP, ORMP])
-def test_orthogonal_pursuits_are_the_textbook_loops(kind, n_nonzero, shape, dtype):
+def test_orthogonal_pursuits_match_reference(kind, n_nonzero, shape, dtype):
     X, D = data(*shape, dtype, seed=1)
     C = encode(X, D, kind(n_nonzero))
     loop = naive.omp if kind is OMP else naive.ormp
     expected = np.array([loop(*both, n_nonzero) for both in each(X, D)])
     assert ((C != 0).sum(axis=1) <= min(n_nonzero, *D.shape)).all()
-    if n_nonzero < 100:  # beyond, rows are exact whichever atoms came last
+    if n_nonzero < 100:  # with more, reconstructions are exact whichever atoms are selected last
         np.testing.assert_allclose(C, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
     np.testing.assert_allclose(C @ D, expected @ D, atol=1e-4)
 
@@ -57,23 +57,23 @@ SPLITS = {"neither atoms nor directions": 0, "atoms": 2, "two directions": 4, "a
 
 @pytest.mark.parametrize(("kind", "dtype"), [(OMP, np.float32), (ORMP, np.float64)])
 @pytest.mark.parametrize("split", SPLITS)
-def test_what_is_in_shared_memory_does_not_matter(split, kind, dtype):
-    """Directions of the support in shared memory, and those beyond it in a workspace."""
+def test_codes_are_independent_of_shared_memory_split(split, kind, dtype):
+    """Directions of the support are in shared memory as far as they fit, and otherwise in a workspace."""
     X, D = data(2, 12, 21, dtype, seed=3)
     row = len(D) * np.dtype(dtype).itemsize
     shared = orthogonal.MIN_SHARERS * (SPLITS[split] * row + orthogonal.BLOCK_OVERHEAD)
     held, near, _ = orthogonal._split(6, row, 32, shared)
     assert (held, near) == {0: (False, 0), 2: (True, 0), 4: (True, 2), 99: (True, 6)}[SPLITS[split]]
     expected = [(naive.omp if kind is OMP else naive.ormp)(*both, 7) for both in each(X, D)]
-    for threads in (None, 4):  # of which each has several rounds of four atoms, the last of fewer
+    for threads in (None, 4):  # each has several rounds of four atoms, the last with fewer
         C = encode(X, D, kind(7), threads, shared=shared)
         np.testing.assert_allclose(C, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize(  # a thread has four atoms, 32 apart
+@pytest.mark.parametrize(  # a thread processes four atoms, 32 apart
     ("kind", "K"), [(OMP, 32), (ORMP, 33), (ORMP, 96), (OMP, 97), (ORMP, 128), (OMP, 161)]
 )
-def test_every_atom_belongs_to_a_thread(kind, K):
+def test_all_atoms_are_assigned_to_threads(kind, K):
     X, D = data(1, 12, K, seed=K)
     X[0] += 9 * D[-1]
     expected = [(naive.omp if kind is OMP else naive.ormp)(*both, 4) for both in each(X, D)]
@@ -81,13 +81,13 @@ def test_every_atom_belongs_to_a_thread(kind, K):
         np.testing.assert_allclose(encode(X, D, kind(4), threads), expected, atol=1e-9)
 
 
-def test_room_grows_as_far_as_rows_need_it(monkeypatch):
+def test_capacity_grows_as_needed(monkeypatch):
     X, D = data(6, 20, 50)
-    rooms, split = [], orthogonal._split
-    monkeypatch.setattr(orthogonal, "_split", lambda room, *sizes: rooms.append(room) or split(room, *sizes))
+    capacities, split = [], orthogonal._split
+    monkeypatch.setattr(orthogonal, "_split", lambda room, *sizes: capacities.append(room) or split(room, *sizes))
     target = 1e-2 * float((X * X).sum(axis=1).mean())
     few = encode(X, D, OMP(20, target), room=1)
-    assert rooms == [1, 4, 16]  # 19 at most
+    assert capacities == [1, 4, 16]  # 19 at most
     np.testing.assert_array_equal(few, encode(X, D, OMP(20, target)))
 
 
@@ -100,31 +100,31 @@ def test_room_grows_as_far_as_rows_need_it(monkeypatch):
         (0, 4, 32, 233_472, (True, 0, 16)),
     ],
 )
-def test_shared_memory_goes_to_two_blocks_or_more(room, row, threads, shared, expected):
+def test_shared_memory_is_split_between_two_or_more_blocks(room, row, threads, shared, expected):
     held, near, sharers = orthogonal._split(room, row, threads, shared)
     assert (held, near, sharers) == expected
     assert sharers * ((near + 2) * row * held + 3 * 1024) <= shared
 
 
 @pytest.mark.parametrize("coder", [OMP(3), ORMP(3), OMP(3, 0.5)], ids=str)
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NaN, by NumPy
-def test_rows_that_are_not_finite_are_left_to_the_definition(coder, monkeypatch):
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # raised by NumPy for NaN
+def test_non_finite_rows_are_recoded_by_array_implementation(coder, monkeypatch):
     X, D = data(5, 8, 12)
     X[1, 2], X[3, 0], X[4] = np.nan, np.inf, 0
-    ends = []
-    monkeypatch.setattr(orthogonal, "recode_ill_conditioned", lambda X, D, Q, how, coder: ends.extend(how) or 0)
+    statuses = []
+    monkeypatch.setattr(orthogonal, "recode_ill_conditioned", lambda X, D, Q, how, coder: statuses.extend(how) or 0)
     Q = X @ D.T
     with one_thread.running(orthogonal, row, block):
         orthogonal.orthogonal(X, D, D @ D.T, Q, coder, blocks=2)
-    assert [end == ILL_CONDITIONED for end in ends] == [False, True, False, True, False]
+    assert [end == ILL_CONDITIONED for end in statuses] == [False, True, False, True, False]
 
 
 @pytest.mark.parametrize("room", [2, 64])
-@pytest.mark.parametrize("share", [0.5, 1e-2, 1e-5])
+@pytest.mark.parametrize("fraction", [0.5, 1e-2, 1e-5])
 @pytest.mark.parametrize("kind", [OMP, ORMP])
-def test_they_stop_at_the_residual_they_are_given(kind, share, room):
+def test_pursuits_stop_at_target_residual(kind, fraction, room):
     X, D = data(10, 20, 50)
-    target = share * float((X * X).sum(axis=1).mean())
+    target = fraction * float((X * X).sum(axis=1).mean())
     C, loop = encode(X, D, kind(20, target), room=room), naive.omp if kind is OMP else naive.ormp
     for x, c in zip(X, C, strict=True):
         left = [float(((x - loop(x, D, m) @ D) ** 2).sum()) for m in range(21)]
@@ -132,7 +132,7 @@ def test_they_stop_at_the_residual_they_are_given(kind, share, room):
 
 
 @pytest.mark.parametrize("coder", [OMP(5), ORMP(5), OMP(5, positive=True)])
-def test_they_end_when_only_dependent_atoms_are_left(coder, rng):
+def test_pursuits_stop_when_remaining_atoms_are_dependent(coder, rng):
     X, D = abs(rng.normal(size=(9, 5))), np.tile(np.eye(5)[:3], (4, 1))
     C = encode(X, D, coder)
     assert (np.count_nonzero(C, axis=1) == 3).all()
@@ -141,7 +141,7 @@ def test_they_end_when_only_dependent_atoms_are_left(coder, rng):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("n_nonzero", [1, 3, 12])
-def test_non_negative_omp(n_nonzero, dtype):
+def test_non_negative_omp_matches_reference(n_nonzero, dtype):
     X, D = data(20, 20, 30, dtype, seed=2)
     C = encode(X, D, OMP(n_nonzero, positive=True))
     expected = [naive.omp(*both, n_nonzero, positive=True) for both in each(X, D)]
@@ -152,7 +152,7 @@ def test_non_negative_omp(n_nonzero, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("gradient", [False, True])
-def test_matching_pursuits(gradient, dtype):
+def test_matching_pursuits_match_reference(gradient, dtype):
     X, D = data(12, 12, 40, dtype)
     D = D if gradient else scaled(D)
     codes = [naive.matching_pursuit(*both, 15, gradient) for both in each(X, D)]
@@ -165,15 +165,15 @@ def test_matching_pursuits(gradient, dtype):
         np.testing.assert_allclose(c, expected, rtol=1e-4, atol=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("threads", [2, 8, 64])  # of one warp, and of two
+@pytest.mark.parametrize("threads", [2, 8, 64])  # one warp and two warps
 @pytest.mark.parametrize(
     "coder", [OMP(3), ORMP(3), OMP(3, positive=True), MatchingPursuit(4), MatchingPursuit(4, gradient=True)], ids=str
 )
-def test_with_several_threads(coder, threads):
-    """Threads that run into each other would be seen here: the answer is that of one thread."""
+def test_codes_are_independent_of_number_of_threads(coder, threads):
+    """Race conditions would change the result: it must equal that of one thread."""
     X, D = data(3, 5, 9)
     X[1] = 0
-    X = X[:1] if threads == 64 else X  # a thread of Python for each takes long
+    X = X[:1] if threads == 64 else X  # slow: the simulator runs a Python thread for each
     np.testing.assert_allclose(encode(X, D, coder, threads), encode(X, D, coder), atol=1e-12)
 
 
@@ -186,7 +186,7 @@ def small(name, n, dtype, rng):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", SMALL)
-def test_no_code_is_worse_than_its_row(name, dtype, rng):
+def test_residual_is_no_larger_than_row(name, dtype, rng):
     X, D = small(name, 6, dtype, rng)
     for coder in (*pursuits(6), *to_target(1e-3, len(D))):
         if coder.kernel != "lars":
@@ -195,7 +195,7 @@ def test_no_code_is_worse_than_its_row(name, dtype, rng):
 
 
 @pytest.mark.parametrize("name", ["pairs", "low_rank"])
-def test_rows_that_are_left_to_the_definition_with_several_threads(name, rng):
+def test_unfinished_rows_are_independent_of_number_of_threads(name, rng):
     X, D = small(name, 2, np.float32, rng)
     for coder in (OMP(6), ORMP(6), OMP(6, positive=True)):
         C, unfinished = counted(X, D, coder, 4)
@@ -204,7 +204,7 @@ def test_rows_that_are_left_to_the_definition_with_several_threads(name, rng):
 
 
 @pytest.mark.parametrize("coder", to_target(0.5, 9), ids=str)
-def test_targets_that_cannot_be_reached_are_counted(coder):
+def test_rows_that_miss_target_are_counted_as_unfinished(coder):
     D, X = np.eye(9, 12), np.zeros((4, 12))
     X[:, -1] = [0.1, 0.7, 0.71, 2]
     X[:, 0] = 3

@@ -1,4 +1,4 @@
-"""The warp primitives that the simulator is given do what CUDA's do."""
+"""The warp primitives added to the simulator match those of CUDA."""
 
 import numpy as np
 from numba import cuda
@@ -6,7 +6,7 @@ from numba import cuda
 ALL = 0xFFFFFFFF
 
 
-def test_shuffles_votes_and_partial_warps():
+def test_shuffles_and_votes_in_full_and_partial_warps():
     @cuda.jit
     def kernel(values, out):
         i = cuda.threadIdx.x
@@ -32,7 +32,7 @@ def test_shuffles_votes_and_partial_warps():
     np.testing.assert_array_equal(out[6], [0] * 32 + [1] * 16)
 
 
-def test_a_sum_over_a_warp_by_butterflies(rng):
+def test_butterfly_sum_over_warp(rng):
     @cuda.jit
     def kernel(values, out):
         total = values[cuda.blockIdx.x, cuda.threadIdx.x]
