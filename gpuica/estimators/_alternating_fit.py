@@ -15,7 +15,7 @@ from ._checkpoint import for_callback
 from ._code_warnings import warn_of_unfinished
 from ._learning import atom_options, check_atoms, check_problem, initial_atoms, open_fit, solve_and_store, store_atoms
 from ._parameters import real_matrix
-from ._progress import print_line, say_resumed
+from ._progress import print_line, print_resumed
 
 CALLBACK_EVERY = 5  # iterations, as in scikit-learn
 
@@ -28,7 +28,7 @@ def fit_alternating(estimator, X):
     with device.active(), open_fit(estimator, problem) as (oracle, snapshots):
         state = FitState(device.put(_first_atoms(estimator, problem, oracle, snapshots.rng)))
         snapshots.restore(state, device.put, estimator.max_iter)
-        say_resumed(estimator, state)
+        print_resumed(estimator, state)
         solve = partial(
             alternate,
             *(oracle, state),

@@ -10,7 +10,7 @@ from ..messages import warn
 
 @contextmanager
 def transactional_fit(estimator):
-    """In the `with` block, Ctrl-C is `deferred`; if the block fails before it sets `components_`, the estimator is
+    """In the `with` block, Ctrl-C is deferred; if the block fails before it sets `components_`, the estimator is
     restored.
 
     After a failed first fit the estimator is not fitted; after a failed later one it has the attributes of the earlier.

@@ -22,7 +22,7 @@ from ._code_warnings import warn_of_unfinished
 from ._codes import coder_for_fit, device_for_coding, open_for_coding
 from ._dictionary import CODING_CONSTRAINTS
 from ._interrupted import warn_of_interrupt
-from ._parameters import check_overflow, real_matrix
+from ._parameters import check_overflow, checks_parameters, real_matrix
 
 MAX_SVD_SIZE = 1 << 24  # elements of X up to which initial atoms are computed from X itself, as in scikit-learn
 
@@ -157,13 +157,27 @@ def store_atoms(estimator, state):
     estimator.n_replaced_ = state.n_replaced
 
 
-def mean_cost(estimator, X):
-    """The mean over rows of ½‖x - c D‖² plus the coder's penalty, with the coder and the atoms of the fit."""
-    data, D = check_input(estimator, X, reset=False), estimator.components_
-    coder = coder_for_fit(estimator, D.shape)
-    device = device_for_coding(estimator, data, D.shape)
-    with device.active(), report_nonfinite(estimator, data):
+@checks_parameters
+def score(self: Any, X: Any, y: Any = None) -> float:
+    """Return minus the mean cost of a row, with the coder and the atoms of the fit.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features)
+        Rows, of any kind that `fit` accepts.
+    y : None
+        Ignored.
+
+    Returns
+    -------
+    score : float
+        -mean(½‖x - c D‖² + alpha ‖c‖₁); the last term is 0 for pursuits and "topk".  Larger is better.
+    """
+    data, D = check_input(self, X, reset=False), self.components_
+    coder = coder_for_fit(self, D.shape)
+    device = device_for_coding(self, data, D.shape)
+    with device.active(), report_nonfinite(self, data):
         oracle = CodeOracle(open_for_coding(data, len(D), device), coder)
         moments = oracle.moments(device.put(D.astype(data.dtype, order="C")))
     warn_of_unfinished(moments.n_unfinished, data.shape[0], coder)
-    return moments.cost / data.shape[0]
+    return -moments.cost / data.shape[0]

@@ -18,7 +18,7 @@ from ._code_warnings import warn_of_unfinished
 from ._codes import open_for_coding
 from ._learning import atom_options, check_atoms, check_problem, initial_atoms, open_fit, solve_and_store, store_atoms
 from ._parameters import check_overflow
-from ._progress import print_line, say_resumed
+from ._progress import print_line, print_resumed
 
 PRINT_INTERVAL = 2.0  # seconds between two progress lines
 
@@ -39,7 +39,7 @@ def fit_minibatches(estimator, X):
         stopping = EarlyStopping(data.shape[0], shape[0], estimator.tol, estimator.max_no_improvement)
         first_draws = rng.get_state()
         snapshots.restore(state, device.put, n_steps, statistics, stopping)
-        say_resumed(estimator, state)
+        print_resumed(estimator, state)
         solve = partial(
             online,
             *(state, statistics, _batches(estimator, oracle, batch_size, rng, first_draws, skip=state.n_iter)),

@@ -64,7 +64,7 @@ def print_line(estimator, text):
     print(f"[{type(estimator).__name__}] {text}", flush=True)
 
 
-def say_resumed(estimator, learned):
+def print_resumed(estimator, learned):
     """Print that a fit resumes from a checkpoint, if it does; learned: a `FitState`."""
     if estimator.verbose and learned.n_iter:
         print_line(estimator, f"resumed from {estimator.checkpoint} after {learned.n_iter} iterations or batches")

@@ -12,8 +12,7 @@ from ._alternating_fit import fit_alternating
 from ._codes import encode
 from ._dictionary import DictionaryEstimator
 from ._interrupted import transactional_fit
-from ._learning import ARRAY_OR_NONE, LEARNING_CONSTRAINTS, mean_cost
-from ._parameters import checks_parameters
+from ._learning import ARRAY_OR_NONE, LEARNING_CONSTRAINTS, score
 
 
 class DictionaryLearning(DictionaryEstimator, SklearnDictionaryLearning):
@@ -281,23 +280,7 @@ class DictionaryLearning(DictionaryEstimator, SklearnDictionaryLearning):
             codes = encode(self, data, to_host(state.coded_with), coder)
         return codes if self.sparse_output else data.to_caller(codes)
 
-    @checks_parameters
-    def score(self, X: Any, y: Any = None) -> float:
-        """Return minus the mean cost of a row, with the coder and the atoms of the fit.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows, of any kind that `fit` accepts.
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        score : float
-            -mean(½‖x - c D‖² + alpha ‖c‖₁); the last term is 0 for pursuits and "topk".  Larger is better.
-        """
-        return -mean_cost(self, X)
+    score = score
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "components_")  # scikit-learn's default accepts any attribute that ends in "_"

@@ -11,7 +11,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from ._dictionary import DictionaryEstimator
 from ._interrupted import transactional_fit
-from ._learning import LEARNING_CONSTRAINTS, mean_cost
+from ._learning import LEARNING_CONSTRAINTS, score
 from ._minibatch_fit import fit_minibatches, fit_one_batch
 from ._parameters import checks_parameters
 
@@ -302,23 +302,7 @@ class MiniBatchDictionaryLearning(DictionaryEstimator, SklearnMiniBatchDictionar
             fit_one_batch(self, X)
         return self
 
-    @checks_parameters
-    def score(self, X: Any, y: Any = None) -> float:
-        """Return minus the mean cost of a row, with the coder and the atoms of the fit.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Rows, of any kind that `fit` accepts.
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        score : float
-            -mean(½‖x - c D‖² + alpha ‖c‖₁); the last term is 0 for pursuits and "topk".  Larger is better.
-        """
-        return -mean_cost(self, X)
+    score = score
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "components_")  # scikit-learn's default accepts any attribute that ends in "_"

@@ -14,8 +14,8 @@ from .data import SampleWeights
 def with_sample_weight(data, sample_weight):
     """The `InputData` with weights of its rows (n_rows,), an array-like of any library, or None.
 
-    The weights are divided by a power of 2, because the working precision must hold their squares; weights up to COUNTS
-    stay as they are, because they may be counts.  ValueError if they are not valid weights.
+    The weights are divided by a power of 2, because the working precision must hold their squares; weights up to
+    MAX_COUNT stay as they are, because they may be counts.  ValueError if they are not valid weights.
     """
     if isinstance(data.array, Shared):
         weights, total, largest = _global_weights(data.array, sample_weight)
