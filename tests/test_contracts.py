@@ -188,6 +188,20 @@ def test_growing_samples(solve, name, rng):
     assert oracle.n_passes < 12  # on all rows
 
 
+def test_a_quarter_of_the_starts_continues_on_the_next_sample(rng, monkeypatch):
+    n_starts = []
+
+    def counted(solver, oracle, starts, *args, **options):
+        n_starts.append(len(starts))
+        return solve_all(solver, oracle, starts, *args, **options)
+
+    monkeypatch.setattr("gpuica.solvers.growth.solve_all", counted)
+    oracle = ArrayOracle(white(80_000, 3))
+    options = {"growth": 2.0, "rng": np.random.RandomState(0), "max_iter": 50, "tol": "auto"}
+    run(solvers.SOLVERS["parallel"], oracle, [rotation(rng, 3) for _ in range(8)], **options)
+    assert n_starts == [8, 2, 1, 1]  # 10,000, 20,000, 40,000 and all rows
+
+
 def test_stochastic_picard_lowers_the_loss_to_the_error_of_the_rows(rng):
     k, Z = 4, white(20_000, 4)
     oracle = ArrayOracle(Z)

@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from gpuica import Cube, FastICA, LogCosh, fastica
+from gpuica.estimators import _fit
 
 from .problems import amari, mixture, white
 
@@ -190,3 +191,12 @@ def test_renamed_attributes_warn(rng):
     with pytest.warns(FutureWarning, match="at_rest_ is deprecated: use converged_components_"):
         np.testing.assert_array_equal(ica.at_rest_, ica.converged_components_)
     assert not hasattr(FastICA(), "movement_")
+
+
+def test_random_starts_are_rounded_to_the_dtype_of_x():
+    """As in scikit-learn, so that float32 data start from the same point."""
+    drawn = np.random.RandomState(0).normal(size=(3, 3))
+    for dtype in (np.float32, np.float64):
+        start = _fit._start(None, 3, np.dtype(dtype), np.random.RandomState(0))
+        np.testing.assert_array_equal(start, drawn.astype(dtype))
+        assert start.dtype == np.float64

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpuica import device, sums
+from gpuica import device, shards, sums
 from gpuica.contrasts import LogCosh
 from gpuica.device import CPU, Device
 from gpuica.device.threads import host_threads
@@ -26,6 +26,19 @@ def column_sum(chunk):
 
 def plus_one(chunk):
     return chunk + 1
+
+
+@pytest.mark.parametrize("storage", ["array", "file"])
+def test_a_subset_keeps_its_weights(storage, rng, tmp_path):
+    X, weights = rng.normal(size=(50, 3)), rng.random(50)
+    source = X
+    if storage == "file":
+        np.save(tmp_path / "rows.npy", X)
+        source = shards(tmp_path / "rows.npy")
+    rows = open_rows(source, dtype=np.float64, device=CPU, chunk_rows=20, weights=weights)
+    subset = rows.subset([41, 7, 7])
+    np.testing.assert_array_equal(subset.weights, weights[[41, 7, 7]])
+    np.testing.assert_allclose(subset.weight, weights[[41, 7, 7]].sum())
 
 
 def test_sum_and_map(as_rows, rng):
