@@ -56,7 +56,7 @@ class CodeOracle:
 
     def moments(self, D, n_worst=0):
         """The `CodeMoments` of all rows, with the n_worst rows that D reconstructs worst.  One pass."""
-        total = self.rows.reduce(sums.CodeTotals, (D, n_worst), sums.coded, D, sums.gram(D, self.coder), self.coder)
+        total = self.rows.reduce(sums.CodeTotals, (D, n_worst), sums.coded, D, sums.prepared(D, self.coder), self.coder)
         if self.xp is np:  # on a device this would be a wait: there the cost is checked when it is read
             finite_cost(float(total.costs[0]))
         return CodeMoments(total.costs, total.A, total.B, total.worst, total.n_unfinished)
@@ -87,7 +87,7 @@ class CodeOracle:
 
     def _settings(self, D):
         """The parameters of a coder's sums."""
-        return D, sums.gram(D, self.coder), self.coder
+        return D, sums.prepared(D, self.coder), self.coder
 
     def square(self):
         """Σ x xᵀ (d, d).  One pass."""

@@ -211,14 +211,14 @@ def as_float64(X):
     return X.astype(np.float64, copy=False)
 
 
-def gram(D, coder):
-    """D Dᵀ (K, K) of a dictionary D (K, d), or None where a coder does not use it or is faster without it."""
-    return kernels.gram(D, coder)
+def prepared(D, coder):
+    """What a coder computes once from a dictionary D (K, d), such as D Dᵀ (K, K), for the functions below."""
+    return kernels.prepare(D, coder)
 
 
-def codes(X, D, gram, coder, unfinished):
+def codes(X, D, prepared, coder, unfinished):
     """Codes (n, K) of X (n, d) by a coder.  For `Rows.map`.  unfinished: an `Unfinished` or an object like it."""
-    C, left = kernels.encode(X, D, gram, coder)
+    C, left = kernels.encode(X, D, prepared, coder)
     unfinished.add(left, len(X))
     return C
 
@@ -239,24 +239,30 @@ class Unfinished:
         return sum(self.counts)
 
 
-def sparse_codes(X, D, gram, coder):
+def sparse_codes(X, D, prepared, coder):
     """Codes on the host, (non-zeros of each row (n,), columns, values), and the number of rows not converged."""
-    C, left = kernels.encode(X, D, gram, coder)
-    return tuple(to_host(part) for part in kernels.compress(C if kernels.has_kernels(C) else to_host(C))), left
+    if kernels.has_kernels(X):
+        C, left = kernels.encode_compressed(X, D, prepared, coder)
+        return tuple(map(to_host, C)), left
+    C, left = kernels.encode(X, D, prepared, coder)
+    return kernels.compress(to_host(C)), left
 
 
-def dense_codes(X, D, gram, coder):
+def dense_codes(X, D, prepared, coder):
     """Codes (n, K), and the number of rows whose coder did not converge."""
-    return kernels.encode(X, D, gram, coder)
+    return kernels.encode(X, D, prepared, coder)
 
 
-def coded(X, D, gram, coder):
+def coded(X, D, prepared, coder):
     """X, the penalty of its codes, the codes, and the number of rows whose coder did not converge.
 
     Codes are in the form that `add_code_moments` takes: compressed, or dense on a device without kernels.
     """
-    C, left = kernels.encode(X, D, gram, coder)
-    return X, coder.penalty(C), kernels.compress(C) if kernels.has_kernels(C) else C, left
+    if kernels.has_kernels(X):
+        C, left = kernels.encode_compressed(X, D, prepared, coder)
+        return X, coder.penalty(C[-1]), C, left
+    C, left = kernels.encode(X, D, prepared, coder)
+    return X, coder.penalty(C), C, left
 
 
 def add_code_moments(X, D, C, A, B):

@@ -10,7 +10,7 @@ from gpuica import kernels
 from gpuica.coders import OMP, ORMP, Fista, Lars, Lasso, MatchingPursuit, Threshold, TopK
 from gpuica.coders.penalised import largest_eigenvalue
 from gpuica.kernels import fallback
-from gpuica.kernels.cpu import coding, lasso, lasso_products
+from gpuica.kernels.cpu import coding, lasso, lasso_products, screening
 from gpuica.kernels.cpu.vectors import Searchable, search_mask
 
 from . import fake_cupy, naive
@@ -74,15 +74,27 @@ def check_lasso(X, D, C, alpha, positive):
     assert not positive or (C >= 0).all()
 
 
+def prepared(D, gram):
+    """D Dᵀ; or None; or, for gram="float32", the `Screen` of a processor without products of integers."""
+    if gram == "float32":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(screening, "has_int8_products", lambda: False)
+            return screening.screen(D)
+    return D @ D.T if gram else None
+
+
 def encode(X, D, coder, gram=True):
-    C, unfinished = kernels.encode(X, D, D @ D.T if gram else None, coder)
+    C, unfinished = kernels.encode(X, D, prepared(D, gram), coder)
     assert C.shape == (len(X), len(D))
     assert C.dtype == X.dtype
     assert np.isfinite(C).all()
     return C, unfinished
 
 
-@pytest.mark.parametrize("gram", [True, False])
+FORMS = [True, False, "float32"]
+
+
+@pytest.mark.parametrize("gram", FORMS)
 @pytest.mark.parametrize("positive", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", LASSO)
@@ -93,7 +105,7 @@ def test_lasso_is_optimal(name, dtype, positive, gram):
     check_lasso(X, D, C, alpha, positive)
 
 
-@pytest.mark.parametrize("gram", [True, False])
+@pytest.mark.parametrize("gram", FORMS)
 @pytest.mark.parametrize("positive", [False, True])
 def test_lasso_matches_reference(positive, gram):
     X, D = data(20, 8, 24)
@@ -110,7 +122,7 @@ def test_lasso_matches_reference(positive, gram):
     dtype=st.sampled_from(DTYPES),
     positive=st.booleans(),
     whole=st.booleans(),
-    gram=st.booleans(),
+    gram=st.sampled_from(FORMS),
 )
 def test_lasso_is_optimal_for_any_shape(n, d, K, alpha, dtype, positive, whole, gram):
     X, D = data(n, d, K, seed=n + 10 * d + 300 * K)
@@ -121,7 +133,7 @@ def test_lasso_is_optimal_for_any_shape(n, d, K, alpha, dtype, positive, whole, 
     check_lasso(X, D, C, alpha, positive)
 
 
-@pytest.mark.parametrize("gram", [True, False])
+@pytest.mark.parametrize("gram", FORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_lasso_without_penalty_is_least_squares(dtype, gram):
     X, D = data(12, 30, 20, dtype)
@@ -168,13 +180,13 @@ def test_lasso_with_a_large_penalty_is_zero(positive):
     assert not encode(X, D, Lasso(1.001 * np.abs(X @ D.T).max(), positive))[0].any()
 
 
-@pytest.mark.parametrize("gram", [True, False])
+@pytest.mark.parametrize("gram", FORMS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("capacity", [1, 3, 8, 40])
 def test_lasso_supports_larger_than_initial_capacity(capacity, dtype, gram, monkeypatch):
     X, D, alpha = LASSO["large supports"](dtype)
     expected, _ = encode(X, D, Lasso(alpha))
-    monkeypatch.setattr(lasso if gram else lasso_products, "INITIAL_ROOM", capacity)
+    monkeypatch.setattr(lasso if gram is True else lasso_products, "INITIAL_ROOM", capacity)
     monkeypatch.setattr(lasso_products, "MAX_SUPPORT_BYTES", 8 * 3 * 80**2)  # three rows per batch at most
     C, unfinished = encode(X, D, Lasso(alpha), gram)
     assert (C != 0).sum(axis=1).min() > 40
@@ -182,7 +194,7 @@ def test_lasso_supports_larger_than_initial_capacity(capacity, dtype, gram, monk
     np.testing.assert_allclose(C, expected, atol=1e-6 if dtype == np.float32 else 1e-12)
 
 
-@pytest.mark.parametrize("gram", [True, False])
+@pytest.mark.parametrize("gram", FORMS)
 def test_lasso_counts_unfinished_rows(gram, monkeypatch):
     X, D = data(12, 30, 190)
     X[:2] = 0  # converged before the first round
@@ -205,23 +217,25 @@ def test_only_ill_conditioned_rows_are_recoded_from_products(positive, monkeypat
     assert sum(n_recoded) > 0
 
 
-def test_lasso_independent_of_rows_per_product(monkeypatch):
+@pytest.mark.parametrize("gram", FORMS[1:])
+def test_lasso_independent_of_rows_per_product(gram, monkeypatch):
     X, D = data(50, 20, 60)
-    expected, _ = encode(X, D, Lasso(0.1), gram=False)
-    monkeypatch.setattr(lasso_products, "ROWS_PER_PRODUCT", 7)
-    np.testing.assert_allclose(encode(X, D, Lasso(0.1), gram=False)[0], expected, atol=1e-12)
+    expected, _ = encode(X, D, Lasso(0.1), gram)
+    monkeypatch.setattr(lasso_products, "ROWS_PER_PRODUCT", {True: 7, False: 7})
+    np.testing.assert_allclose(encode(X, D, Lasso(0.1), gram)[0], expected, atol=1e-12)
 
 
+@pytest.mark.parametrize("gram", FORMS[1:])
 @pytest.mark.parametrize("candidates", [1, 5, 200])
-def test_lasso_is_optimal_for_any_number_of_candidates(candidates, monkeypatch):
+def test_lasso_is_optimal_for_any_number_of_candidates(candidates, gram, monkeypatch):
     X, D = data(20, 20, 60)
     monkeypatch.setattr(lasso_products, "N_CANDIDATES", candidates)
-    C, unfinished = encode(X, D, Lasso(0.1), gram=False)
+    C, unfinished = encode(X, D, Lasso(0.1), gram)
     assert unfinished == 0
     check_lasso(X, D, C, 0.1, positive=False)
 
 
-@pytest.mark.parametrize("gram", [True, False])
+@pytest.mark.parametrize("gram", FORMS)
 @pytest.mark.parametrize("positive", [False, True])
 def test_lasso_supports_equal_in_float32_and_float64(positive, gram):
     X, D = data(200, 20, 60)

@@ -39,22 +39,42 @@ def score_and_loss(Y, contrast, weights=None):
     return loss, *score(Y, contrast, weights)
 
 
-def encode(X, D, gram, coder):
-    """Codes (n, K) of the rows X (n, d) by a coder, and the number of unfinished rows.  gram: D Dᵀ (K, K), or None."""
+def encode(X, D, prepared, coder):
+    """Codes (n, K) of the rows X (n, d) by a coder, and the number of unfinished rows.  prepared: see `prepare`."""
     xp = array_device(X).xp
     if coder.kernel is None or not has_kernels(X):
         return coder.encode(X, D, xp)
-    C, n_unfinished = _kernels("coding", X).encode(X, D, gram, coder)
+    C, n_unfinished = _kernels("coding", X).encode(X, D, prepared, coder)
+    return _improved(X, D, C, n_unfinished, coder), n_unfinished
+
+
+def encode_compressed(X, D, prepared, coder):
+    """As `encode`, with codes in the form of `compress`, where `has_kernels` holds."""
+    if coder.kernel is None or not hasattr(_kernels("coding", X), "encode_compressed"):
+        C, n_unfinished = encode(X, D, prepared, coder)
+        return compress(C), n_unfinished
+    codes, n_unfinished = _kernels("coding", X).encode_compressed(X, D, prepared, coder)
+    if n_unfinished:
+        counts, indices, values = codes
+        C = array_device(X).xp.zeros((len(X), len(D)), dtype=X.dtype)
+        C[array_device(X).xp.arange(len(X)).repeat(counts), indices] = values
+        codes = compress(_improved(X, D, C, n_unfinished, coder))
+    return codes, n_unfinished
+
+
+def _improved(X, D, C, n_unfinished, coder):
+    """Codes C (n, K), or zeros where some rows are unfinished and zeros cost less."""
     if n_unfinished and hasattr(coder, "no_worse_than_zeros"):
-        C = coder.no_worse_than_zeros(X, D, C, xp)
-    return C, n_unfinished
+        return coder.no_worse_than_zeros(X, D, C, array_device(X).xp)
+    return C
 
 
-def gram(D, coder):
-    """D Dᵀ (K, K) of a dictionary D (K, d), or None where the coder does not need it or is faster without."""
+def prepare(D, coder):
+    """What the kernel of a coder computes once from the dictionary D (K, d): D Dᵀ (K, K), or another form that `encode`
+    takes, or None."""
     if coder.kernel is None or not has_kernels(D):
         return None
-    return D @ D.T if _kernels("coding", D).gram_pays(D, coder) else None
+    return _kernels("coding", D).prepare(D, coder)
 
 
 def compress(C):

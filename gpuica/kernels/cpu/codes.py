@@ -1,9 +1,11 @@
 """Compressed codes: the non-zeros of each row, row after row, and what dictionary learning sums over them."""
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from numba import njit
 
-from .vectors import ENTRY, copy, plain
+from .vectors import ENTRY, copy, fill, plain
 
 
 def compress(C):
@@ -35,6 +37,47 @@ def _compress(C, indices, values):
         for j in range(C.shape[1]):
             indices[slot], values[slot] = j, C[row, j]
             slot += C[row, j] != 0
+
+
+class PaddedCodes(NamedTuple):
+    """The non-zeros of the codes of n rows, in rows of equal width.
+
+    counts : (n,); non-zeros of each row.
+    indices, values : (n, width), int32 and floats; of which the first `counts` are used.
+    """
+
+    counts: Any
+    indices: Any
+    values: Any
+
+
+def padded_codes(n_rows, width, dtype):
+    """`PaddedCodes` without non-zeros, with room for `width` of them in a row."""
+    return PaddedCodes(
+        np.zeros(n_rows, np.int64), np.empty((n_rows, width), np.int32), np.empty((n_rows, width), dtype)
+    )
+
+
+def widened(codes, width):
+    """The `PaddedCodes` with room for at least `width` non-zeros in a row."""
+    counts, *arrays = codes
+    more = width - arrays[0].shape[1]
+    return codes if more <= 0 else PaddedCodes(counts, *(np.pad(array, ((0, 0), (0, more))) for array in arrays))
+
+
+@njit(**ENTRY)
+def scatter(counts, indices, values, C):
+    """C (n, K) becomes the codes, of `PaddedCodes`."""
+    for row in range(len(C)):
+        fill(C[row], 0)
+        for i in range(counts[row]):
+            C[row, indices[row, i]] = values[row, i]
+
+
+def gather(counts, indices, values):
+    """The columns and values of `PaddedCodes`, row after row."""
+    used = np.arange(indices.shape[1]) < counts[:, None]
+    return indices[used], values[used]
 
 
 def add_moments(X, D, counts, indices, values, A, B):

@@ -20,6 +20,7 @@ from ..tolerances import OPTIMALITY_TOL
 from ..workspace import COEFFICIENTS, CORRELATIONS, ENTERED, INNER_PRODUCTS, SIGNS, SOLUTION
 from .lasso_products import lasso_products
 from .row import write
+from .screening import screen
 from .support import PAD, enter, refine, settle, support_workspace
 from .vectors import ENTRY, INLINED, OPTIONS, copy, largest, searchable, subtract_atoms, where_largest
 
@@ -175,6 +176,6 @@ def lasso(X, D, G, Q, coder):
     n_unfinished = int((status == UNFINISHED).sum())
     others = np.flatnonzero((status != FINISHED) & (status != UNFINISHED))
     if len(others):
-        Q[others], more = lasso_products(X[others], D, coder)
+        Q[others], more = lasso_products(X[others], D, screen(D), coder)
         n_unfinished += more
     return n_unfinished

@@ -11,7 +11,6 @@ class Settings(NamedTuple):
     max_iter: int
     optimality: float
     dependence: float
-    mask: Any
 
 
 class Buffers(NamedTuple):
@@ -20,6 +19,17 @@ class Buffers(NamedTuple):
     candidates: Any
     near: Any
     residual: Any
+
+
+class Problem(NamedTuple):
+    """A batch of rows X (n, d) and what is needed to code it, see `lasso_products`."""
+
+    X: Any
+    D: Any
+    screen: Any
+    settings: Settings
+    memory: Any
+    buffers: Buffers
 
 
 class RowStates(NamedTuple):
@@ -43,9 +53,8 @@ class RowStates(NamedTuple):
 
 
 class Round(NamedTuple):
-    """What a round of a row depends on besides its support: the largest correlation, its rounding, and so on."""
+    """What a round of a row depends on besides its support: the rounding of its correlations, and so on."""
 
-    top: float
     rounding: float
     dependence: float
     previous: int

@@ -18,6 +18,7 @@ def encode(X, D, gram, coder):
     By the coder's definition where it has no kernel here, or the kernel needs the Gram matrix and there is none.
     """
     xp = array_device(X).xp
+    gram = gram if isinstance(gram, xp.ndarray) else None  # a worker with a GPU is sent what a host prepared
     X, D = xp.ascontiguousarray(X), xp.ascontiguousarray(D)
     if coder.kernel == "lasso":
         return lasso(X, D, gram, coder)
@@ -25,6 +26,11 @@ def encode(X, D, gram, coder):
         return coder.encode(X, D, xp)
     C = X @ D.T
     return C, KERNELS[coder.kernel](X, D, gram, C, coder)
+
+
+def prepare(D, coder):
+    """D Dᵀ (K, K) of the dictionary D (K, d), or None."""
+    return D @ D.T if gram_pays(D, coder) else None
 
 
 def gram_pays(D, coder):
