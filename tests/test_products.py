@@ -59,6 +59,18 @@ def test_bfloat16_product_preserves_shared_operand(cupy, rng):
     np.testing.assert_allclose(kept, B, rtol=2.0**-15)
 
 
+@pytest.mark.parametrize("n", [1, 511, 513, 1024, 8_000])
+@pytest.mark.parametrize("k", [1, 2, 6, 12, 13])
+def test_float32_products_over_many_rows_are_accurate(k, n, rng):
+    """Sums over n rows for few components, which some kernels of OpenBLAS add up in sequence (errors of 4e-6)."""
+    Y, Z = rng.normal(size=(2, n, k)).astype(np.float32)
+    exact = Y.astype(float).T @ Z.astype(float)
+    found = product(Y.T, Z)
+    assert found.dtype == np.float32
+    size = np.linalg.norm(Y.astype(float), axis=0)[:, None] * np.linalg.norm(Z.astype(float), axis=0)
+    np.testing.assert_array_less(abs(found - exact), 3e-7 * size + 1e-30)
+
+
 def test_float64_and_host_products_are_not_rounded(cupy, rng):
     A = rng.normal(size=(5, 4))
     with matmul_precision(cupy, "bf16"):

@@ -17,6 +17,9 @@ UNIT_ROUNDOFF = {
     "tf32": 2.0**-11,
     "bf16": 2.0**-8,
 }  # of factors, where it exceeds that of the rows
+# OpenBLAS's kernels for AVX-512 add all terms of a product of at most NARROW rows and columns in sequence: with 8,192
+# terms of float32 the error was 4e-6 of the largest entry, from blocks of 512 it is 1e-7.
+NARROW, TERMS = 12, 512
 FLOAT64_COMPUTE = 70  # cublasComputeType_t of float64 arrays
 _rounding: ContextVar[int | None] = ContextVar("_rounding", default=None)
 
@@ -51,11 +54,21 @@ def product(A, B, shared_operand=False):
     """
     rounding = _rounding.get()
     if rounding is None or not A.dtype == B.dtype == np.float32 or 0 in A.shape + B.shape:
-        return A @ B
+        is_narrow = max(len(A), B.shape[1]) <= NARROW and len(B) > TERMS
+        return _narrow_product(A, B) if is_narrow and A.dtype == np.float32 and array_device(A) == CPU else A @ B
     C = array_device(A).xp.empty((len(A), B.shape[1]), dtype=np.float32)
     for i, part in enumerate(_parts(B) if shared_operand and rounding == ROUNDED_PRECISIONS["bf16"] else [B]):
         _multiply(A, part, C, rounding, beta=float(i > 0))
     return C
+
+
+def _narrow_product(A, B):
+    """A @ B, from sums of TERMS terms that are added in float64."""
+    n_blocks = len(B) // TERMS
+    first, last = A[:, : n_blocks * TERMS], B[: n_blocks * TERMS]
+    blocks = first.reshape(len(A), n_blocks, TERMS).transpose(1, 0, 2) @ last.reshape(n_blocks, TERMS, -1)
+    total = blocks.sum(axis=0, dtype=np.float64)
+    return (total + A[:, n_blocks * TERMS :] @ B[n_blocks * TERMS :]).astype(np.float32)
 
 
 def combine(A, B, C, alpha=1.0, beta=0.0):
