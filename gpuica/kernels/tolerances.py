@@ -22,6 +22,9 @@ MAX_SQUARE = {4: 1e35, 8: 1e300}
 # ---- lasso -----------------------------------------------------------------------------------------------------------
 # By how much |D (x - c D)| may exceed alpha, in units of the row's largest |D x|: the rounding of that product.
 OPTIMALITY_TOL = {4: 2e-6, 8: 1e-10}
+# Share of an atom's square outside the span of the support below which the inverse of their Gram matrix, which loses
+# the digits of that share, is not accurate enough.
+LASSO_DEPENDENCE_TOL = {4: 1e-4, 8: 1e-9}
 # Share of an atom's square outside the span of the support below which that share is measured on the data.
 NEAR_DEPENDENCE = 1e-3
 MAX_ENTERING = 6  # atoms that enter the support in one step of the working set,

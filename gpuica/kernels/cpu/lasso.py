@@ -16,17 +16,14 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from ..status import FINISHED, ILL_CONDITIONED, NO_ROOM, UNFINISHED
-from ..tolerances import OPTIMALITY_TOL
+from ..tolerances import LASSO_DEPENDENCE_TOL, OPTIMALITY_TOL
 from ..workspace import COEFFICIENTS, CORRELATIONS, ENTERED, INNER_PRODUCTS, SIGNS, SOLUTION
 from .lasso_products import lasso_products
 from .row import write
 from .screening import screen
 from .support import PAD, enter, refine, settle, support_workspace
-from .vectors import ENTRY, INLINED, OPTIONS, copy, largest, searchable, subtract_atoms, where_largest
+from .vectors import ENTRY, INLINED, MERGED, copy, largest, searchable, subtract_atoms, where_largest
 
-# Share of an atom's square outside the span of the support below which the inverse of their Gram matrix, which loses
-# the digits of that share, is not accurate enough.
-GRAM_DEPENDENCE_TOL = {4: 1e-4, 8: 1e-9}
 MAX_ENTERING = 8  # atoms that enter in a round,
 ENTRY_SHARE = 0.1  # all of them with at least this share of the round's first violation (measured on image patches)
 INITIAL_ROOM = 256  # atoms of a support; doubled where a row needs more
@@ -69,7 +66,7 @@ def _reduce(correlations, row, value, index_bits):
     return np.int64(best & index_bits)
 
 
-@njit(**INLINED)
+@njit(**MERGED)
 def _admit(correlations, G, q, least, at_once, now, settings, support, m):
     """Atoms enter the support while |h| >= least somewhere, `at_once` of them at most.  Returns its size.
 
@@ -95,7 +92,7 @@ def _admit(correlations, G, q, least, at_once, now, settings, support, m):
     return m
 
 
-@njit(**OPTIONS)
+@njit(**MERGED)
 def _encode(G, q, settings, correlations, support):
     """The lasso code of the row with correlations q = D x, in the support.
 
@@ -166,7 +163,7 @@ def lasso(X, D, G, Q, coder):
         coder.positive,
         coder.max_iter,
         OPTIMALITY_TOL[size],
-        GRAM_DEPENDENCE_TOL[size],
+        LASSO_DEPENDENCE_TOL[size],
         index_bits,
     )
     row, room, status, residual = 0, min(most, INITIAL_ROOM), np.empty(len(X), np.int64), np.empty(D.shape[1])
@@ -176,6 +173,6 @@ def lasso(X, D, G, Q, coder):
     n_unfinished = int((status == UNFINISHED).sum())
     others = np.flatnonzero((status != FINISHED) & (status != UNFINISHED))
     if len(others):
-        Q[others], more = lasso_products(X[others], D, screen(D), coder)
+        Q[others], more = lasso_products(X[others], D, screen(D), coder, independent=False)
         n_unfinished += more
     return n_unfinished

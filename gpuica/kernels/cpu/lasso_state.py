@@ -30,6 +30,7 @@ class Problem(NamedTuple):
     settings: Settings
     memory: Any
     buffers: Buffers
+    take_rounds: Any
 
 
 class RowStates(NamedTuple):

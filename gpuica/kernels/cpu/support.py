@@ -23,7 +23,7 @@ from ..workspace import (
     SOLUTION,
     Support,
 )
-from .vectors import INLINED, copy, fill, inner, inner_four, subtract_atoms
+from .vectors import INLINED, MERGED, copy, fill, inner, inner_four, subtract_atoms
 
 PAD = 8
 
@@ -40,17 +40,13 @@ def times(M, v, out, m):
     e = padded(m)
     for i in range(m, e):
         v[i] = 0
+    fill(out[:e], 0)
     for i in range(0, m, 8):
         R, x = M[i : i + 8], v[i : i + 8]
         x0, x1, x2, x3, x4, x5, x6, x7 = x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]
-        if i == 0:
-            for j in range(e):
-                first = x0 * R[0, j] + x1 * R[1, j] + x2 * R[2, j] + x3 * R[3, j]
-                out[j] = first + x4 * R[4, j] + x5 * R[5, j] + x6 * R[6, j] + x7 * R[7, j]
-        else:
-            for j in range(e):
-                first = x0 * R[0, j] + x1 * R[1, j] + x2 * R[2, j] + x3 * R[3, j]
-                out[j] += first + x4 * R[4, j] + x5 * R[5, j] + x6 * R[6, j] + x7 * R[7, j]
+        for j in range(e):
+            first = x0 * R[0, j] + x1 * R[1, j] + x2 * R[2, j] + x3 * R[3, j]
+            out[j] += first + x4 * R[4, j] + x5 * R[5, j] + x6 * R[6, j] + x7 * R[7, j]
 
 
 @njit(**INLINED)
@@ -63,7 +59,7 @@ def add_outer(M, w, scale, m):
             row[j] += x * w[j]
 
 
-@njit(**INLINED)
+@njit(**MERGED)
 def enter(support, square, m, tolerance):
     """Border M with an atom of squared norm `square`, whose inner products with the support are in
     lists[INNER_PRODUCTS].
@@ -82,7 +78,7 @@ def enter(support, square, m, tolerance):
     return True
 
 
-@njit(**INLINED)
+@njit(**MERGED)
 def border(M, w, outside, m):
     """Extend M by an atom of coordinates w in the support and squared distance `outside` from its span."""
     w[m] = -1
@@ -98,7 +94,7 @@ def border(M, w, outside, m):
     add_outer(M, w, 1 / outside, m + 1)
 
 
-@njit(**INLINED)
+@njit(**MERGED)
 def leave(M, p, w, m):
     """Remove atom p from M (m, m); the last atom takes its place.  w: scratch.  The caller moves its own lists."""
     e, last = padded(m), m - 1
@@ -113,7 +109,7 @@ def leave(M, p, w, m):
         M[i, last] = 0
 
 
-@njit(**INLINED)
+@njit(**MERGED)
 def drop(support, p, m):
     """Remove atom p from the support of m; the last atom takes its place.  Returns m - 1."""
     M, atoms, lists = support
@@ -124,14 +120,14 @@ def drop(support, p, m):
     return m - 1
 
 
-@njit(**INLINED)
+@njit(**MERGED)
 def subtract(x, D, atoms, c, residual, m):
     """residual = x - c D[atoms], in float64."""
     copy(x, residual)
     subtract_atoms(residual, D, atoms, c, m)
 
 
-@njit(**INLINED)
+@njit(**MERGED)
 def refine(x, D, support, c, alpha, s, residual, m):
     """Correct c so that D_i (x - c D) = alpha s_i on the support, by one step with the residual of the data in float64.
 
@@ -153,7 +149,7 @@ def refine(x, D, support, c, alpha, s, residual, m):
         c[i] += step[i]
 
 
-@njit(**INLINED)
+@njit(**MERGED)
 def settle(support, m, alpha, signed):
     """Minimise ½ cᵀGc - bᵀc + alpha |c| over the support; return its size, smaller where coefficients reached zero.
 
@@ -161,7 +157,7 @@ def settle(support, m, alpha, signed):
     """
     M, _, lists = support
     c, s, b = lists[COEFFICIENTS], lists[SIGNS], lists[CORRELATIONS]
-    z, v = lists[SOLUTION], lists[RIGHT_SIDE]
+    z, v, leaves = lists[SOLUTION], lists[RIGHT_SIDE], lists[INNER_PRODUCTS]
     while m:
         for i in range(m):
             v[i] = b[i] - alpha * s[i]
@@ -172,22 +168,24 @@ def settle(support, m, alpha, signed):
         if not signed or wrong == 0:
             copy(z[:m], c)
             break
-        entered = m
-        for i in range(m - 1, -1, -1):  # an atom that would leave zero with the wrong sign was not needed
-            if c[i] == 0 and z[i] * s[i] <= 0:
+        wrong = np.int64(0)
+        for i in range(m):  # an atom that would leave zero with the wrong sign was not needed
+            leaves[i] = c[i] == 0 and z[i] * s[i] <= 0
+            wrong += leaves[i] > 0
+        if wrong == 0:
+            fraction, first = 1.0, m
+            for i in range(m):
+                if z[i] * s[i] <= 0 and c[i] / (c[i] - z[i]) < fraction:
+                    fraction, first = c[i] / (c[i] - z[i]), i
+            if first == m:
+                copy(z[:m], c)
+                break
+            for i in range(m):
+                c[i] += fraction * (z[i] - c[i])
+            leaves[first] = 1
+        for i in range(m - 1, -1, -1):
+            if leaves[i]:
                 m = drop(support, i, m)
-        if m < entered:
-            continue
-        fraction, first = 1.0, m
-        for i in range(m):
-            if z[i] * s[i] <= 0 and c[i] / (c[i] - z[i]) < fraction:
-                fraction, first = c[i] / (c[i] - z[i]), i
-        if first == m:
-            copy(z[:m], c)
-            break
-        for i in range(m):
-            c[i] += fraction * (z[i] - c[i])
-        m = drop(support, first, m)
     return m
 
 

@@ -23,6 +23,9 @@ ENTRY: dict[str, Any] = {  # called from Python
 OPTIONS: dict[str, Any] = {**ENTRY, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # called from kernels alone
 # A call with its arrays costs as much as a loop of twenty numbers: without calls the lasso is 1.5 times as fast.
 INLINED: dict[str, Any] = {**OPTIONS, "forceinline": True}
+# For functions of more than a loop or two: Numba copies their statements into the caller.  An INLINED function is
+# optimised and translated once for itself, and again in every function around it, which took 3 of the 7 s of the lasso.
+MERGED: dict[str, Any] = {**OPTIONS, "inline": "always"}
 
 
 def plain(A):
