@@ -47,6 +47,16 @@ class CodeMoments(NamedTuple):
         return self.cost - float((B * (new - old)).sum()) + float(((A @ new) * new - (A @ old) * old).sum()) / 2
 
 
+class CodedBatch(NamedTuple):
+    """Rows x and their codes c by a dictionary D: a `protocol.CodedBatch`."""
+
+    costs: Any
+    residuals: Any
+    codes: tuple
+    worst: Any
+    n_unfinished: int
+
+
 class CodeOracle:
     """Sums over rows x (d,) and their codes by a coder: a `protocol.DictionaryOracle`."""
 
@@ -60,6 +70,17 @@ class CodeOracle:
         if self.xp is np:  # on a device this would be a wait: there the cost is checked when it is read
             finite_cost(float(total.costs[0]))
         return CodeMoments(total.costs, total.A, total.B, total.worst, total.n_unfinished)
+
+    def coded(self, D, n_worst=0):
+        """The `CodedBatch` of all rows, on the host, with the n_worst rows that D reconstructs worst.  One pass."""
+        found = self.rows.reduce(sums.CodedRows, (D,), sums.coded, D, sums.prepared(D, self.coder), self.coder)
+        X, *codes = found.kept
+        R = X.copy() if n_worst else X
+        squares = sums.subtract_codes(R, D, *codes)
+        costs = found.penalties + squares.sum() / 2
+        finite_cost(float(costs[0]))
+        worst = X[np.argsort(-squares, kind="stable")[:n_worst]]
+        return CodedBatch(costs, R, tuple(codes), worst, int(found.n_unfinished[0]))
 
     def codes(self, D, unfinished=None):
         """The codes of all rows, (n, K), and the number of rows whose coder did not converge.  One pass.

@@ -276,6 +276,45 @@ def add_code_moments(X, D, C, A, B):
     return (R * R).sum(axis=1)
 
 
+def subtract_codes(R, D, counts, indices, values):
+    """R -= C D for compressed codes C, on the host; returns the squared norms of the rows of R (n,)."""
+    return kernels.subtract_codes(R, D, counts, indices, values)
+
+
+class CodedRows:
+    """Collects rows x and their codes by a dictionary D (K, d), from the results of `coded` on the host.
+
+    added: Σ penalty(c) (1,) and the number of unfinished rows (1,).  kept: the rows (n, d), and their codes: non-zeros
+    of each row (n,), columns and values (n_nonzero,).
+    """
+
+    def __init__(self, D):
+        self.penalties, self.n_unfinished = np.zeros(1), np.zeros(1)
+        empty = np.zeros((0, D.shape[1]), D.dtype), np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, D.dtype)
+        self.parts: list[tuple] = [empty]
+
+    def add(self, part):
+        """Add a chunk, the result of `coded`."""
+        X, penalty, codes, n_unfinished = part
+        self.merge((penalty, n_unfinished), (X, *codes))
+
+    @property
+    def added(self):
+        """Sums over the rows."""
+        return self.penalties, self.n_unfinished
+
+    @property
+    def kept(self):
+        """Arrays of all rows."""
+        return tuple(np.concatenate(arrays) for arrays in zip(*self.parts, strict=True))
+
+    def merge(self, added, kept):
+        """Add later rows: their `added` and `kept`."""
+        self.penalties += added[0]
+        self.n_unfinished += added[1]
+        self.parts.append(kept)
+
+
 class CodeTotals:
     """Accumulates sums over rows x and their codes c by a dictionary D (K, d), from the results of `coded`.
 

@@ -121,7 +121,7 @@ class Snapshots:
         for name, value in state["learned"].items():
             setattr(learned, name, value)
         if statistics is not None:
-            statistics.A, statistics.B = put(arrays["A"].copy()), put(arrays["B"].copy())
+            statistics.restore(arrays, put)
         if stop is not None:
             vars(stop).update(state["stop"])
         set_draws(self.rng, state["draws"], self.checkpoint.path)
@@ -132,7 +132,7 @@ class Snapshots:
             return
         arrays = {"D": learned.D, "coded_with": learned.coded_with, "costs": np.array(learned.costs)}
         if statistics is not None:
-            arrays |= {"A": statistics.A, "B": statistics.B}
+            arrays |= statistics.arrays
         state = {
             "learned": {name: getattr(learned, name) for name in ("converged", "n_replaced", "n_unfinished")},
             "stop": None if stop is None else vars(stop),

@@ -11,12 +11,13 @@ from sklearn.utils._param_validation import HasMethods, StrOptions
 
 from ..code_oracle import CodeOracle
 from ..coders import CODERS
-from ..device import to_host
+from ..device import CPU, to_host
 from ..input import InputData, check_input, is_dask, report_nonfinite
 from ..input.shared import common_random_state
 from ..rows.shared import Shared
 from ..solvers.atoms import UPDATES
 from ..solvers.dictionary import DEAD_ATOMS
+from ..solvers.recent_codes import ROWS_PER_ATOM
 from ._checkpoint import Snapshots
 from ._code_warnings import warn_of_unfinished
 from ._codes import coder_for_fit, device_for_coding, open_for_coding
@@ -24,6 +25,7 @@ from ._dictionary import CODING_CONSTRAINTS
 from ._interrupted import warn_of_interrupt
 from ._parameters import check_overflow, checks_parameters, real_matrix
 
+MAX_ATOMS_PER_FEATURE = 8  # more atoms than that: K² numbers cost more than the codes of some rows of each atom
 MAX_SVD_SIZE = 1 << 24  # elements of X up to which initial atoms are computed from X itself, as in scikit-learn
 
 ARRAY_OR_NONE = [HasMethods(["__dlpack__", "__len__"]), None]  # arrays of NumPy, CuPy and torch
@@ -56,13 +58,20 @@ def check_problem(estimator, X, reset=True):
     n_atoms, n_features = shape = int(estimator.n_components or data.shape[1]), data.shape[1]
     coder = coder_for_fit(estimator, shape)
     device = device_for_coding(estimator, data, shape)
-    size = 8 * n_atoms * (n_atoms + n_features)
+    n_columns = ROWS_PER_ATOM * n_features if keeps_codes(estimator, shape, device) else n_atoms
+    size = 8 * n_atoms * (n_columns + n_features)
     if size > 2 * replace(device, limit=None).budget():
         raise ValueError(
             f"n_components={n_atoms} atoms and their sufficient statistics take {1e-9 * size:.3g} GB, more than the "
             f"memory of {device}: reduce n_components."
         )
     return Problem(data, shape, coder, device)
+
+
+def keeps_codes(estimator, shape, device):
+    """Whether mini-batches keep the codes of the last rows instead of Σ c cᵀ (K, K), for a (K, d) dictionary."""
+    is_large = shape[0] > MAX_ATOMS_PER_FEATURE * shape[1]
+    return is_large and hasattr(estimator, "memory") and estimator.update == "block_descent" and device == CPU
 
 
 @contextmanager

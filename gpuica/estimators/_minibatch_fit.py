@@ -13,10 +13,20 @@ from ..input import report_nonfinite
 from ..input.shared import common_random_state
 from ..interrupts import interruptible
 from ..solvers.dictionary import EarlyStopping, FitState, SufficientStatistics, one_batch, online
+from ..solvers.recent_codes import RecentCodes
 from ._checkpoint import for_callback
 from ._code_warnings import warn_of_unfinished
 from ._codes import open_for_coding
-from ._learning import atom_options, check_atoms, check_problem, initial_atoms, open_fit, solve_and_store, store_atoms
+from ._learning import (
+    atom_options,
+    check_atoms,
+    check_problem,
+    initial_atoms,
+    keeps_codes,
+    open_fit,
+    solve_and_store,
+    store_atoms,
+)
 from ._parameters import check_overflow
 from ._progress import print_line, print_resumed
 
@@ -96,6 +106,8 @@ def _batch_size(estimator, n_atoms):
 
 def _no_statistics(estimator, problem, xp):
     """The sufficient statistics before the first batch."""
+    if keeps_codes(estimator, problem.shape, problem.device):
+        return RecentCodes(problem.shape, problem.data.dtype, estimator.memory, estimator.positive_dict)
     return SufficientStatistics(problem.shape, problem.data.dtype, xp, estimator.memory)
 
 

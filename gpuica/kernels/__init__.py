@@ -4,6 +4,8 @@
 arrays.  Where neither applies, the array code of a contrast or coder does.
 """
 
+import numpy as np
+
 from ..device import CPU, array_device, log_once, why_no_kernels
 from .compiling import import_kernels
 
@@ -115,6 +117,28 @@ def descend(D, U, L, used, positive, unit):
         new = constrained(U[j : j + 1] - L[j : j + 1, :j] @ steps[:j], D[j : j + 1], positive, unit)
         steps[j : j + 1] = new - D[j : j + 1]
         D[j : j + 1] = new
+
+
+def descend_on_rows(D, R, starts, rows, values, weights, used, positive):
+    """Replace the atoms of D (K, d) sequentially by the minimisers of Σ w ½‖r‖² over norms of at most 1, on the host.
+
+    R (n, d): the residuals, which are updated.  starts (T, K + 1): where the non-zeros of each atom start in rows and
+    values (n_nonzero,), in each of T batches of weight `weights` (T,).  Atoms that are not used, (K,), are kept.
+    """
+    descend = import_kernels("cpu.atoms").descend_on_rows
+    descend(D, R, starts, rows, values, weights, used, positive, np.empty(D.shape[1], D.dtype))
+
+
+def add_atoms(R, starts, rows, values, atoms, steps):
+    """R += C_j step for some atoms j (m,) and their steps (m, d), on the host; other arguments: `descend_on_rows`."""
+    import_kernels("cpu.atoms").add_atoms(R, starts, rows, values, atoms, steps)
+
+
+def subtract_codes(R, D, counts, indices, values):
+    """R -= C D for compressed codes C on the host; returns the squared norms of the rows of R (n,)."""
+    squares = np.empty(len(R))
+    import_kernels("cpu.atoms").subtract_codes(R, D, counts, indices, values, squares)
+    return squares
 
 
 def products_pay(M):

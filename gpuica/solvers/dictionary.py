@@ -10,6 +10,7 @@ import numpy as np
 
 from .atoms import replace_unused
 from .protocol import DictionaryOracle
+from .recent_codes import decay
 
 
 @dataclass
@@ -73,25 +74,39 @@ def alternate(oracle: DictionaryOracle, state, *, max_iter, tol, update, dead_at
 class SufficientStatistics:
     """Weighted means of Σ c cᵀ / n, A (K, K), and Σ c xᵀ / n, B (K, d), over the batches; weights decay with age.
 
-    memory: the number of rows in an exponential window; None for the weights of Mairal et al. 2009, section 3.4.3,
-    which amount to about n² rows for batches of n rows.
+    memory: see `recent_codes.decay`.
     """
 
     def __init__(self, shape, dtype, xp=np, memory=None):
         self.A, self.B = xp.zeros((shape[0], shape[0]), dtype=dtype), xp.zeros(shape, dtype=dtype)
         self.memory = memory
 
+    def collect(self, oracle, D, n_worst, step):
+        """Add the rows of an oracle, batch number `step`; returns their `protocol.CodeMoments`."""
+        moments = oracle.moments(D, n_worst)
+        self.add(moments, oracle.n_rows, step)
+        return moments
+
+    def update(self, D, update):
+        """The dictionary after update(D, A, B), and which atoms are unused."""
+        return update(D, self.A, self.B)
+
     def add(self, moments, n_rows, step):
         """Add batch number `step`, from 0, of n_rows rows.  Overwrites A and B of its moments."""
-        if self.memory:
-            beta = 1 - 1 / min(step + 1, max(self.memory / n_rows, 1))
-        else:
-            theta = (step + 1) * n_rows if step < n_rows - 1 else n_rows**2 + step + 1 - n_rows
-            beta = (theta + 1 - n_rows) / (theta + 1)
+        beta = decay(self.memory, n_rows, step)
         for total, part in ((self.A, moments.A), (self.B, moments.B)):
             total *= beta
             part /= n_rows  # in place: K² numbers in float64 take much of a device's memory
             total += part.astype(total.dtype, copy=False)
+
+    @property
+    def arrays(self):
+        """The state, by name."""
+        return {"A": self.A, "B": self.B}
+
+    def restore(self, arrays, put):
+        """Set the state to copies of `arrays`, passed through put."""
+        self.A, self.B = put(arrays["A"].copy()), put(arrays["B"].copy())
 
     def to(self, put):
         """Replace both by put(array), which copies to another device."""
@@ -106,12 +121,12 @@ class SufficientStatistics:
 def one_batch(oracle: DictionaryOracle, D, statistics, step, *, update, dead_atoms):
     """Codes of one batch, then the atoms.  Returns D, the mean cost before, atoms replaced, rows unfinished.
 
-    oracle: a `protocol.DictionaryOracle` of the batch.  The numbers that decisions depend on are read once, after all
-    work that does not depend on them was enqueued: one wait for a device.
+    oracle: a `protocol.DictionaryOracle` of the batch.  statistics: `SufficientStatistics` or `RecentCodes`.  The
+    numbers that decisions depend on are read once, after all work that does not depend on them was enqueued: one wait
+    for a device.
     """
-    moments = oracle.moments(D, dead_atoms.n_worst(len(D)))
-    statistics.add(moments, oracle.n_rows, step)
-    D, unused = update(D, statistics.A, statistics.B)
+    moments = statistics.collect(oracle, D, dead_atoms.n_worst(len(D)), step)
+    D, unused = statistics.update(D, update)
     numbers = oracle.xp.concatenate(
         [moments.costs / oracle.n_rows, unused.sum(keepdims=True).astype(moments.costs.dtype)]
     )

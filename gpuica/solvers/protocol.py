@@ -232,11 +232,38 @@ class CodeMoments(Protocol):
         """Σ ½‖x - c new‖² + penalty(c), for codes c by the dictionary `old`."""
 
 
+class CodedBatch(Protocol):
+    """Rows x (d,) and their codes c (K,) by a dictionary D (K, d), on the host.  Arrays can be overwritten."""
+
+    @property
+    def residuals(self) -> Any:
+        """x - c D, (n, d)."""
+
+    @property
+    def codes(self) -> tuple:
+        """The non-zeros of each row (n,), their columns and values (n_nonzero,), row after row."""
+
+    @property
+    def costs(self) -> Any:
+        """Σ ½‖x - c D‖² + penalty(c), (1,)."""
+
+    @property
+    def worst(self) -> Any:
+        """The rows (m, d) that D reconstructs worst, worst first."""
+
+    @property
+    def n_unfinished(self) -> int:
+        """The number of rows whose coder did not converge."""
+
+
 class DictionaryOracle(Oracle, Protocol):
     """For `dictionary.alternate` and, one for each batch, `dictionary.online`."""
 
     def moments(self, D, n_worst=0) -> CodeMoments:
         """The sums over all rows and their codes by D (K, d), with the n_worst rows that D reconstructs worst."""
+
+    def coded(self, D, n_worst=0) -> CodedBatch:
+        """All rows and their codes by D (K, d), with the n_worst rows that D reconstructs worst, on the host."""
 
     def row(self, index) -> Any:
         """One row (d,)."""
