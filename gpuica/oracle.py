@@ -144,7 +144,7 @@ class ContrastOracle:
         self.accepted = Accepted() if accepted is None else accepted
         self._covariance = rows.xp.eye(rows.n_features) if white else None
         self.xp, self.n_rows, self.weight = rows.xp, rows.n_rows, rows.weight
-        self.n_effective, self.n_kish = rows.n_effective, rows.n_kish
+        self.n_effective, self.n_kish, self.dtype = rows.n_effective, rows.n_kish, rows.dtype
         self.n_features = rows.n_features
         coarsest = max(float(np.finfo(rows.dtype).eps), UNIT_ROUNDOFF[precision])
         self.rounding = 32 * coarsest  # relative error of a mean loss, generously
@@ -202,7 +202,10 @@ class ContrastOracle:
         if len(Ws) == 1 and self.xp is not np:  # on a device, where stacking costs ten launches
             return [self.likelihood(Ws[0], squares and squares[0])]
         means = self._batch(sums.likelihood, Ws, squares, 4)
-        return [Likelihood(loss, cross @ W.T, *rest) for W, (loss, cross, *rest) in zip(Ws, means, strict=True)]
+        return [
+            Likelihood(loss, cross.astype(W.dtype, copy=False) @ W.T, *rest)  # float32 for the steps of `stochastic`
+            for W, (loss, cross, *rest) in zip(Ws, means, strict=True)
+        ]
 
     def _batch(self, contribution, Ws, kinds, n_parts):
         """Means of a contribution at each W, by one pass, and the squares of those with a kind.

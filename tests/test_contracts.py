@@ -27,7 +27,7 @@ FAMILY = [(True, True), (True, False), (False, True), (False, False)]  # (ortho,
 class ArrayOracle:
     """Means of log cosh over the rows of an array Z (n, k), as `solvers.protocol` defines them, and nothing else."""
 
-    xp, lookahead, rounding = np, 0, 1e-14
+    xp, lookahead, rounding, dtype = np, 0, 1e-14, np.dtype(float)
 
     def __init__(self, Z):
         self.Z, self.n_passes, self.accepted, self.samples = Z, 0, [], []

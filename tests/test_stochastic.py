@@ -92,6 +92,18 @@ def test_step_is_gradient_over_second_derivative(rng, monkeypatch):
     assert min(seconds) < 0.01 < max(seconds)
 
 
+def test_float32_steps_end_orthonormal_in_float64(rng):
+    """Rounding moves W from orthonormal at each of the steps; the last W, which is accepted, is corrected."""
+    Z, W = white(20_000, 5), random_rotation(rng, 5)
+    oracle = make_oracle(Z.astype(np.float32))
+    (found,), _, _ = stochastic_picard(oracle, [W], rng=np.random.RandomState(0))
+    (expected,), _, _ = stochastic_picard(make_oracle(Z), [W], rng=np.random.RandomState(0))
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found @ found.T, np.eye(5), atol=1e-14)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert oracle.accepted.iterate[0] is found
+
+
 def test_running_averages(rng):
     """The plain mean of the first batches, later a mean that discounts old batches."""
     Z, state = white(3000, 3), State(np.eye(3), np, extended=True)

@@ -9,6 +9,7 @@ up to 1 / MIN_SINGULAR; beyond, its defect shows that it did not, and its caller
 from functools import cache
 
 import numpy as np
+from scipy.linalg import lapack
 
 from .. import kernels
 from ..device.products import combine
@@ -55,11 +56,24 @@ def cayley_rotation(W, D, xp=np):
 
     To second order it is the exponential of D times W.  It is also the nearest rotation to (I + D/2)² W, where
     (I + D/2)² has singular values 1 + |δ|²/4 for the eigenvalues δ of D, and so nearly 1: on a device, where a solve is
-    slow, `polar` computes it by products.
+    slow, `polar` computes it by products.  On the host in the dtype of W, by LAPACK from SciPy: for k = 383 a solve in
+    float64 takes 7.6 ms on one core, in float32 3.6 ms; NumPy's, which copies both matrices, 10 ms in either.
     """
     if kernels.products_pay(W):
         return polar(W + D @ (W + D @ W / 4), xp, MIN_SINGULAR_NEAR_ROTATION)[0]
-    return xp.linalg.solve(xp.eye(len(W)) - D / 2, W + D @ W / 2)
+    half = (D / 2).astype(W.dtype, copy=False)
+    matrix, right = np.asfortranarray(np.eye(len(W), dtype=W.dtype) - half), np.asfortranarray(W + half @ W)
+    solve = lapack.sgesv if W.dtype == np.float32 else lapack.dgesv
+    return np.ascontiguousarray(solve(matrix, right, overwrite_a=True, overwrite_b=True)[2])
+
+
+def corrected(W):
+    """Rows nearer to orthonormal than those of W (k, k), in float64: an entry e of W Wᵀ - I becomes about e².
+
+    One step of Newton and Schulz, see `polar`.
+    """
+    W = W.astype(np.float64, copy=False)
+    return 1.5 * W - 0.5 * (W @ W.T) @ W
 
 
 @cache

@@ -144,6 +144,10 @@ class BatchedOracle(Oracle, Protocol):
     def n_kish(self) -> float:
         """Kish's effective number of rows, (Σ w)² / Σ w²."""
 
+    @property
+    def dtype(self) -> Any:
+        """The floating-point type of the rows."""
+
     def in_memory(self, n, rng) -> "BatchedOracle":
         """An oracle of the same rows, or of at most n random ones, from which batches are drawn without a pass."""
 

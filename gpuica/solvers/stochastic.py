@@ -11,8 +11,10 @@ small.
 from itertools import chain, islice, repeat
 from typing import Any
 
+import numpy as np
+
 from .manifolds import rotation_error, rotation_gradient
-from .orthonormal import cayley_rotation
+from .orthonormal import cayley_rotation, corrected
 from .protocol import BatchedOracle
 from .stopping import within_error
 
@@ -21,16 +23,18 @@ MAX_EPOCHS = 8
 MIN_BATCH = 2_000  # rows of a batch, at least, and at least so many for each component:
 BATCH_PER_COMPONENT = 8
 FIRST_RATE = 0.75  # of a Newton step
-CURVATURE_INTERVAL = 4  # steps from one measurement of the curvature to the next
+CURVATURE_INTERVAL = 8  # steps from one measurement of the curvature to the next
 MIN_WEIGHT = 0.05  # of the latest batch in running averages
 MIN_CURVATURE = 0.05
 REPORT_INTERVAL = 50  # steps
+CORRECTION_INTERVAL = 20  # steps between corrections of W in float32, which rounding moves from orthonormal
 
 
 class State:
     """The iterate of one start, and running averages over batches.
 
-    W: (k, k), orthonormal.  slope: E g'(y), (k,); middle: E g(y) y, (k,); curvature: E g'(y_i) y_j² / E y_j², (k, k).
+    W: (k, k), orthonormal, in the dtype of the rows on the host.  slope: E g'(y), (k,); middle: E g(y) y, (k,);
+    curvature: E g'(y_i) y_j² / E y_j², (k, k).
     """
 
     def __init__(self, W, xp, extended):
@@ -48,16 +52,20 @@ class State:
         self.middle = _average(self.middle, self.xp.diagonal(at.cross), weight)
         if curvature is not None:
             self.n_curvature += 1
+            curvature = curvature.astype(at.cross.dtype, copy=False)
             self.curvature = _average(self.curvature, curvature, max(MIN_WEIGHT, 1 / self.n_curvature))
 
     def step(self, at, rate):
         """Rotate W by `rate` of a Newton step; return the gradient (k, k) of the batch and the sources' signs (k,)."""
         xp = self.xp
         sign = xp.where(self.slope < self.middle, -1.0, 1.0) if self.extended else xp.ones(len(self.W))
+        sign = sign.astype(at.cross.dtype, copy=False)
         gradient = rotation_gradient(at.cross, at.slope, sign, xp)
         h = sign[:, None] * (self.curvature - self.middle[:, None])
         rotation = -rate * gradient / xp.maximum((h + h.T) / 2, MIN_CURVATURE)
         self.W = cayley_rotation(self.W, rotation, xp)
+        if self.W.dtype == np.float32 and self.n_batches % CORRECTION_INTERVAL == 0:
+            self.W = corrected(self.W).astype(np.float32)
         return gradient, sign
 
 
@@ -72,7 +80,8 @@ def stochastic_picard(oracle: BatchedOracle, starts, *, rng, extended=True, max_
     k, xp = len(starts[0]), oracle.xp
     size, n_steps = _schedule(oracle, k, max_epochs)
     source = oracle.in_memory(n_steps * size, rng)
-    states, passes = [State(W, xp, extended) for W in starts], 0.0
+    dtype = oracle.dtype if xp is np else np.float64
+    states, passes = [State(W.astype(dtype, copy=False), xp, extended) for W in starts], 0.0
     batches = chain.from_iterable(source.batches(size, rng) for _ in repeat(None))
     whole = (batch for batch in batches if batch.n_rows == size)
     for step, batch in enumerate(islice(whole, n_steps)):
@@ -90,7 +99,9 @@ def stochastic_picard(oracle: BatchedOracle, starts, *, rng, extended=True, max_
         if report and step % REPORT_INTERVAL == 0:
             error = rotation_error(at.cross, at.square, xp.ones(k), sign, batch.n_effective, xp)
             report(step, xp.abs(gradient).max(axis=1), within_error(gradient, error), size)
-    return [state.W for state in states], passes, -(-n_steps * size // oracle.n_rows)
+    Ws = [corrected(corrected(state.W)) if state.W.dtype == np.float32 else state.W for state in states]
+    oracle.accept(Ws[0])
+    return Ws, passes, -(-n_steps * size // oracle.n_rows)
 
 
 def _schedule(oracle, k, max_epochs):
