@@ -44,6 +44,17 @@ def unit_activations(n, seed=0):
     return X / np.linalg.norm(X, axis=1, keepdims=True)
 
 
+def compositions(n, k=10_000, d=139, n_nonzero=20, seed=0):
+    """n rows (n, d) of norm 1, each a sum of n_nonzero of k random unit atoms with positive weights, and the atoms."""
+    rng = np.random.default_rng(seed)
+    D = rng.normal(size=(k, d))
+    D /= np.linalg.norm(D, axis=1, keepdims=True)
+    X = 0.01 * rng.normal(size=(n, d))
+    for _ in range(n_nonzero):
+        X += rng.exponential(size=(n, 1)) * D[rng.integers(k, size=n)]
+    return X / np.linalg.norm(X, axis=1, keepdims=True), D
+
+
 def split(X, k, seed=1):
     """(X without k random rows, those rows brought to unit norm as the atoms)."""
     order = np.random.RandomState(seed).permutation(len(X))
@@ -51,7 +62,7 @@ def split(X, k, seed=1):
     return X[order[k:]], D / np.maximum(np.linalg.norm(D, axis=1, keepdims=True), 1e-6)
 
 
-# name: (function of n that makes n rows, number of atoms, coder, default number of rows)
+# name: (function of n that makes n rows, or rows and atoms, number of atoms, coder, default number of rows)
 CODES = {
     "lasso-256": (partial(unit_patches, side=8), 256, "lasso", 50_000),
     "lasso-1024": (partial(unit_patches, side=8), 1_024, "lasso", 20_000),
@@ -59,6 +70,7 @@ CODES = {
     "lasso-12x12-1024": (partial(unit_patches, side=12), 1_024, "lasso", 20_000),
     "lasso-minilm-1536": (unit_activations, 1_536, "lasso", 10_000),
     "lasso-minilm-6144": (unit_activations, 6_144, "lasso", 4_000),
+    "lasso-compositions-10000": (compositions, 10_000, "lasso", 4_000),
     "omp-256": (partial(unit_patches, side=8), 256, "omp", 50_000),
     "omp-1024": (partial(unit_patches, side=8), 1_024, "omp", 20_000),
 }
@@ -142,7 +154,8 @@ def measure(problem, names, dtypes, n_rows, threads):
     """Results of a coding problem, one dict for each contestant and dtype; the first is gpuica in float64."""
     make, k, coder, default = CODES[problem]
     n_rows = n_rows or default
-    X, D = split(make(n_rows + k), k)
+    made = make(n_rows + k)
+    X, D = (made[0][:n_rows], made[1]) if isinstance(made, tuple) else split(made, k)
     best, results = None, []
     for dtype in sorted(dtypes, reverse=True):
         Xd, Dd = X.astype(dtype), D.astype(dtype)

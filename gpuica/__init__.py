@@ -18,6 +18,7 @@ from .estimators.ica_functions import fastica, picard
 from .estimators.minibatch import MiniBatchDictionaryLearning
 from .estimators.picard import Picard
 from .estimators.sparse_encode import sparse_encode
+from .estimators.warmup import warmup
 from .io.files import shards, spool
 from .io.iterables import limited
 from .rows.shared import shared
@@ -48,6 +49,7 @@ __all__ = [
     "sparse_encode",
     "spool",
     "stability",
+    "warmup",
 ]
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import sums
+from . import code_sums, sums
 from .exceptions import NotFiniteError
 
 if TYPE_CHECKING:  # the contract that mypy checks the oracle against, see the end of the file
@@ -66,17 +66,21 @@ class CodeOracle:
 
     def moments(self, D, n_worst=0):
         """The `CodeMoments` of all rows, with the n_worst rows that D reconstructs worst.  One pass."""
-        total = self.rows.reduce(sums.CodeTotals, (D, n_worst), sums.coded, D, sums.prepared(D, self.coder), self.coder)
+        total = self.rows.reduce(
+            code_sums.CodeTotals, (D, n_worst), code_sums.coded, D, code_sums.prepared(D, self.coder), self.coder
+        )
         if self.xp is np:  # on a device this would be a wait: there the cost is checked when it is read
             finite_cost(float(total.costs[0]))
         return CodeMoments(total.costs, total.A, total.B, total.worst, total.n_unfinished)
 
     def coded(self, D, n_worst=0):
         """The `CodedBatch` of all rows, on the host, with the n_worst rows that D reconstructs worst.  One pass."""
-        found = self.rows.reduce(sums.CodedRows, (D,), sums.coded, D, sums.prepared(D, self.coder), self.coder)
+        found = self.rows.reduce(
+            code_sums.CodedRows, (D,), code_sums.coded, D, code_sums.prepared(D, self.coder), self.coder
+        )
         X, *codes = found.kept
         R = X.copy() if n_worst else X
-        squares = sums.subtract_codes(R, D, *codes)
+        squares = code_sums.subtract_codes(R, D, *codes)
         costs = found.penalties + squares.sum() / 2
         finite_cost(float(costs[0]))
         worst = X[np.argsort(-squares, kind="stable")[:n_worst]]
@@ -85,10 +89,10 @@ class CodeOracle:
     def codes(self, D, unfinished=None):
         """The codes of all rows, (n, K), and the number of rows whose coder did not converge.  One pass.
 
-        unfinished: counts these rows in place of a `sums.Unfinished`, for a lazy map.
+        unfinished: counts these rows in place of a `code_sums.Unfinished`, for a lazy map.
         """
-        unfinished = sums.Unfinished() if unfinished is None else unfinished
-        return self.rows.map(sums.codes, *self._settings(D), unfinished), unfinished.count
+        unfinished = code_sums.Unfinished() if unfinished is None else unfinished
+        return self.rows.map(code_sums.codes, *self._settings(D), unfinished), unfinished.count
 
     def hand_codes(self, consume, D, sparse):
         """Call consume(codes) for every chunk in order; return the number of rows whose coder did not converge.
@@ -103,12 +107,12 @@ class CodeOracle:
             n_unfinished += left
             consume(codes)
 
-        self.rows.for_each(take, sums.sparse_codes if sparse else sums.dense_codes, *self._settings(D))
+        self.rows.for_each(take, code_sums.sparse_codes if sparse else code_sums.dense_codes, *self._settings(D))
         return n_unfinished
 
     def _settings(self, D):
         """The parameters of a coder's sums."""
-        return D, sums.prepared(D, self.coder), self.coder
+        return D, code_sums.prepared(D, self.coder), self.coder
 
     def square(self):
         """Σ x xᵀ (d, d).  One pass."""

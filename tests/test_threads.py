@@ -1,5 +1,7 @@
 """The number of BLAS threads: one during a computation, the user's before and after, also if other code sets it."""
 
+import logging
+import platform
 import subprocess
 import sys
 import threading
@@ -10,8 +12,9 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from gpuica import FastICA
-from gpuica.device import threads
+from gpuica.device import CPU, log_once, slow_blas, threads
 from gpuica.device.threads import host_threads, one_blas_thread
+from gpuica.rows import host, open_rows
 from gpuica.rows.threaded import run_in_threads
 
 
@@ -255,3 +258,47 @@ def test_child_forked_during_a_fit_has_the_users_limit():
     assert os.waitpid(child, 0)[1] == 0
     assert counts() == {1}
     other.step()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "flags", "setting", "expected"),
+    [
+        ("Haswell", slow_blas.AVX512, None, 1),
+        ("Zen", slow_blas.AVX512 | {"sse"}, None, 1),
+        ("Haswell", {"avx2", "fma"}, None, 0),
+        ("Haswell", slow_blas.AVX512 - {"avx512bw"}, None, 0),
+        ("SkylakeX", slow_blas.AVX512, None, 0),
+        (None, slow_blas.AVX512, None, 0),
+        ("Haswell", slow_blas.AVX512, "Haswell", 0),  # the user's choice
+    ],
+)
+def test_slow_kernels_of_openblas_are_reported_once(architecture, flags, setting, expected, monkeypatch, caplog):
+    library = SimpleNamespace(controller=SimpleNamespace(architecture=architecture))
+    monkeypatch.setattr(threads, "_libraries", lambda: ([library], []))
+    monkeypatch.setattr(slow_blas, "_processor_flags", lambda: flags)
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    if setting:
+        monkeypatch.setenv("OPENBLAS_CORETYPE", setting)
+    log_once.cache_clear()
+    slow_blas.report_slow_kernels.cache_clear()
+    with caplog.at_level(logging.INFO, "gpuica"):
+        for _ in range(2):
+            slow_blas.report_slow_kernels()
+    assert len(caplog.records) == expected
+    assert all("OPENBLAS_CORETYPE=SkylakeX" in record.message for record in caplog.records)
+    log_once.cache_clear()
+    slow_blas.report_slow_kernels.cache_clear()
+
+
+@pytest.mark.parametrize(("n_rows", "expected"), [(2_000, 0), (500_000, 1)])
+def test_only_large_passes_look_for_slow_kernels(n_rows, expected, monkeypatch):
+    calls = []
+    monkeypatch.setattr(host, "report_slow_kernels", lambda: calls.append(1))
+    rows = open_rows(np.zeros((n_rows, 100), np.float32), dtype=np.float32, device=CPU)
+    rows.sum(lambda X, weights=None: (X[:1].sum(axis=0),))
+    assert len(calls) == expected
+
+
+def test_flags_of_this_processor_are_read():
+    if sys.platform == "linux" and platform.machine() == "x86_64":
+        assert "sse2" in slow_blas._processor_flags()

@@ -71,6 +71,12 @@ def _libraries():
     return [one for one in found if one.of_process], [one for one in found if not one.of_process]
 
 
+def blas_architectures():
+    """The names of the processors whose kernels the BLAS libraries use, as far as they say."""
+    of_process, of_thread = _libraries()
+    return {getattr(library.controller, "architecture", None) for library in (*of_process, *of_thread)} - {None}
+
+
 class _OfThread(threading.local):
     depth = 0  # number of nested `one_blas_thread` blocks
     found: list = []  # the setting before the outermost block, of each library with a setting per thread

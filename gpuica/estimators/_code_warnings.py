@@ -16,7 +16,7 @@ def warn_of_unfinished(n_unfinished, n_rows, coder):
 
 
 class DeferredWarning:
-    """Replaces `sums.Unfinished` where codes are computed lazily: warns when a task reports unfinished rows.
+    """Replaces `code_sums.Unfinished` where codes are computed lazily: warns when a task reports unfinished rows.
 
     A task has only the count of its own chunk, so each process warns once, for its first chunk with unfinished rows.
     """

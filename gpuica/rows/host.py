@@ -1,5 +1,6 @@
 """Rows of an array whose chunks are processed on the host, by several threads."""
 
+from ..device.slow_blas import report_slow_kernels
 from ..interrupts import raise_if_interrupted
 from .chunked import ChunkedRows
 from .threaded import InOrderConsumer, run_in_threads
@@ -7,6 +8,7 @@ from .threaded import InOrderConsumer, run_in_threads
 CHUNK_ELEMENTS = 1 << 18  # 1 MB in float32: a chunk and what is computed from it share the L2 cache of a core
 MIN_CHUNK_ROWS, MAX_CHUNK_ROWS = 512, 8192
 MIN_WORK_FOR_THREADS = 5e7  # operations of a pass, about 1 ms: starting threads takes 0.1 ms
+MIN_WORK_TO_REPORT = 1e10  # operations of a pass, some 0.1 s: a slow BLAS is worth a message
 BATCH_CHUNK_ROWS = 128  # mini-batches are small: with larger chunks most threads would have none
 
 
@@ -53,6 +55,8 @@ class HostRows(ChunkedRows):
 
     def _each_chunk(self, work, wait_for_slot=None):
         if self.n_chunks > 1 and self.is_threaded and self.n_rows * self.work >= MIN_WORK_FOR_THREADS:
+            if self.n_rows * self.work >= MIN_WORK_TO_REPORT:
+                report_slow_kernels()
             run_in_threads(self.n_chunks, lambda i: work(i, self._chunk(i)), wait_for_slot)
             return
         for i in range(self.n_chunks):
