@@ -91,14 +91,33 @@ class CodeOracle:
 
         unfinished: counts these rows in place of a `code_sums.Unfinished`, for a lazy map.
         """
+        settings = self._settings(D)
+        if unfinished is None and code_sums.are_compressed(settings[1]):
+            return self._filled_codes(settings)
         unfinished = code_sums.Unfinished() if unfinished is None else unfinished
-        return self.rows.map(code_sums.codes, *self._settings(D), unfinished), unfinished.count
+        return self.rows.map(code_sums.codes, *settings, unfinished), unfinished.count
+
+    def _filled_codes(self, settings):
+        """`codes`, from compressed ones: pages of memory without non-zeros are never written."""
+        C, start = np.zeros((self.n_rows, len(settings[0])), self.dtype), 0
+
+        def fill(codes):
+            nonlocal start
+            counts, indices, values = codes
+            C[start + np.arange(len(counts)).repeat(counts), indices] = values
+            start += len(counts)
+
+        return C, self._hand(fill, code_sums.sparse_codes, settings)
 
     def hand_codes(self, consume, D, sparse):
         """Call consume(codes) for every chunk in order; return the number of rows whose coder did not converge.
 
         sparse: whether codes are compressed: (non-zeros of each row, columns, values).  One pass.
         """
+        return self._hand(consume, code_sums.sparse_codes if sparse else code_sums.dense_codes, self._settings(D))
+
+    def _hand(self, consume, function, settings):
+        """See `hand_codes`."""
         n_unfinished = 0
 
         def take(part):
@@ -107,7 +126,7 @@ class CodeOracle:
             n_unfinished += left
             consume(codes)
 
-        self.rows.for_each(take, code_sums.sparse_codes if sparse else code_sums.dense_codes, *self._settings(D))
+        self.rows.for_each(take, function, *settings)
         return n_unfinished
 
     def _settings(self, D):

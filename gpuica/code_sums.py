@@ -14,6 +14,11 @@ def prepared(D, coder):
     return kernels.prepare(D, coder)
 
 
+def are_compressed(prepared):
+    """Whether codes are computed in compressed form."""
+    return kernels.are_compressed(prepared)
+
+
 def codes(X, D, prepared, coder, unfinished):
     """Codes (n, K) of X (n, d) by a coder.  For `Rows.map`.  unfinished: an `Unfinished` or an object like it."""
     C, left = kernels.encode(X, D, prepared, coder)

@@ -79,6 +79,11 @@ def prepare(D, coder):
     return _kernels("coding", D).prepare(D, coder)
 
 
+def are_compressed(prepared):
+    """Whether codes are computed in compressed form, given what `prepare` returned."""
+    return isinstance(prepared, tuple)
+
+
 def compress(C):
     """(non-zeros a row (n,), their columns, their values) of codes C (n, K), where `has_kernels` holds."""
     return _kernels("codes", C).compress(C)
