@@ -103,7 +103,8 @@ class MiniBatchDictionaryLearning(DictionaryEstimator, SklearnMiniBatchDictionar
         solution, known as the method of optimal directions [3]_; or one parallel step of approximate K-SVD [4]_.
     memory : int, default=None
         Effective number of rows in the exponential window of the sufficient statistics.  None means scikit-learn's
-        weights, about batch_size ** 2 rows; 10 to 30 rows per atom need fewer passes on small data.
+        weights, about batch_size ** 2 rows; 10 to 30 rows per atom need fewer passes on small data.  On CPUs with more
+        than 8 atoms per feature, at most the last 8 rows per atom count, so that no K x K matrix is needed.
     memory_limit : int or str, default=None
         Memory budget in bytes, or as a string such as "2GB", in addition to X.  None means the free memory.
     checkpoint : path-like, default=None

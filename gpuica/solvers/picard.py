@@ -93,7 +93,8 @@ def picard(
         if found.flips:
             gradient = manifold.gradient(W, at, sign)
     z = rule.z_scores(W, at, sign, gradient).max(axis=1)
-    return Solution(W, n_iter, delta, converged, converged_components, xp.abs(gradient).max(axis=1), tuple(losses), z=z)
+    largest, excess = xp.abs(gradient).max(axis=1), sign * (at.slope - xp.diagonal(at.cross)) / at.slope
+    return Solution(W, n_iter, delta, converged, converged_components, largest, tuple(losses), z=z, excess=excess)
 
 
 class _Point(NamedTuple):

@@ -16,6 +16,7 @@ class Solution:
     losses: the loss at each iteration, where the solver computes one.
     sampled: passes over samples of the rows, as a number of passes over all of them.
     z: (k,) as gradient, in standard errors; None where they are not known.
+    excess: (k,) s κ / E g'(y), the distance of each source from Gaussian, where the solver computes it.
     """
 
     W: Any
@@ -27,8 +28,11 @@ class Solution:
     losses: tuple[float, ...] = ()
     sampled: float = 0.0
     z: Any = None
+    excess: Any = None
 
     def reordered(self, order):
         """The same solution with its components in another order (k,)."""
-        parts = {name: getattr(self, name) for name in ("W", "delta", "converged_components", "gradient", "z")}
+        parts = {
+            name: getattr(self, name) for name in ("W", "delta", "converged_components", "gradient", "z", "excess")
+        }
         return replace(self, **{name: part[order] for name, part in parts.items() if part is not None})
