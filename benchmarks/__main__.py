@@ -6,8 +6,8 @@ from importlib import import_module
 from .common.command import main
 
 MODULES = (
-    *("demo", "run", "ica_studies", "layers", "pass_cost", "coding", "dictionary", "atoms", "streamed", "scale"),
-    *("gpu.runner", "activations", "report"),
+    *("demo", "run", "ica_studies", "layers", "pass_cost", "coding", "dictionary", "many_atoms"),
+    *("atoms", "streamed", "scale", "gpu.runner", "activations", "report"),
 )
 
 
