@@ -13,9 +13,11 @@ ROWS, VECTORS, LANES = 4, 4, 16  # of a tile: 16 registers of sums, so that no i
 ATOMS = VECTORS * LANES
 MAX_FEATURES = 60_000  # whose sums of products are below 2³¹
 
-MULTIPLY_ADD = "llvm.x86.avx512.vpdpbusd.512"  # a word + the inner product of four bytes, unsigned and signed
-BYTE, WORD, INDEX = ir.IntType(8), ir.IntType(32), ir.IntType(64)
-BYTES, WORDS, FLOATS = ir.VectorType(BYTE, 64), ir.VectorType(WORD, LANES), ir.VectorType(ir.FloatType(), LANES)
+# A word + the inner product of four bytes, unsigned and signed.  With words as operands: newer versions of LLVM, which
+# take bytes, convert the declaration; older ones take nothing else.
+MULTIPLY_ADD = "llvm.x86.avx512.vpdpbusd.512"
+WORD, INDEX = ir.IntType(32), ir.IntType(64)
+WORDS, FLOATS = ir.VectorType(WORD, LANES), ir.VectorType(ir.FloatType(), LANES)
 
 
 @cache
@@ -62,10 +64,10 @@ class _Code:
         self.builder.position_at_end(loop)
         k, sums = self.builder.phi(INDEX), [[self.builder.phi(WORDS) for _ in range(VECTORS)] for _ in range(ROWS)]
         here = self.builder.add(panel, self.times(k, 4 * ATOMS))
-        atoms, new = [self.load(here, 64 * v, BYTES) for v in range(VECTORS)], []
+        atoms, new = [self.load(here, 64 * v, WORDS) for v in range(VECTORS)], []
         for i, of_row in enumerate(sums):
             offset = self.builder.add(self.times(stride, i), self.times(k, 4))
-            row = self.builder.bitcast(self.splat(self.load(rows, offset, WORD)), BYTES)
+            row = self.splat(self.load(rows, offset, WORD))
             new.append([self.call(MULTIPLY_ADD, total, atom, row) for total, atom in zip(of_row, atoms, strict=True)])
         following = self.builder.add(k, ir.Constant(INDEX, 1))
         for phi, value in zip([k, *chain(*sums)], [following, *chain(*new)], strict=True):
