@@ -77,7 +77,7 @@ def test_picard_returns_the_distance_from_gaussian(rng):
 
 
 def test_sources_of_both_signs_are_separated():
-    """Without the look at nearly Gaussian components, five of six random states left uniform sources mixed."""
+    """Without the check of nearly Gaussian components, five of six random states left uniform sources mixed."""
     rng = np.random.default_rng(0)
     n, k = 100_000, 128
     S = np.hstack([rng.laplace(size=(n, k // 2)), 2.45 * rng.uniform(-1, 1, size=(n, k // 2))]).astype(np.float32)
