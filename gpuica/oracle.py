@@ -195,17 +195,16 @@ class ContrastOracle:
 
     def fixed_point_batch(self, Ws, squares=None):
         """[fixed_point(W) for W in Ws], in one pass.  squares: None, or for each W None or a kind."""
+        if len(Ws) == 1:  # a stack is cut into products of STACK rows
+            return [self.fixed_point(Ws[0], squares and squares[0])]
         return self._batch(sums.fixed_point, Ws, squares, 3)
 
     def likelihood_batch(self, Ws, squares=None):
         """[likelihood(W) for W in Ws], in one pass.  squares: None, or for each W None or a kind."""
-        if len(Ws) == 1 and self.xp is not np:  # on a device, where stacking costs ten launches
+        if len(Ws) == 1:
             return [self.likelihood(Ws[0], squares and squares[0])]
         means = self._batch(sums.likelihood, Ws, squares, 4)
-        return [
-            Likelihood(loss, cross.astype(W.dtype, copy=False) @ W.T, *rest)  # float32 for the steps of `stochastic`
-            for W, (loss, cross, *rest) in zip(Ws, means, strict=True)
-        ]
+        return [Likelihood(loss, cross @ W.T, *rest) for W, (loss, cross, *rest) in zip(Ws, means, strict=True)]
 
     def _batch(self, contribution, Ws, kinds, n_parts):
         """Means of a contribution at each W, by one pass, and the squares of those with a kind.
@@ -252,6 +251,10 @@ class ContrastOracle:
     def sample(self, n, rng):
         """The oracle of n random rows, which are only nearly white."""
         return self._about(self.rows.sample(n, rng))
+
+    def subspace(self, components):
+        """The oracle of the rows components @ z, (m,), for components (m, d)."""
+        return self._about(self.rows.projected(self.xp.zeros(self.n_features), components))
 
     def batches(self, size, rng):
         """Oracles of `size` rows at a time, all rows once, in random order."""

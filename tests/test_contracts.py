@@ -83,6 +83,9 @@ class ArrayOracle:
         self.samples.append(n)
         return ArrayOracle(self.Z[rng.choice(len(self.Z), n, replace=False)])
 
+    def subspace(self, components):
+        return ArrayOracle(self.Z @ components.T)
+
     def in_memory(self, n, rng):
         return self
 

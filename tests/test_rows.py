@@ -104,6 +104,33 @@ def test_random_batches_do_not_depend_on_storage(as_rows, rng):
         np.testing.assert_array_equal(batch.to_memory().map(itself), expected.map(itself))
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_batches_in_memory_have_equal_chunks_that_are_copied_when_read(weighted, rng):
+    X, w = rng.normal(size=(5003, 3)), rng.integers(0, 3, size=5003).astype(float)
+    rows, seen = HostRows(X, chunk_rows=300, weights=w if weighted else None), []
+
+    def seen_and_sum(chunk, weights=None):
+        seen.append(len(chunk))
+        return chunk.sum(axis=0) if weights is None else weights @ chunk, np.array(1.0)
+
+    batch = next(rows.batches(3000, np.random.RandomState(0)))
+    order = np.sort(np.random.RandomState(0).permutation(5003)[:3000])
+    X[order[0]] += 1  # seen, because the rows are not copied yet
+    total, n_chunks = batch.sum(seen_and_sum)
+    np.testing.assert_allclose(total, (w[order] if weighted else np.ones(3000)) @ X[order], rtol=1e-10)
+    assert n_chunks == 16
+    assert max(seen) - min(seen) <= 16
+    np.testing.assert_array_equal(batch.take(np.array([5, 7])), X[order[[5, 7]]])
+
+
+def test_sample_is_copied_at_once(rng):
+    X = rng.normal(size=(5003, 3))
+    sample = HostRows(X).sample(3000, np.random.RandomState(0))
+    before = sample.map(itself)
+    X += 1
+    np.testing.assert_array_equal(sample.map(itself), before)
+
+
 @settings(max_examples=30, deadline=None)
 @given(n=st.integers(1, 300), d=st.integers(1, 9), chunk=st.integers(1, 310), k=st.integers(1, 4))
 def test_sums_do_not_depend_on_chunk_size(n, d, chunk, k):

@@ -12,7 +12,7 @@ from gpuica.oracle import ContrastOracle, MomentOracle
 from gpuica.rows.host import HostRows
 from gpuica.solvers import whitening
 from gpuica.solvers.fastica import parallel
-from gpuica.solvers.orthonormal import MAX_DEFECT, cayley_rotation, orthonormal, polar
+from gpuica.solvers.orthonormal import MAX_DEFECT, _norm_of_square, cayley_rotation, nearly_rotated, orthonormal, polar
 from gpuica.solvers.whitening import WHITENERS
 
 from . import naive
@@ -61,6 +61,42 @@ def test_cayley_rotation_by_products_is_exact(size, monkeypatch, rng):
     np.testing.assert_allclose(cayley_rotation(W, D), expected, atol=1e-13)
     monkeypatch.undo()
     np.testing.assert_allclose(cayley_rotation(W, D), expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("k", [2, 3, 40])
+@pytest.mark.parametrize("size", [0, 1e-3, 0.7, 2, 3.5, 6, 50])
+def test_repeated_rotations_by_few_products(size, k, dtype, rng):
+    """Near the nearest rotation to (I + D) W, and near Cayley's for large D; D = 0 then removes what is left."""
+    W, D = np.linalg.qr(rng.normal(size=(k, k)))[0], rng.normal(size=(k, k))
+    D = (D - D.T) * size / np.linalg.norm(D - D.T, 2)
+    found = nearly_rotated(W.astype(dtype), D.astype(dtype))
+    assert found.dtype == dtype
+    values = np.linalg.svd(found.astype(float))[1]
+    assert 0.9 < values.min() <= values.max() < 1.05
+    expected = orthonormal(W + D @ W) if size < 3 else cayley_rotation(W, D)
+    np.testing.assert_allclose(found, expected, atol=0.06)
+    for _ in range(4):
+        found = nearly_rotated(found, np.zeros_like(found))
+    np.testing.assert_allclose(found, expected, atol=1e-5 if dtype == np.float32 else 1e-12)
+
+
+def test_rotation_by_few_products_whose_norm_is_underestimated(monkeypatch, rng):
+    monkeypatch.setattr("gpuica.solvers.orthonormal._norm_of_square", lambda D: 0.0)
+    W, D = np.linalg.qr(rng.normal(size=(5, 5)))[0], np.zeros((5, 5))
+    D[0, 1], D[1, 0] = 2.0, -2.0
+    np.testing.assert_allclose(nearly_rotated(W, D), cayley_rotation(W, D), atol=1e-14)
+
+
+@pytest.mark.parametrize("k", [2, 7, 60])
+def test_estimated_norm_of_square(k, rng):
+    D = rng.normal(size=(k, k))
+    D -= D.T
+    norm = np.linalg.norm(D, 2) ** 2
+    assert norm / 1.3 < _norm_of_square(D) < norm * (1 + 1e-12)
+    assert _norm_of_square(np.zeros((k, k))) == 0
+    ones = np.eye(k) - 1 / k  # D with D 1 = 0
+    assert _norm_of_square(ones @ D @ ones) > 0 or k == 2
 
 
 def test_every_solver_is_tested():

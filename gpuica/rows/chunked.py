@@ -99,13 +99,21 @@ class ChunkedRows(Rows):
             stop = min(start + size, self.n_rows)
             rows = slice(start, stop) if order is None else array_device(order).xp.sort(order[start:stop])
             yield self._in_memory(
-                rows_at(self.array, rows),
+                self._batch_array(rows),
                 dtype=self.dtype,
-                chunk_rows=self.chunk_rows,
+                chunk_rows=self._equal_chunk_rows(stop - start),
                 prepare=self.prepare,
                 work=self.work,
                 weights=self._weights_at(rows),
             )
+
+    def _batch_array(self, rows):
+        """The rows of a batch, as stored.  rows: a slice or indices."""
+        return rows_at(self.array, rows)
+
+    def _equal_chunk_rows(self, n_rows):
+        """The number of rows of a chunk of a batch of n_rows, nearly the same for all chunks."""
+        return self.chunk_rows
 
     def _shuffled(self, rng):
         """A random permutation of the row numbers, (n_rows,)."""

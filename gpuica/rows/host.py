@@ -2,7 +2,7 @@
 
 from ..device.slow_blas import report_slow_kernels
 from ..interrupts import raise_if_interrupted
-from .chunked import ChunkedRows
+from .chunked import ChunkedRows, rows_at
 from .threaded import InOrderConsumer, run_in_threads
 
 CHUNK_ELEMENTS = 1 << 18  # 1 MB in float32: a chunk and what is computed from it share the L2 cache of a core
@@ -10,6 +10,7 @@ MIN_CHUNK_ROWS, MAX_CHUNK_ROWS = 512, 8192
 MIN_WORK_FOR_THREADS = 5e7  # operations of a pass, about 1 ms: starting threads takes 0.1 ms
 MIN_WORK_TO_REPORT = 1e10  # operations of a pass, some 0.1 s: a slow BLAS is worth a message
 BATCH_CHUNK_ROWS = 128  # mini-batches are small: with larger chunks most threads would have none
+BATCH_CHUNKS = 8  # a large batch has a multiple of so many chunks, all of nearly the same size
 
 
 class HostRows(ChunkedRows):
@@ -27,6 +28,19 @@ class HostRows(ChunkedRows):
     @property
     def batch_chunk_rows(self):
         return min(self.chunk_rows, BATCH_CHUNK_ROWS)
+
+    def sample(self, n, rng):
+        """As of the base class; the rows are copied at once, because a sample is read many times."""
+        sample = super().sample(n, rng)
+        sample.array = rows_at(sample.array, slice(None))
+        return sample
+
+    def _batch_array(self, rows):
+        return rows_at(self.array, rows) if isinstance(rows, slice) else _RowsAt(self.array, rows)
+
+    def _equal_chunk_rows(self, n_rows):
+        n_chunks = BATCH_CHUNKS * -(-n_rows // (BATCH_CHUNKS * self.chunk_rows))
+        return min(self.chunk_rows, max(BATCH_CHUNK_ROWS, -(-n_rows // n_chunks)))
 
     def map(self, function, *params, out=None):
         self.n_passes += 1
@@ -62,6 +76,17 @@ class HostRows(ChunkedRows):
         for i in range(self.n_chunks):
             raise_if_interrupted()
             work(i, self._chunk(i))
+
+
+class _RowsAt:
+    """array[indices], (n, d), of which every slice is copied when it is read: by the thread that processes it."""
+
+    def __init__(self, array, indices):
+        self.array, self.indices = array, indices
+        self.shape, self.dtype = (len(indices), array.shape[1]), array.dtype
+
+    def __getitem__(self, rows):
+        return rows_at(self.array, self.indices[rows])
 
 
 def default_chunk_rows(n_features):

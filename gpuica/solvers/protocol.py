@@ -164,6 +164,9 @@ class SampledOracle(BatchedOracle, BatchOracle, Protocol):
     def sample(self, n, rng) -> "SampledOracle":
         """An oracle of n random rows, which are only nearly white."""
 
+    def subspace(self, components) -> "SampledOracle":
+        """The oracle of the rows components @ z, for orthonormal components (m, d)."""
+
     def gaussian_loss(self) -> float:
         """E G(u) of a standard normal u."""
 

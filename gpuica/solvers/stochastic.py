@@ -9,12 +9,12 @@ small.
 """
 
 from itertools import chain, islice, repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .manifolds import rotation_error, rotation_gradient
-from .orthonormal import cayley_rotation, corrected
+from .orthonormal import corrected, nearly_rotated
 from .protocol import BatchedOracle
 from .stopping import within_error
 
@@ -23,17 +23,29 @@ MAX_EPOCHS = 8
 MIN_BATCH = 2_000  # rows of a batch, at least, and at least so many for each component:
 BATCH_PER_COMPONENT = 8
 FIRST_RATE = 0.75  # of a Newton step
-CURVATURE_INTERVAL = 8  # steps from one measurement of the curvature to the next
+CURVATURE_INTERVAL = 16  # steps from one measurement of the curvature to the next
 MIN_WEIGHT = 0.05  # of the latest batch in running averages
 MIN_CURVATURE = 0.05
 REPORT_INTERVAL = 50  # steps
-CORRECTION_INTERVAL = 20  # steps between corrections of W in float32, which rounding moves from orthonormal
+
+
+class _Means(NamedTuple):
+    """Means over a batch: E g(y) yᵀ (k, k), E g'(y) (k,) and E g(y)² (k,), in float64 or the dtype of W."""
+
+    cross: Any
+    slope: Any
+    square: Any
+
+    @classmethod
+    def at(cls, W, cross, slope, square):
+        """From those of `fixed_point`."""
+        return cls(cross.astype(W.dtype, copy=False) @ W.T, slope, square)
 
 
 class State:
     """The iterate of one start, and running averages over batches.
 
-    W: (k, k), orthonormal, in the dtype of the rows on the host.  slope: E g'(y), (k,); middle: E g(y) y, (k,);
+    W: (k, k), nearly orthonormal, in the dtype of the rows on the host.  slope: E g'(y), (k,); middle: E g(y) y, (k,);
     curvature: E g'(y_i) y_j² / E y_j², (k, k).
     """
 
@@ -63,9 +75,7 @@ class State:
         gradient = rotation_gradient(at.cross, at.slope, sign, xp)
         h = sign[:, None] * (self.curvature - self.middle[:, None])
         rotation = -rate * gradient / xp.maximum((h + h.T) / 2, MIN_CURVATURE)
-        self.W = cayley_rotation(self.W, rotation, xp)
-        if self.W.dtype == np.float32 and self.n_batches % CORRECTION_INTERVAL == 0:
-            self.W = corrected(self.W).astype(np.float32)
+        self.W = nearly_rotated(self.W, rotation, xp)
         return gradient, sign
 
 
@@ -88,7 +98,7 @@ def stochastic_picard(oracle: BatchedOracle, starts, *, rng, extended=True, max_
         if not batch.weight:
             continue
         Ws = [state.W for state in states]
-        likelihoods = batch.likelihood_batch(Ws)
+        likelihoods = [_Means.at(W, *means) for W, means in zip(Ws, batch.fixed_point_batch(Ws), strict=True)]
         measure = step % CURVATURE_INTERVAL == 0 or states[0].curvature is None
         curvatures = batch.curvature_batch(Ws) if measure else [None] * len(Ws)
         for state, at, curvature in zip(states, likelihoods, curvatures, strict=True):
@@ -99,7 +109,7 @@ def stochastic_picard(oracle: BatchedOracle, starts, *, rng, extended=True, max_
         if report and step % REPORT_INTERVAL == 0:
             error = rotation_error(at.cross, at.square, xp.ones(k), sign, batch.n_effective, xp)
             report(step, xp.abs(gradient).max(axis=1), within_error(gradient, error), size)
-    Ws = [corrected(corrected(state.W)) if state.W.dtype == np.float32 else state.W for state in states]
+    Ws = [corrected(corrected(state.W)) for state in states]
     oracle.accept(Ws[0])
     return Ws, passes, -(-n_steps * size // oracle.n_rows)
 
