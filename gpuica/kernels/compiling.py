@@ -24,6 +24,7 @@ DESCRIPTIONS = {
     "matching": "matching pursuit",
     "nonnegative": "non-negative OMP",
     "orthogonal": "OMP",
+    "rounded_orthogonal": "OMP",
 }
 
 

@@ -9,6 +9,7 @@ from .lasso_products import compressed_lasso_products, lasso_products
 from .matching import matching_pursuit
 from .nonnegative import nonnegative
 from .orthogonal import orthogonal
+from .rounded_orthogonal import Rounded, compressed_rounded_orthogonal, rounded, rounded_orthogonal
 from .screening import Screen, screen
 from .vectors import plain
 
@@ -24,6 +25,8 @@ def encode(X, D, prepared, coder):
     X, D = plain(X), plain(D)
     if coder.kernel == "lasso" and (prepared is None or isinstance(prepared, Screen)):
         return lasso_products(X, D, prepared or screen(D), coder)
+    if isinstance(prepared, Rounded):
+        return rounded_orthogonal(X, D, prepared, coder)
     if prepared is None:
         return encode_in_batches(X, D, coder)
     gram = plain(prepared)
@@ -35,14 +38,17 @@ def encode_compressed(X, D, prepared, coder):
     """As `encode`, with codes in the form of `codes.compress`."""
     if isinstance(prepared, Screen):
         return compressed_lasso_products(plain(X), plain(D), prepared, coder)
+    if isinstance(prepared, Rounded):
+        return compressed_rounded_orthogonal(plain(X), plain(D), prepared, coder)
     C, n_unfinished = encode(X, D, prepared, coder)
     return compress(C), n_unfinished
 
 
 def prepare(D, coder):
-    """What a coder needs of the dictionary D (K, d): D Dᵀ (K, K), or a `Screen`, or None."""
+    """What a coder needs of the dictionary D (K, d): D Dᵀ (K, K), or a rounded form, or None."""
     if gram_pays(D, coder):
-        return D @ D.T
+        form = rounded(plain(D), coder)
+        return D @ D.T if form is None else form
     return screen(plain(D)) if coder.kernel == "lasso" else None
 
 

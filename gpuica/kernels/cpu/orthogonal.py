@@ -41,11 +41,13 @@ INSIDE = -np.inf
 
 class Settings(NamedTuple):
     """Numbers that all rows share; by_gain: whether the atom enters that lowers the residual most (ORMP), or the one of
-    the largest correlation (OMP)."""
+    the largest correlation (OMP).  uncertainty: of correlations, in units of ‖x‖; rows of OMP whose choices it could
+    change are ILL_CONDITIONED; 0 to ignore it."""
 
     n_nonzero: int
     target: float
     by_gain: bool
+    uncertainty: float
     dependence: float
     rounding: float  # of squared correlations
     gram_dependence: float
@@ -60,15 +62,15 @@ class Settings(NamedTuple):
 class Workspace(NamedTuple):
     """Arrays for one row.
 
-    h, outside : (K,); correlations, and squares of the atoms' parts outside the span of the support.
-    score : `Searchable` of the K atoms.
+    correlations, gains : `Searchable` of the K atoms; 0 for atoms of the support.
+    outside : (K,); of ORMP, squares of the atoms' parts outside the span of the support.
     P : (n_nonzero, K).
     atoms, along, coefficients : (n_nonzero,); the support, inner products of the row with the directions.
     residual : (d,)
     """
 
-    h: Any
-    score: Searchable
+    correlations: Searchable
+    gains: Searchable
     outside: Any
     P: Any
     atoms: Any
@@ -98,62 +100,77 @@ def _any(h):
 
 
 @njit(**INLINED)
-def _scores(h, squares, dependence, by_gain, work):
-    """work.score becomes by how much each atom lowers the squared residual (by_gain), or its squared correlation; zero
-    for atoms of the support."""
-    score, outside = work.score.values, work.outside
-    zero, inside = h.dtype.type(0), h.dtype.type(INSIDE)
-    if by_gain:
-        for j in range(len(h)):
-            score[j] = h[j] * h[j] / outside[j] if outside[j] > dependence * squares[j] else zero
-    else:
-        for j in range(len(h)):
-            score[j] = h[j] * h[j] if outside[j] > inside else zero
+def _gains(h, squares, dependence, work):
+    """work.gains becomes by how much each atom lowers the squared residual; zero for atoms of the support."""
+    gains, outside, zero = work.gains.values, work.outside, h.dtype.type(0)
+    for j in range(len(h)):
+        gains[j] = h[j] * h[j] / outside[j] if outside[j] > dependence * squares[j] else zero
 
 
 @njit(**INLINED)
-def _encode(G, q, squares, square, settings, work):
+def _is_certain(h, top, square, uncertainty):
+    """Whether no other |h| can be the largest instead of `top`, given the uncertainty of h, in units of ‖x‖."""
+    bound, n_near = h.dtype.type(top - 2 * uncertainty * np.sqrt(square)), np.int64(0)
+    for j in range(len(h)):
+        n_near += abs(h[j]) >= bound
+    return n_near == 1
+
+
+@njit(**INLINED)
+def encode(G, q, squares, square, settings, work):
     """Choose the atoms of one row: work.atoms, work.P, and the row's inner products with the directions, work.along.
 
     squares (K,): of the atoms' norms.  Returns the number of atoms m, what is left of ‖x‖² = square, the product of the
     shares of the atoms' squares that were outside the span of those before them, and the status of the row.
     """
-    h, outside, P, target, real = work.h, work.outside, work.P, settings.target, work.h.dtype.type
+    h, outside, P, target, real = work.correlations.values, work.outside, work.P, settings.target, q.dtype.type
     K, m, left, shares, undecided = len(q), 0, square, 1.0, settings.target_tol * square
     one, dependence, rounding = real(1), real(settings.dependence), real(0)
     copy(q, h)
-    copy(squares, outside)
+    if settings.by_gain:
+        copy(squares, outside)
     while m < settings.n_nonzero and (left > target or target == 0):
         if target > 0 and left <= target + undecided:
             return m, left, shares, ILL_CONDITIONED
-        _scores(h, squares, dependence, settings.by_gain, work)
-        top = largest(work.score)
-        j = where_largest(work.score)
-        if m == 0 and not (settings.min_square < top < settings.max_square) and _any(h):
+        if settings.by_gain:
+            _gains(h[:K], squares, dependence, work)
+            top = largest(work.gains)
+            j = where_largest(work.gains)
+        else:
+            top = largest(work.correlations)
+            j = where_largest(work.correlations)
+            if settings.uncertainty > 0 and not _is_certain(h[:K], top, square, settings.uncertainty):
+                return m, left, shares, ILL_CONDITIONED
+            top *= top
+        if m == 0 and not (settings.min_square < top < settings.max_square) and _any(h[:K]):
             return m, left, shares, ILL_CONDITIONED
         if top <= rounding:
             # atoms that depend on the support are no candidates of ORMP: are they the reason that none is left?
             if settings.by_gain and _dependent_atoms_are_left(
-                h, q, outside, squares, dependence, real(settings.rounding)
+                h[:K], q, outside, squares, dependence, real(settings.rounding)
             ):
                 return m, left, shares, ILL_CONDITIONED
             break
-        if outside[j] <= real(settings.gram_dependence) * squares[j]:
-            return m, left, shares, ILL_CONDITIONED
         rounding = max(rounding, real(settings.rounding) * top)
-        shares *= outside[j] / squares[j]
-        scale = one / np.sqrt(outside[j])
         part = P[m]
         copy(G[j], part)
         subtract_rows(part, P, j, m)
+        if part[j] <= real(settings.gram_dependence) * squares[j]:
+            return m, left, shares, ILL_CONDITIONED
+        shares *= part[j] / squares[j]
+        scale = one / np.sqrt(part[j])
         step = h[j] * scale
         for i in range(K):
             part[i] *= scale
             h[i] -= step * part[i]
-            outside[i] -= part[i] * part[i]
-        h[j], outside[j] = 0, real(INSIDE)
+        if settings.by_gain:
+            for i in range(K):
+                outside[i] -= part[i] * part[i]
+            outside[j] = real(INSIDE)
         work.atoms[m], work.along[m] = j, step
         m += 1
+        for i in range(m):
+            h[work.atoms[i]] = 0
         left -= np.float64(step) * np.float64(step)
     is_undecided = target > 0 and abs(left - target) <= undecided
     return m, left, shares, ILL_CONDITIONED if is_undecided else FINISHED
@@ -177,7 +194,7 @@ def _encode_rows(X, D, G, Q, status, squares, settings, work):
         q, square = Q[row], 0.0
         for i in range(X.shape[1]):
             square += np.float64(X[row, i]) * np.float64(X[row, i])
-        m, left, shares, end = _encode(G, q, squares, square, settings, work)
+        m, left, shares, end = encode(G, q, squares, square, settings, work)
         if end == FINISHED:
             _coefficients(work.P, atoms, work.along, c, m)
             write(q, atoms, c, m)
@@ -195,11 +212,20 @@ def orthogonal(X, D, G, Q, coder):
 
     coder: n_nonzero, target, by_gain.  Returns the number of unfinished rows.
     """
-    dtype, size, most, status = Q.dtype, Q.dtype.itemsize, min(coder.n_nonzero, *D.shape), np.empty(len(X), np.int64)
-    settings = Settings(
-        most,
+    status = np.empty(len(X), np.int64)
+    shared = settings(Q.dtype, D.shape, coder), workspace(Q.dtype, D.shape, coder)
+    _encode_rows(X, D, G, Q, status, np.diagonal(G).copy(), *shared)
+    return recode_ill_conditioned(X, D, Q, status, coder)
+
+
+def settings(dtype, shape, coder, uncertainty=0.0):
+    """The `Settings` of a coder for a dictionary of this shape (K, d)."""
+    size = dtype.itemsize
+    return Settings(
+        min(coder.n_nonzero, *shape),
         float(coder.target),
         coder.by_gain,
+        uncertainty,
         DEPENDENCE_TOL[size],
         ROUNDING_TOL[size] ** 2,
         GRAM_DEPENDENCE_TOL[size],
@@ -210,17 +236,20 @@ def orthogonal(X, D, G, Q, coder):
         RESIDUAL_DRIFT_TOL[size],
         EPS[size],
     )
-    h, outside = np.empty((2, len(D)), dtype)
+
+
+def workspace(dtype, shape, coder):
+    """The `Workspace` for a dictionary of this shape (K, d)."""
+    (K, d), most = shape, min(coder.n_nonzero, *shape)
+    correlations, gains = (searchable(dtype, K, positive=False) for _ in range(2))
     along, coefficients = np.empty((2, most))
-    work = Workspace(
-        h,
-        searchable(dtype, len(D), positive=False),
-        outside,
-        np.empty((most, len(D)), dtype),
+    return Workspace(
+        correlations,
+        gains,
+        np.empty(K, dtype),
+        np.empty((most, K), dtype),
         np.empty(most, np.int64),
         along,
         coefficients,
-        np.empty(D.shape[1], dtype),
+        np.empty(d, dtype),
     )
-    _encode_rows(X, D, G, Q, status, np.diagonal(G).copy(), settings, work)
-    return recode_ill_conditioned(X, D, Q, status, coder)
