@@ -99,7 +99,7 @@ class CodeOracle:
 
     def _filled_codes(self, settings):
         """`codes`, from compressed ones: pages of memory without non-zeros are never written."""
-        C, start = np.zeros((self.n_rows, len(settings[0])), self.dtype), 0
+        C, start = np.zeros((self.rows.n_local, len(settings[0])), self.dtype), 0
 
         def fill(codes):
             nonlocal start

@@ -211,7 +211,7 @@ def test_stochastic_picard_lowers_the_loss_to_the_error_of_the_rows(rng):
     best = picard(oracle, rotation(rng, k), max_iter=100, tol=1e-8).W
     skew = 0.3 * np.triu(rng.normal(size=(k, k)), 1)
     start = np.linalg.solve(np.eye(k) - (skew - skew.T) / 2, np.eye(k) + (skew - skew.T) / 2) @ best
-    (W,), passes, epochs = stochastic_picard(oracle, [start], rng=np.random.RandomState(0), max_epochs=4)
+    (W,), _, passes, epochs = stochastic_picard(oracle, [start], rng=np.random.RandomState(0), max_epochs=4)
     assert epochs == 4
     assert passes > 0
     np.testing.assert_array_equal(W, oracle.accepted[-1])

@@ -340,7 +340,7 @@ def test_estimator_interrupted_in_any_pass_is_usable_or_not_fitted(kind, interru
 def test_stochastic_picard_records_every_step():
     oracle = ContrastOracle(HostRows(white(4000, 3)), Picard()._contrast())
     start = np.linalg.qr(np.random.default_rng(1).normal(size=(3, 3)))[0]
-    Ws, _, _ = stochastic_picard(oracle, [start, np.eye(3)], rng=np.random.RandomState(0), max_epochs=3)
+    Ws, *_ = stochastic_picard(oracle, [start, np.eye(3)], rng=np.random.RandomState(0), max_epochs=3)
     W, n_steps = oracle.accepted.iterate
     np.testing.assert_array_equal(W, Ws[0])
     assert n_steps > 3

@@ -5,11 +5,13 @@ import pytest
 
 from gpuica import Picard
 from gpuica.contrasts import as_contrast
+from gpuica.device import array_device
 from gpuica.oracle import ContrastOracle
 from gpuica.rows.host import HostRows
+from gpuica.rows.memory import memory_rows
 from gpuica.solvers import growth
 from gpuica.solvers.picard import picard
-from gpuica.solvers.solution import Solution
+from gpuica.solvers.stochastic import stochastic_picard
 
 from .problems import amari
 
@@ -24,11 +26,9 @@ def make_oracle(S):
 
 
 def left(oracle, W, excess):
-    """What `_leave_mixtures` makes of a solution W whose components have this distance from Gaussian; and the runs."""
-    zeros = np.zeros(len(W))
-    solution = Solution(W, 7, zeros, True, zeros == 0, zeros, excess=excess)
+    """What `_leave_mixtures` makes of W, whose components have this distance from Gaussian; and the runs."""
     runs = growth._Runs([W], [None], [0])
-    return solution, growth._leave_mixtures(picard, oracle, solution, np.random.RandomState(0), runs, 0, OPTIONS), runs
+    return *growth._leave_mixtures(oracle, W, excess, np.random.RandomState(0), runs), runs
 
 
 @pytest.fixture
@@ -43,27 +43,56 @@ def mixture_of_uniform_sources(rng):
 def test_mixtures_are_left(mixture_of_uniform_sources):
     oracle, W = mixture_of_uniform_sources
     excess = np.where(np.arange(16) < 6, 0.2, 0.01)
-    solution, found, runs = left(oracle, W, excess)
+    found, n_iter, runs = left(oracle, W, excess)
     assert amari(W) > 0.1
-    assert amari(found.W) < 0.02
-    assert found.converged
-    assert found.n_iter > solution.n_iter
+    assert amari(found) < 0.03
+    assert 0 < n_iter <= growth.MAX_ITER_TO_LEAVE
+    np.testing.assert_array_equal(found[:6], W[:6])
+    np.testing.assert_allclose(found @ found.T, np.eye(16), atol=1e-10)
     assert runs.sampled > 0
+
+
+def test_mixtures_are_left_on_a_device(mixture_of_uniform_sources, cupy):
+    oracle, W = mixture_of_uniform_sources
+    rows = memory_rows(cupy.asarray(oracle.rows.array), device=array_device(cupy.zeros(1)))
+    excess = cupy.asarray(np.where(np.arange(16) < 6, 0.2, 0.01))
+    found, n_iter, _ = left(ContrastOracle(rows, as_contrast("logcosh")), cupy.asarray(W), excess)
+    assert n_iter > 0
+    assert amari(found.get()) < 0.03
 
 
 @pytest.mark.parametrize("n_nearly_gaussian", [0, 1])
 def test_other_solutions_take_no_pass(n_nearly_gaussian, mixture_of_uniform_sources):
     oracle, W = mixture_of_uniform_sources
-    solution, found, _ = left(oracle, W, np.where(np.arange(16) < n_nearly_gaussian, 0.01, 0.2))
-    assert found is solution
-    assert oracle.n_passes == 0
+    found, n_iter, _ = left(oracle, W, np.where(np.arange(16) < n_nearly_gaussian, 0.01, 0.2))
+    assert found is W
+    assert n_iter == oracle.n_passes == 0
 
 
 def test_gaussian_components_stay(rng):
     """Gaussian sources cannot be told from their mixtures: no rotation of them is farther from Gaussian."""
     S = np.hstack([rng.laplace(size=(60_000, 3)), rng.normal(size=(60_000, 5))])
-    solution, found, _ = left(make_oracle(S), np.eye(8), np.where(np.arange(8) < 3, 0.2, 0.0))
-    assert found is solution
+    W = np.eye(8)
+    found, n_iter, _ = left(make_oracle(S), W, np.where(np.arange(8) < 3, 0.2, 0.0))
+    assert found is W
+    assert n_iter == 0
+
+
+def test_solution_is_left_and_solved_again(mixture_of_uniform_sources, monkeypatch):
+    """Picard's solution on all rows, where it starts from the mixture."""
+    oracle, W = mixture_of_uniform_sources
+    monkeypatch.setattr(growth, "first_sample", lambda k: 40_000)
+    (solution,) = growth.run_all(picard, oracle, [W], growth=2.0, rng=np.random.RandomState(0), **OPTIONS)
+    assert solution.converged
+    assert amari(solution.W) < 0.02
+
+
+def test_stochastic_steps_return_the_distance_from_gaussian(rng):
+    y = np.column_stack([rng.laplace(size=200_000), rng.uniform(-1, 1, 200_000), rng.normal(size=200_000)])
+    oracle = make_oracle(y)
+    expected = picard(oracle, np.eye(3), max_iter=0, tol=1e-9).excess
+    (excess,) = stochastic_picard(oracle, [np.eye(3)], rng=np.random.RandomState(0)).excesses
+    np.testing.assert_allclose(excess, expected, atol=0.02)
 
 
 def test_picard_returns_the_distance_from_gaussian(rng):

@@ -52,6 +52,11 @@ class Rows(ABC):
     weights = None  # (n_rows,) sample weights in `dtype`, on the device of the chunks; None for weight 1
 
     @property
+    def n_local(self):
+        """The number of rows that `map` and `for_each` process: those of this process, of rows shared by several."""
+        return self.n_rows
+
+    @property
     def weight(self):
         """The denominator of means: Σ w, or n_rows."""
         return self.n_rows if self.weights is None else float(self.weights.sum(dtype=np.float64))
@@ -188,6 +193,7 @@ class ProjectedRows(Rows):
     """Rows (x - mean) @ componentsᵀ, computed chunk by chunk in every pass over `rows`."""
 
     n_rows, dtype, weights, xp = (forwarded(name) for name in ("n_rows", "dtype", "weights", "xp"))
+    n_local = forwarded("n_local")
     n_passes = forwarded("n_passes")
     random_access_is_costly, batch_window = forwarded("random_access_is_costly"), forwarded("batch_window")
 

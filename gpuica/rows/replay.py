@@ -11,6 +11,7 @@ class ReplayedRows(Rows):
     """Rows that return the sums of a checkpoint, in their order, and compute and store the sums after these."""
 
     n_rows, n_features, dtype = forwarded("n_rows"), forwarded("n_features"), forwarded("dtype")
+    n_local = forwarded("n_local")
     weights, weight, has_counts, n_kish = (forwarded(name) for name in ("weights", "weight", "has_counts", "n_kish"))
     xp, scratch, batch_window = forwarded("xp"), forwarded("scratch"), forwarded("batch_window")
     random_access_is_costly, all_ranks = forwarded("random_access_is_costly"), forwarded("all_ranks")

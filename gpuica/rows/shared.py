@@ -100,6 +100,7 @@ class SharedRows(Rows):
     """
 
     xp, n_passes = forwarded("xp", "local"), forwarded("n_passes", "local")
+    n_local = forwarded("n_rows", "local")
     n_features, dtype = forwarded("n_features", "local"), forwarded("dtype", "local")
     weights, scratch = forwarded("weights", "local"), forwarded("scratch", "local")
     random_access_is_costly = forwarded("random_access_is_costly", "local")

@@ -18,7 +18,7 @@ from ..device import to_host
 from .fastica import parallel
 from .multistart import Solver, solve_all
 from .protocol import SampledOracle
-from .stochastic import MAX_EPOCHS
+from .stochastic import MAX_EPOCHS, StochasticResult
 
 FACTOR = 2.0  # of growth="auto"
 COMPETITORS = 4  # of so many starts one continues on the next sample
@@ -77,6 +77,7 @@ def run_all(
     """
     k = len(starts[0])
     growth, stochastic = _resolve(growth, stochastic, oracle, k, compete and len(starts) > 1)
+    leaves = bool(growth and options.get("ortho") and options.get("extended"))
     runs = _Runs(starts, list(range(len(starts))) if len(starts) > 1 else [None], [0] * len(starts))
     size = first_sample(k)
     while growth and size * growth <= oracle.n_kish:
@@ -93,44 +94,51 @@ def run_all(
         runs.advance([s.W for s in solutions], [s.n_iter for s in solutions])
         runs.sampled += sample.n_passes * sample.n_rows / oracle.n_rows
         if stochastic and alone and not all(solution.converged for solution in solutions):
-            Ws, passes, epochs = _cached(stochastic, oracle, runs.starts, rng, min(MAX_EPOCHS, max_iter), report)
-            runs.advance(Ws, [epochs] * len(Ws))
-            runs.sampled += passes
+            # a fit that resumes does not draw the batches again, and must draw the same numbers afterwards
+            rng, of_batches = np.random.RandomState(rng.randint(2**31 - 1)), rng
+            found = _cached(stochastic, oracle, runs.starts, of_batches, min(MAX_EPOCHS, max_iter), report)
+            runs.advance(found.Ws, [found.epochs] * len(found.Ws))
+            runs.sampled += found.passes
+            if leaves:
+                ends = zip(found.Ws, found.excesses, strict=True)
+                runs.advance(*zip(*(_leave_mixtures(oracle, *end, rng, runs) for end in ends), strict=True))
             break
     final = {"max_iter": max_iter, "tol": tol, "report": report, **options}
     solutions = solve_all(solver, oracle, runs.starts, runs.numbers, **final)
-    if growth and options.get("ortho") and options.get("extended"):
-        for i, solution in enumerate(solutions):
-            solutions[i] = _leave_mixtures(solver, oracle, solution, rng, runs, i, final)
+    for i, solution in enumerate(solutions if leaves else ()):
+        W, n_iter = _leave_mixtures(oracle, solution.W, solution.excess, rng, runs)
+        if n_iter:
+            (better,) = solve_all(solver, oracle, [W], [runs.numbers[i]], **final)
+            solutions[i] = replace(better, n_iter=solution.n_iter + n_iter + better.n_iter)
     return runs.finish(solutions)
 
 
-def _leave_mixtures(solver, oracle, solution, rng, runs, number, final):
-    """The solution, or a better one, where nearly Gaussian components can be mixtures of sources with the other sign.
+def _leave_mixtures(oracle, W, excess, rng, runs):
+    """W (k, k), or a better one, where nearly Gaussian components can be mixtures of sources with the other sign.
 
     A mixture of many sub-Gaussian sources is so nearly Gaussian that its sign can be the wrong one, by which equal
     mixtures are a minimum of the loss.  FastICA's fixed point has no sign: on a sample, in the subspace of these
     components, it leaves such mixtures, and stays where components are Gaussian.
+
+    excess: the distance of each component from Gaussian, (k,).  Returns also the iterations, 0 where W is returned.
     """
-    xp = oracle.xp
-    (chosen,) = np.nonzero(to_host(solution.excess) < NEARLY_GAUSSIAN)
+    (chosen,) = oracle.xp.nonzero(excess < NEARLY_GAUSSIAN)
     if len(chosen) < 2:
-        return solution
-    before = solution.W[chosen]
-    sample = oracle.sample(min(oracle.n_rows, ROWS_TO_LEAVE * first_sample(len(solution.W))), rng).subspace(before)
+        return W, 0
+    before = W[chosen]
+    sample = oracle.sample(min(oracle.n_rows, ROWS_TO_LEAVE * first_sample(len(W))), rng).subspace(before)
     limits = {"max_iter": MAX_ITER_TO_LEAVE, "tol": 1e-3, "final": False}
-    (other,) = solve_all(parallel, sample, [xp.eye(len(chosen))], **limits)
-    runs.sampled += sample.n_passes * sample.n_rows / oracle.n_rows * len(chosen) / len(solution.W)
+    (other,) = solve_all(parallel, sample, [oracle.xp.eye(len(chosen))], **limits)
+    runs.sampled += sample.n_passes * sample.n_rows / oracle.n_rows * len(chosen) / len(W)
     after = other.W @ before
     old, new = oracle.likelihood_batch([before, after])
     gain = to_host(abs(new.loss - oracle.gaussian_loss()).sum() - abs(old.loss - oracle.gaussian_loss()).sum())
     noise = to_host(((old.square + new.square) / oracle.n_effective).sum() ** 0.5)  # Var G(y) < E g(y)²
     if not gain > SIGNIFICANT * noise:
-        return solution
-    W = solution.W.copy()
+        return W, 0
+    W = W.copy()
     W[chosen] = after
-    (better,) = solve_all(solver, oracle, [W], [runs.numbers[number]], **final)
-    return replace(better, n_iter=solution.n_iter + other.n_iter + better.n_iter)
+    return W, other.n_iter
 
 
 @dataclass
@@ -193,12 +201,12 @@ def _cached(stochastic, oracle, starts, rng, max_epochs, report):
     """stochastic(oracle, starts, ...), or its result from before the fit was interrupted."""
 
     def compute():
-        Ws, *counts = stochastic(oracle, starts, rng=rng, max_epochs=max_epochs, report=report)
-        return [*Ws, np.array(counts, dtype=np.float64)]
+        found = stochastic(oracle, starts, rng=rng, max_epochs=max_epochs, report=report)
+        return [*found.Ws, *found.excesses, np.array([found.passes, found.epochs], dtype=np.float64)]
 
     # "annealed" is the name of the result in checkpoints
-    *Ws, (passes, epochs) = oracle.cached_result("annealed", compute, starts, rng, max_epochs)
-    return Ws, float(passes), int(epochs)
+    *arrays, (passes, epochs) = oracle.cached_result("annealed", compute, starts, rng, max_epochs)
+    return StochasticResult(arrays[: len(starts)], arrays[len(starts) :], float(passes), int(epochs))
 
 
 def fittest(oracle: SampledOracle, solutions):

@@ -42,6 +42,19 @@ class _Means(NamedTuple):
         return cls(cross.astype(W.dtype, copy=False) @ W.T, slope, square)
 
 
+class StochasticResult(NamedTuple):
+    """The end of `stochastic_picard`.
+
+    Ws: W (k, k) of each start, in float64.  excesses: (k,) of each, |κ| / E g'(y), the distance of the sources from
+    Gaussian, averaged over the last batches.  passes: over the rows.  epochs: the same, rounded up.
+    """
+
+    Ws: list
+    excesses: list
+    passes: float
+    epochs: int
+
+
 class State:
     """The iterate of one start, and running averages over batches.
 
@@ -84,8 +97,7 @@ def stochastic_picard(oracle: BatchedOracle, starts, *, rng, extended=True, max_
 
     oracle: a `protocol.BatchedOracle`.  starts: W (k, k), orthonormal, near enough to a solution for the gradient of a
     batch to be significant.  rng: draws the batches.  extended: as for `picard`.  report: as for `picard`, with the
-    rows of a batch for all rows, every REPORT_INTERVAL steps.  Returns the final W of each start, the passes over the
-    rows, and the epochs.
+    rows of a batch for all rows, every REPORT_INTERVAL steps.  Returns a `StochasticResult`.
     """
     k, xp = len(starts[0]), oracle.xp
     size, n_steps = _schedule(oracle, k, max_epochs)
@@ -111,7 +123,8 @@ def stochastic_picard(oracle: BatchedOracle, starts, *, rng, extended=True, max_
             report(step, xp.abs(gradient).max(axis=1), within_error(gradient, error), size)
     Ws = [corrected(corrected(state.W)) for state in states]
     oracle.accept(Ws[0])
-    return Ws, passes, -(-n_steps * size // oracle.n_rows)
+    excesses = [abs(state.slope - state.middle) / state.slope for state in states]
+    return StochasticResult(Ws, excesses, passes, -(-n_steps * size // oracle.n_rows))
 
 
 def _schedule(oracle, k, max_epochs):
