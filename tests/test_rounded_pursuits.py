@@ -83,6 +83,18 @@ def test_one_of_equal_atoms_enters(n, rng):
     assert n_unfinished == 0
 
 
+def test_gram_matrix_of_float64_is_computed_once_and_only_for_many_uncertain_rows(rng):
+    D = unit(rng.normal(size=(30, 32)))
+    D, coder = np.vstack([D, D]), OMP(4)
+    prepared = coding.prepare(D, coder)
+    coding.encode(rng.normal(size=(MANY - 1, 32)), D, prepared, coder)
+    assert prepared.exact == []
+    coding.encode(rng.normal(size=(MANY, 32)), D, prepared, coder)
+    (gram,) = prepared.exact
+    coding.encode(rng.normal(size=(MANY, 32)), D, prepared, coder)
+    assert prepared.exact[0] is gram
+
+
 def test_zero_rows_and_zero_atoms(rng):
     D, X = rng.normal(size=(30, 32)), rng.normal(size=(300, 32))
     D[3], X[::2] = 0, 0

@@ -28,17 +28,21 @@ MIN_DETERMINANT = 1e-8  # of the Gram matrix of a support of unit atoms
 MAX_ATOMS_PER_FEATURE = 1 / 4  # of a support: residuals of larger ones are small, and most choices uncertain
 MIN_NORM, MAX_NORM = 1e-12, 1e12  # of atoms that float32 represents accurately, and their inner products
 MAX_CORRELATION = 1e140  # in float64, whose square does not overflow
-MANY = 64  # rows for which the kernel in float64 is worth compiling, and its Gram matrix worth computing
+MANY = 64  # rows of a chunk for which the kernel in float64 is worth compiling, and its Gram matrix worth computing
 FIRST_ROWS = 64  # of a chunk; no others are tried where most of these are uncertain
 
 
 class Rounded(NamedTuple):
-    """A dictionary (K, d) and its Gram matrix (K, K) in float32; norm: the largest of an atom."""
+    """A dictionary (K, d) and its Gram matrix (K, K) in float32.
+
+    norm: the largest of an atom.  exact: a list with the Gram matrix in float64, once a chunk has needed it.
+    """
 
     atoms: Any
     gram: Any
     squares: Any
     norm: float
+    exact: list
 
 
 def rounded(D, coder):
@@ -51,7 +55,7 @@ def rounded(D, coder):
         return None
     atoms = D.astype(np.float32)
     gram = atoms @ atoms.T
-    return Rounded(atoms, gram, np.diagonal(gram).copy(), float(norms.max()))
+    return Rounded(atoms, gram, np.diagonal(gram).copy(), float(norms.max()), [])
 
 
 @njit(**ENTRY)
@@ -180,7 +184,7 @@ def _codes(X, D, form, coder):
     scratch = np.empty(D.shape[1]), np.empty((n_nonzero, n_nonzero)), np.empty(n_nonzero)
     few = bool((status != FINISHED).sum() < MANY)
     _solve(X, D, chosen, status, few, ROUNDING_TOL[size], GRAM_DEPENDENCE_TOL[size], *scratch, *codes)
-    return codes, _code_others(X, D, np.flatnonzero(status != FINISHED), coder, codes)
+    return codes, _code_others(X, D, np.flatnonzero(status != FINISHED), form, coder, codes)
 
 
 def _choose_in_float32(X, form, coder, chosen, status):
@@ -193,15 +197,17 @@ def _choose_in_float32(X, form, coder, chosen, status):
     _choose(x, Q, form.gram, form.squares, chosen.shape[1], shared, workspace(dtype, shape, coder), chosen, status)
 
 
-def _code_others(X, D, rows, coder, codes):
+def _code_others(X, D, rows, form, coder, codes):
     """Write the codes of some rows, computed in float64, into `codes`; return the number of unfinished rows."""
     if not len(rows):
         return 0
     if len(rows) < MANY:
         C, n_unfinished = encode_in_batches(X[rows], D, coder)
     else:
+        if not form.exact:  # two threads can both compute it
+            form.exact[:] = [D @ D.T]
         C = X[rows] @ D.T
-        n_unfinished = orthogonal(X[rows], D, D @ D.T, C, coder)
+        n_unfinished = orthogonal(X[rows], D, form.exact[0], C, coder)
     columns = np.argsort(C == 0, axis=1, kind="stable")[:, : codes.indices.shape[1]]
     codes.counts[rows] = (C != 0).sum(axis=1)
     codes.indices[rows], codes.values[rows] = columns, np.take_along_axis(C, columns, axis=1)
