@@ -11,10 +11,12 @@ from gpuica.rows.host import HostRows
 from gpuica.rows.memory import memory_rows
 from gpuica.solvers import growth
 from gpuica.solvers.picard import picard
-from gpuica.solvers.stochastic import stochastic_picard
+from gpuica.solvers.solution import Solution
+from gpuica.solvers.stochastic import StochasticResult, stochastic_picard
 
 from .problems import amari
 
+EXCESS = np.where(np.arange(16) < 6, 0.2, 0.01)  # of the sources of `mixture_of_uniform_sources`
 OPTIONS = {"max_iter": 100, "tol": "auto", "report": None, "ortho": True, "extended": True}
 
 
@@ -42,8 +44,7 @@ def mixture_of_uniform_sources(rng):
 
 def test_mixtures_are_left(mixture_of_uniform_sources):
     oracle, W = mixture_of_uniform_sources
-    excess = np.where(np.arange(16) < 6, 0.2, 0.01)
-    found, n_iter, runs = left(oracle, W, excess)
+    found, n_iter, runs = left(oracle, W, EXCESS)
     assert amari(W) > 0.1
     assert amari(found) < 0.03
     assert 0 < n_iter <= growth.MAX_ITER_TO_LEAVE
@@ -55,8 +56,7 @@ def test_mixtures_are_left(mixture_of_uniform_sources):
 def test_mixtures_are_left_on_a_device(mixture_of_uniform_sources, cupy):
     oracle, W = mixture_of_uniform_sources
     rows = memory_rows(cupy.asarray(oracle.rows.array), device=array_device(cupy.zeros(1)))
-    excess = cupy.asarray(np.where(np.arange(16) < 6, 0.2, 0.01))
-    found, n_iter, _ = left(ContrastOracle(rows, as_contrast("logcosh")), cupy.asarray(W), excess)
+    found, n_iter, _ = left(ContrastOracle(rows, as_contrast("logcosh")), cupy.asarray(W), cupy.asarray(EXCESS))
     assert n_iter > 0
     assert amari(found.get()) < 0.03
 
@@ -78,13 +78,47 @@ def test_gaussian_components_stay(rng):
     assert n_iter == 0
 
 
-def test_solution_is_left_and_solved_again(mixture_of_uniform_sources, monkeypatch):
-    """Picard's solution on all rows, where it starts from the mixture."""
+@pytest.fixture
+def starts_of_picard(monkeypatch):
+    """The starting points of all calls of Picard, which returns them as solutions: not converged on samples."""
+    solve_all, calls = growth.solve_all, []
+
+    def solved(solver, oracle, starts, numbers=None, *, final=True, **options):
+        if solver is growth.parallel:
+            return solve_all(solver, oracle, starts, numbers, final=final, **options)
+        calls.append(starts[0])
+        zeros = np.zeros(len(starts[0]))
+        return [Solution(starts[0], 1, zeros, final, zeros == 0, zeros, excess=EXCESS if len(calls) < 3 else 1 + zeros)]
+
+    monkeypatch.setattr(growth, "solve_all", solved)
+    return calls
+
+
+def test_mixtures_of_a_solution_are_left_and_solved_again(mixture_of_uniform_sources, starts_of_picard):
     oracle, W = mixture_of_uniform_sources
-    monkeypatch.setattr(growth, "first_sample", lambda k: 40_000)
-    (solution,) = growth.run_all(picard, oracle, [W], growth=2.0, rng=np.random.RandomState(0), **OPTIONS)
-    assert solution.converged
-    assert amari(solution.W) < 0.02
+    options = {**OPTIONS, "growth": 10.0, "rng": np.random.RandomState(0)}
+    (solution,) = growth.run_all(picard, oracle, [W], **options)
+    on_all_rows, again = starts_of_picard
+    assert on_all_rows is W
+    assert amari(again) < 0.03 < amari(W)
+    assert 2 < solution.n_iter <= 2 + growth.MAX_ITER_TO_LEAVE
+    starts_of_picard.clear()
+    growth.run_all(picard, oracle, [W], **{**options, "extended": False})
+    assert len(starts_of_picard) == 1
+
+
+def test_mixtures_of_stochastic_steps_are_left_before_the_solution(mixture_of_uniform_sources, starts_of_picard):
+    oracle, W = mixture_of_uniform_sources
+
+    def steps(oracle, starts, **options):
+        return StochasticResult(starts, [EXCESS], 2.5, 3)
+
+    options = {**OPTIONS, "growth": 2.0, "rng": np.random.RandomState(0), "stochastic": steps}
+    (solution,) = growth.run_all(picard, oracle, [W], **options)
+    on_sample, on_all_rows = starts_of_picard[:2]
+    assert on_sample is W
+    assert amari(on_all_rows) < 0.03 < amari(W)
+    assert solution.sampled > 2.5
 
 
 def test_stochastic_steps_return_the_distance_from_gaussian(rng):

@@ -81,6 +81,13 @@ def test_repeated_rotations_by_few_products(size, k, dtype, rng):
     np.testing.assert_allclose(found, expected, atol=1e-5 if dtype == np.float32 else 1e-12)
 
 
+@pytest.mark.parametrize("size", [0.1, 1, 2, 2.5])
+def test_moderate_rotations_need_no_solve(size, monkeypatch, rng):
+    monkeypatch.setattr("gpuica.solvers.orthonormal.cayley_rotation", None)
+    W, D = np.linalg.qr(rng.normal(size=(40, 40)))[0], rng.normal(size=(40, 40))
+    nearly_rotated(W, (D - D.T) * size / np.linalg.norm(D - D.T, 2))
+
+
 def test_rotation_by_few_products_whose_norm_is_underestimated(monkeypatch, rng):
     monkeypatch.setattr("gpuica.solvers.orthonormal._norm_of_square", lambda D: 0.0)
     W, D = np.linalg.qr(rng.normal(size=(5, 5)))[0], np.zeros((5, 5))
