@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import gpuica
+from gpuica.kernels.cpu import coding
 
 FITS = """
 import warnings
@@ -45,6 +46,14 @@ def test_fits_after_warmup_compile_nothing(tmp_path):
     assert n_compiled(tmp_path / "cold", False) > 0
     assert n_compiled(tmp_path / "warm", True) == 0  # in the same process
     assert n_compiled(tmp_path / "warm", False) == 0  # in a later one, from the cache
+
+
+def test_warmup_of_pursuits_includes_omp_of_float64_rows(monkeypatch):
+    """Its atoms are chosen by a kernel of its own, if there are at most a quarter as many as features."""
+    calls, encode = [], coding.compressed_rounded_orthogonal
+    monkeypatch.setattr(coding, "compressed_rounded_orthogonal", lambda *args: calls.append(args) or encode(*args))
+    gpuica.warmup("pursuits", dtypes=["float64"], device="cpu")
+    assert calls
 
 
 def test_unknown_kernels_are_rejected():

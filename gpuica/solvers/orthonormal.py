@@ -103,7 +103,7 @@ def _norm_of_square(D):
 
 
 def _newton_schulz(W):
-    """(3 I - W Wᵀ) W / 2."""
+    """(3 I - W Wᵀ) W / 2 of W (k, k) on the host."""
     factor = W @ W.T
     factor *= -0.5
     factor.flat[:: len(W) + 1] += 1.5
@@ -111,9 +111,9 @@ def _newton_schulz(W):
 
 
 def corrected(W):
-    """Rows nearer to orthonormal than those of W (k, k), in float64: an entry e of W Wᵀ - I becomes about e².
+    """Rows nearer to orthonormal than those of W (k, k), on the host and in float64.
 
-    One step of Newton and Schulz, see `polar`.
+    An entry e of W Wᵀ - I becomes about e².  One step of Newton and Schulz, see `polar`.
     """
     return _newton_schulz(W.astype(np.float64, copy=False))
 

@@ -121,7 +121,7 @@ def stochastic_picard(oracle: BatchedOracle, starts, *, rng, extended=True, max_
         if report and step % REPORT_INTERVAL == 0:
             error = rotation_error(at.cross, at.square, xp.ones(k), sign, batch.n_effective, xp)
             report(step, xp.abs(gradient).max(axis=1), within_error(gradient, error), size)
-    Ws = [corrected(corrected(state.W)) for state in states]
+    Ws = [corrected(corrected(state.W)) if xp is np else state.W for state in states]
     oracle.accept(Ws[0])
     excesses = [abs(state.slope - state.middle) / state.slope for state in states]
     return StochasticResult(Ws, excesses, passes, -(-n_steps * size // oracle.n_rows))
