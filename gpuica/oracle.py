@@ -7,7 +7,7 @@ import numpy as np
 
 from . import sums
 from .device import transfers
-from .device.products import UNIT_ROUNDOFF, matmul_precision
+from .device.products import UNIT_ROUNDOFF, matmul_precision, threaded_product
 from .exceptions import NotFiniteError
 
 if TYPE_CHECKING:  # the contracts that mypy checks the oracles against, see the end of the file
@@ -178,7 +178,7 @@ class ContrastOracle:
             loss, cross, *rest = self._mean(sums.likelihood, W)
         else:
             loss, cross, *rest = _with_squares(self._mean(sums.likelihood_and_squares, W, squares), 4)
-        return Likelihood(loss, cross @ W.T, *rest)
+        return Likelihood(loss, threaded_product(cross, W.T), *rest)
 
     def curvature(self, W):
         """E g'(y_i) y_j² / E y_j² (k, k), with y = W z.  One pass.
@@ -204,7 +204,10 @@ class ContrastOracle:
         if len(Ws) == 1:
             return [self.likelihood(Ws[0], squares and squares[0])]
         means = self._batch(sums.likelihood, Ws, squares, 4)
-        return [Likelihood(loss, cross @ W.T, *rest) for W, (loss, cross, *rest) in zip(Ws, means, strict=True)]
+        return [
+            Likelihood(loss, threaded_product(cross, W.T), *rest)
+            for W, (loss, cross, *rest) in zip(Ws, means, strict=True)
+        ]
 
     def _batch(self, contribution, Ws, kinds, n_parts):
         """Means of a contribution at each W, by one pass, and the squares of those with a kind.

@@ -17,10 +17,10 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from gpuica import DictionaryLearning, FastICA, MiniBatchDictionaryLearning, Picard, interrupts
+from gpuica.device import threads
+from gpuica.device.threads import run_in_threads
 from gpuica.oracle import ContrastOracle
-from gpuica.rows import threaded
 from gpuica.rows.host import HostRows
-from gpuica.rows.threaded import run_in_threads
 from gpuica.solvers.stochastic import stochastic_picard
 
 from .problems import mixture, white
@@ -154,7 +154,7 @@ def test_forked_child_does_not_defer_interrupts():
 
 @pytest.mark.parametrize("n_threads", [1, 4])
 def test_threads_finish_their_chunks(n_threads, monkeypatch):
-    monkeypatch.setattr(threaded, "host_threads", lambda: n_threads)
+    monkeypatch.setattr(threads, "host_threads", lambda: n_threads)
     begun, done = [], []
 
     def work(i):
@@ -171,7 +171,7 @@ def test_threads_finish_their_chunks(n_threads, monkeypatch):
 
 
 def test_second_interrupt_does_not_wait_for_a_blocked_chunk(monkeypatch):
-    monkeypatch.setattr(threaded, "host_threads", lambda: 2)
+    monkeypatch.setattr(threads, "host_threads", lambda: 2)
     begun, release, main = [], threading.Event(), threading.current_thread()
 
     def work(i):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from gpuica import FastICA, Picard, device, fastica, picard
-from gpuica.device.products import ROUNDED_PRECISIONS, UNIT_ROUNDOFF, matmul_precision, product
+from gpuica.device import threads
+from gpuica.device.products import ROUNDED_PRECISIONS, UNIT_ROUNDOFF, matmul_precision, product, threaded_product
 
 from . import fake_cupy
 from .problems import amari, mixture
@@ -139,3 +140,25 @@ def test_functions_accept_precision(precision):
     dtype = np.float64 if precision == "float64" else np.float32
     assert fastica(X, random_state=0, precision=precision)[2].dtype == dtype
     assert picard(X.T, random_state=0, precision=precision)[2].dtype == dtype
+
+
+@pytest.mark.parametrize("n", [1, 3, 700, 1300])
+def test_rows_of_a_large_product_are_computed_by_threads(n, monkeypatch, rng):
+    monkeypatch.setattr("gpuica.device.products.MIN_WORK_FOR_THREADS", 0)
+    A, B = rng.normal(size=(n, 50)), rng.normal(size=(50, 30))
+    found = []
+    for n_threads in (1, 2, 3):
+        monkeypatch.setattr(threads, "host_threads", lambda n=n_threads: n)
+        found.append(threaded_product(A, B))
+    np.testing.assert_allclose(found[0], A @ B, atol=1e-13)
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+    assert threaded_product(A.astype(np.float32), B.astype(np.float32)).dtype == np.float32
+
+
+def test_threaded_product_on_a_device(cupy, monkeypatch, rng):
+    monkeypatch.setattr("gpuica.device.products.MIN_WORK_FOR_THREADS", 0)
+    A, B = rng.normal(size=(9, 8)), rng.normal(size=(8, 7))
+    found = threaded_product(cupy.asarray(A), cupy.asarray(B))
+    assert isinstance(found, cupy.ndarray)
+    np.testing.assert_allclose(found.get(), A @ B, atol=1e-13)

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from gpuica import device, shards, sums
 from gpuica.contrasts import LogCosh
-from gpuica.device import CPU, Device
-from gpuica.device.threads import host_threads
-from gpuica.rows import host, open_rows, threaded
+from gpuica.device import CPU, Device, threads
+from gpuica.device.threads import host_threads, run_in_threads
+from gpuica.rows import host, open_rows
 from gpuica.rows.base import ProjectedRows
 from gpuica.rows.host import HostRows
 from gpuica.rows.shared import SharedRows
 from gpuica.rows.stream import StreamRows
-from gpuica.rows.threaded import InOrderConsumer, RunningTotals, run_in_threads
+from gpuica.rows.threaded import InOrderConsumer, RunningTotals
 
 
 def column_sum(chunk):
@@ -144,8 +144,8 @@ def test_sums_do_not_depend_on_chunk_size(n, d, chunk, k):
 def test_sums_do_not_depend_on_number_of_threads(rng, monkeypatch):
     X, W = rng.normal(size=(20_000, 40)).astype(np.float32), rng.normal(size=(40, 40)).astype(np.float32)
     results = []
-    for threads in (1, 2, 5):
-        monkeypatch.setattr(threaded, "host_threads", lambda threads=threads: threads)
+    for n_threads in (1, 2, 5):
+        monkeypatch.setattr(threads, "host_threads", lambda n=n_threads: n)
         monkeypatch.setattr(host, "MIN_WORK_FOR_THREADS", 0)
         results.append(HostRows(X, chunk_rows=500).sum(sums.fixed_point, W, LogCosh()))
     for other in results[1:]:
@@ -245,7 +245,7 @@ def test_other_dtypes_are_converted_chunk_by_chunk(dtype, rng):
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 def test_an_error_in_a_thread_stops_the_others_and_is_raised(error, monkeypatch):
-    monkeypatch.setattr(threaded, "host_threads", lambda: 4)
+    monkeypatch.setattr(threads, "host_threads", lambda: 4)
     done, before = [], threading.active_count()
 
     def work(i):
@@ -260,7 +260,7 @@ def test_an_error_in_a_thread_stops_the_others_and_is_raised(error, monkeypatch)
 
 
 def test_error_terminates_waiting_threads(monkeypatch):
-    monkeypatch.setattr(threaded, "host_threads", lambda: 3)
+    monkeypatch.setattr(threads, "host_threads", lambda: 3)
     monkeypatch.setattr(host, "MIN_WORK_FOR_THREADS", 0)
     before = host_threads()
 

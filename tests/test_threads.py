@@ -13,9 +13,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from gpuica import FastICA
 from gpuica.device import CPU, log_once, slow_blas, threads
-from gpuica.device.threads import host_threads, one_blas_thread
+from gpuica.device.threads import host_threads, one_blas_thread, run_in_threads
 from gpuica.rows import host, open_rows
-from gpuica.rows.threaded import run_in_threads
 
 
 def counts():

@@ -10,6 +10,7 @@ from contextvars import ContextVar
 import numpy as np
 
 from . import CPU, Device, array_device, log_once
+from .threads import run_in_threads
 
 ROUNDED_PRECISIONS = {"tf32": 77, "bf16": 75}  # cublasComputeType_t of float32 arrays with factors of 11 and 8 bits
 UNIT_ROUNDOFF = {
@@ -20,6 +21,8 @@ UNIT_ROUNDOFF = {
 # OpenBLAS's kernels for AVX-512 add all terms of a product of at most NARROW rows and columns in sequence: with 8,192
 # terms of float32 the error was 4e-6 of the largest entry, from blocks of 512 it is 1e-7.
 NARROW, TERMS = 12, 512
+MIN_WORK_FOR_THREADS = 5e8  # operations of `threaded_product`, 4 ms of one core
+BLOCK_ROWS, MIN_BLOCKS = 256, 4  # with fewer rows BLAS spends its time on copies of B
 FLOAT64_COMPUTE = 70  # cublasComputeType_t of float64 arrays
 _rounding: ContextVar[int | None] = ContextVar("_rounding", default=None)
 
@@ -60,6 +63,27 @@ def product(A, B, shared_operand=False):
     for i, part in enumerate(_parts(B) if shared_operand and rounding == ROUNDED_PRECISIONS["bf16"] else [B]):
         _multiply(A, part, C, rounding, beta=float(i > 0))
     return C
+
+
+def threaded_product(A, B):
+    """A @ B of matrices (n, k) and (k, m), large ones on the host by several threads, each of which computes some rows.
+
+    For products between passes, where BLAS has one thread, see `Device.active`.  The blocks of rows, and so the bits
+    of the result, do not depend on the number of threads.
+    """
+    n = len(A)
+    if 2.0 * A.size * B.shape[1] < MIN_WORK_FOR_THREADS or array_device(A) != CPU:
+        return A @ B
+    n_blocks = max(MIN_BLOCKS, n // BLOCK_ROWS)
+    ends = [i * n // n_blocks for i in range(n_blocks + 1)]
+    product = np.empty((n, B.shape[1]), np.result_type(A, B))
+
+    def multiply(i):
+        rows = slice(ends[i], ends[i + 1])
+        np.matmul(A[rows], B, out=product[rows])
+
+    run_in_threads(n_blocks, multiply)
+    return product
 
 
 def _narrow_product(A, B):

@@ -1,4 +1,4 @@
-"""The number of worker threads, and one BLAS thread for each of them.
+"""Work distributed over host threads, each of which has one BLAS thread.
 
 Chunks are distributed over threads, each of which calls BLAS with one thread.  That is faster than a multithreaded BLAS
 on the small products of one chunk, keeps a chunk in the cache of its core, and makes results independent of the number
@@ -16,12 +16,13 @@ The libraries are called directly, not by `threadpool_limits`: since version 3.8
 control them, and outside a `with` block that thread never releases them.
 """
 
+import itertools
 import os
 import threading
 from contextlib import contextmanager
 from functools import cache
 
-from ..interrupts import defer_interrupts
+from ..interrupts import defer_interrupts, interrupt_flag, raise_if_interrupted
 
 SYMBOL_AFFIXES = [(prefix, suffix) for prefix in ("", "scipy_") for suffix in ("", "64_", "_64")]
 
@@ -141,6 +142,45 @@ def host_threads():
 
 def _usable_cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_in_threads(n, work, wait_for_slot=None):
+    """Call work(i) for i in range(n) from several threads, each with one BLAS thread.
+
+    The first error, or Ctrl-C once each thread has finished its chunk, stops all threads and is raised.
+    wait_for_slot: called as wait_for_slot(i, failures) before work(i), to block the thread; returns False if the work
+    has failed in the meantime.
+    """
+    numbers = itertools.count()
+    failures: list[BaseException] = []
+    interrupted = interrupt_flag()
+
+    def process():
+        try:
+            while not failures and not interrupted() and (i := next(numbers)) < n:
+                if wait_for_slot is None or wait_for_slot(i, failures):
+                    work(i)
+        except BaseException as error:  # an interrupt too must stop the other threads
+            failures.append(error)
+
+    def process_in_thread():
+        with one_blas_thread():
+            process()
+
+    others = [threading.Thread(target=process_in_thread, daemon=True) for _ in range(min(host_threads(), n) - 1)]
+    try:
+        with one_blas_thread():
+            for thread in others:
+                thread.start()
+            process()
+            for thread in others:
+                thread.join()
+    except BaseException as error:  # a second Ctrl-C, raised without waiting for the other threads
+        failures.append(error)
+        raise
+    if failures:
+        raise failures[0]
+    raise_if_interrupted()
 
 
 def _after_fork():

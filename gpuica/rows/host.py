@@ -1,9 +1,10 @@
 """Rows of an array whose chunks are processed on the host, by several threads."""
 
 from ..device.slow_blas import report_slow_kernels
+from ..device.threads import run_in_threads
 from ..interrupts import raise_if_interrupted
 from .chunked import ChunkedRows, rows_at
-from .threaded import InOrderConsumer, run_in_threads
+from .threaded import InOrderConsumer
 
 CHUNK_ELEMENTS = 1 << 18  # 1 MB in float32: a chunk and what is computed from it share the L2 cache of a core
 MIN_CHUNK_ROWS, MAX_CHUNK_ROWS = 512, 8192

@@ -10,7 +10,7 @@ from contextlib import closing, nullcontext
 import numpy as np
 
 from ..device import CPU, to_host
-from ..device.threads import host_threads
+from ..device.threads import host_threads, run_in_threads
 from ..device.transfers import upload_chunks
 from ..interrupts import raise_if_interrupted
 from ..io.sources import SelectedRows
@@ -19,7 +19,6 @@ from .chunked import ChunkedRows
 from .device import DeviceRows
 from .host import HostRows
 from .prefetch import Prefetcher, start_in_thread
-from .threaded import run_in_threads
 
 BLOCK_BYTES = 1 << 25  # read at once: long enough for a disk, short enough for several in memory
 MAX_BLOCK_READERS = 8  # threads that read a block for a device: one core copies from the page cache at 3 to 8 GB/s

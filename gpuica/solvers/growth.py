@@ -126,7 +126,8 @@ def _leave_mixtures(oracle, W, excess, rng, runs):
     if len(chosen) < 2:
         return W, 0
     before = W[chosen]
-    sample = oracle.sample(min(oracle.n_rows, ROWS_TO_LEAVE * first_sample(len(W))), rng).subspace(before)
+    size = ROWS_TO_LEAVE * first_sample(len(W))
+    sample = (oracle.sample(size, rng) if size < oracle.n_rows else oracle).subspace(before)
     limits = {"max_iter": MAX_ITER_TO_LEAVE, "tol": 1e-3, "final": False}
     (other,) = solve_all(parallel, sample, [oracle.xp.eye(len(chosen))], **limits)
     runs.sampled += sample.n_passes * sample.n_rows / oracle.n_rows * len(chosen) / len(W)

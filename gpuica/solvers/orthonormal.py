@@ -12,14 +12,14 @@ import numpy as np
 from scipy.linalg import lapack
 
 from .. import kernels
-from ..device.products import combine
+from ..device.products import combine, threaded_product
 
 TINY = float(np.finfo(np.float64).tiny)
 MIN_SINGULAR = 1e-5  # least singular value, as a fraction of the bound for the largest, that `polar` brings to 1
 MIN_SINGULAR_NEAR_ROTATION = 0.1  # the same for a matrix that is nearly orthonormal
 NORM_MARGIN = 1.2  # of ‖D²‖ over its estimate
-MAX_ROTATION_ERROR, MAX_LEFT_ERROR = 0.8, 0.1  # of squared singular values, before and after `nearly_rotated`
-MAX_ROW_ERROR = 0.2  # of the squared norm of a row after `nearly_rotated`
+MAX_EXCESS, MAX_LEFT = 2.0, 0.2  # |δ|⁴/4 of `nearly_rotated`: above which it is Cayley's, and by 5 products
+MAX_ROW_ERROR = 0.25  # of the squared norm of a row after `nearly_rotated`
 MAX_DEFECT = 1e-8  # a larger defect of `polar` means that it did not converge
 
 
@@ -65,7 +65,10 @@ def cayley_rotation(W, D, xp=np):
     if kernels.products_pay(W):
         return polar(W + D @ (W + D @ W / 4), xp, MIN_SINGULAR_NEAR_ROTATION)[0]
     half = (D / 2).astype(W.dtype, copy=False)
-    matrix, right = np.asfortranarray(np.eye(len(W), dtype=W.dtype) - half), np.asfortranarray(W + half @ W)
+    matrix, right = (
+        np.asfortranarray(np.eye(len(W), dtype=W.dtype) - half),
+        np.asfortranarray(W + threaded_product(half, W)),
+    )
     solve = lapack.sgesv if W.dtype == np.float32 else lapack.dgesv
     return np.ascontiguousarray(solve(matrix, right, overwrite_a=True, overwrite_b=True)[2])
 
@@ -73,28 +76,35 @@ def cayley_rotation(W, D, xp=np):
 def nearly_rotated(W, D, xp=np):
     """Nearly orthonormal W (k, k) rotated by a skew matrix D (k, k): nearly `cayley_rotation`.
 
-    On the host by 4 products, 6 where ‖D‖ > 0.8, which leave singular values from 0.95 to 1 for later calls to correct:
-    steps of Newton and Schulz, see `polar`, from (I + D/2)² W, scaled so that the squares of its singular values are
-    1 ± e at most.
+    On the host by 3 products, (I + D + D²/2 + (I - W Wᵀ)/2) W: the exponential of D to second order, whose squared
+    singular values are 1 + |δ|⁴/4 for the eigenvalues δ of D, and at the same time a step of Newton and Schulz, see
+    `polar`, for what earlier calls left.  By 5 products, of which two are such a step, where that is too far from 1.
+    Singular values stay between 0.85 and 1.15.
     """
     if kernels.products_pay(W):
         return cayley_rotation(W, D, xp)
-    largest = (1 + NORM_MARGIN * _norm_of_square(D) / 4) ** 2
-    error = (largest - 1) / (largest + 1)  # e
-    if error > MAX_ROTATION_ERROR:
+    square = threaded_product(D, D.T)
+    excess = (NORM_MARGIN * _norm(square)) ** 2 / 4
+    if excess > MAX_EXCESS:
         return cayley_rotation(W, D)
-    M = _newton_schulz((W + D @ (W + D @ W / 4)) * W.dtype.type((1 - error) ** 0.5))
-    while (error := (3 + error) * error * error / 4) > MAX_LEFT_ERROR:
+    factor = square
+    factor += threaded_product(W, W.T)
+    factor *= -0.5
+    factor += D
+    factor.flat[:: len(W) + 1] += 1.5
+    M = threaded_product(factor, W)
+    if excess > MAX_LEFT:  # scaled so that the squares of singular values are about 1 on average
+        M *= W.dtype.type((1 + excess / 2) ** -0.5)
         M = _newton_schulz(M)
     is_near = (abs((M * M).sum(axis=1) - 1) < MAX_ROW_ERROR).all()  # not where ‖D‖ is far larger than estimated
     return M if is_near else cayley_rotation(W, D)
 
 
-def _norm_of_square(D):
-    """A lower bound for ‖D²‖ of a skew matrix D (k, k), mostly 0.9 of it: six steps of the power method."""
-    v = np.random.default_rng(0).standard_normal(len(D)).astype(D.dtype)
+def _norm(M):
+    """A lower bound for ‖M‖ of a positive semidefinite M (k, k), mostly 0.9 of it: six steps of the power method."""
+    v = np.random.default_rng(0).standard_normal(len(M)).astype(M.dtype)
     for _ in range(6):
-        v = D @ (D @ v)
+        v = M @ v
         size = float(np.linalg.norm(v))
         if size < TINY:
             return 0.0
@@ -104,10 +114,10 @@ def _norm_of_square(D):
 
 def _newton_schulz(W):
     """(3 I - W Wᵀ) W / 2 of W (k, k) on the host."""
-    factor = W @ W.T
+    factor = threaded_product(W, W.T)
     factor *= -0.5
     factor.flat[:: len(W) + 1] += 1.5
-    return factor @ W
+    return threaded_product(factor, W)
 
 
 def corrected(W):

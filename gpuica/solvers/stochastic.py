@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..device.products import threaded_product
 from .manifolds import rotation_error, rotation_gradient
 from .orthonormal import corrected, nearly_rotated
 from .protocol import BatchedOracle
@@ -39,7 +40,7 @@ class _Means(NamedTuple):
     @classmethod
     def at(cls, W, cross, slope, square):
         """From those of `fixed_point`."""
-        return cls(cross.astype(W.dtype, copy=False) @ W.T, slope, square)
+        return cls(threaded_product(cross.astype(W.dtype, copy=False), W.T), slope, square)
 
 
 class StochasticResult(NamedTuple):
