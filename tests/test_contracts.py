@@ -29,7 +29,8 @@ class ArrayOracle:
 
     xp, lookahead, rounding, dtype = np, 0, 1e-14, np.dtype(float)
 
-    def __init__(self, Z):
+    def __init__(self, Z, white=True):
+        self.white = white
         self.Z, self.n_passes, self.accepted, self.samples = Z, 0, [], []
         self.n_rows = self.n_effective = self.n_kish = self.weight = len(Z)
 
@@ -81,17 +82,17 @@ class ArrayOracle:
 
     def sample(self, n, rng):
         self.samples.append(n)
-        return ArrayOracle(self.Z[rng.choice(len(self.Z), n, replace=False)])
+        return ArrayOracle(self.Z[rng.choice(len(self.Z), n, replace=False)], white=False)
 
     def subspace(self, components):
-        return ArrayOracle(self.Z @ components.T)
+        return ArrayOracle(self.Z @ components.T, white=False)
 
     def in_memory(self, n, rng):
         return self
 
     def batches(self, size, rng):
         order = rng.permutation(len(self.Z))
-        return (ArrayOracle(self.Z[order[start : start + size]]) for start in range(0, len(order), size))
+        return (ArrayOracle(self.Z[order[start : start + size]], white=False) for start in range(0, len(order), size))
 
     def gaussian_loss(self):
         return 0.37456720749145711
@@ -154,9 +155,11 @@ def test_auto_measures_standard_errors(name, rng):
     Y = oracle.Z @ found.W.T
     T = np.tanh(Y)
     sign = np.where((1 - T**2).mean(0) < (T * Y).mean(0), -1, 1)
-    entries = sign[:, None] * T[:, :, None] * Y[:, None, :]
-    entries = (entries - entries.swapaxes(1, 2)) / 2 + np.eye(4)  # a deviation of 0 on the diagonal has z = 0
-    z = np.abs(entries.mean(0) - np.eye(4)) / np.maximum(entries.std(0) / 3000**0.5, 1e-12)
+    entries = T[:, :, None] * Y[:, None, :]
+    middle = (T * Y).mean(0)
+    variance = ((entries - entries.swapaxes(1, 2)) / 2).var(0) - np.subtract.outer(middle, middle) ** 2 / 4
+    signed = sign[:, None] * entries.mean(0)
+    z = np.abs(signed - signed.T) / 2 / np.maximum((variance / 3000) ** 0.5, 1e-12)
     assert found.converged
     np.testing.assert_allclose(found.z, z.max(1), rtol=1e-6)
     assert (found.z < 3).all()

@@ -151,6 +151,25 @@ def test_standard_error_matches_monte_carlo_deviation():
     np.testing.assert_allclose(ratio, 1, atol=0.12)  # the deviation of 400 draws has a relative error of 4 %
 
 
+@pytest.mark.parametrize("measured", [False, True])
+def test_standard_error_on_white_rows_matches_monte_carlo_deviation(measured):
+    """Samples that are whitened themselves, with sources of both signs."""
+    rng = np.random.default_rng(0)
+    n, sign, gradients, errors = 500, np.array([1.0, -1.0, 1.0, -1.0]), [], []
+    for _ in range(400):
+        S = np.stack([rng.laplace(size=n), rng.uniform(size=n), rng.laplace(size=n), rng.uniform(size=n)]).T
+        S -= S.mean(0)
+        eigenvalues, V = np.linalg.eigh(S.T @ S / n / np.outer(S.std(0), S.std(0)))
+        Y = S / S.std(0) @ (V / eigenvalues**0.5) @ V.T  # white, and as near as can be to the sources
+        g = np.tanh(Y)
+        squares = ((g**2).T @ Y**2 / n, (g * Y).T @ (g * Y) / n) if measured else None
+        gradients.append(rotation_gradient(g.T @ Y / n, (1 - g**2).mean(0), sign))
+        errors.append(rotation_error(g.T @ Y / n, (g**2).mean(0), np.ones(4), None, n, squares=squares))
+    upper = np.triu_indices(4, 1)
+    ratio = np.std(gradients, axis=0)[upper] / np.mean(errors, axis=0)[upper]
+    np.testing.assert_allclose(ratio, 1, atol=0.15)  # the deviation of 400 draws has a relative error of 4 %
+
+
 def test_standard_error_is_finite_on_samples_that_are_not_white():
     """E y² of a sample is not 1; assuming it would make the variance of nearly Gaussian pairs negative."""
     rng = np.random.default_rng(0)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from gpuica import FastICA, Picard, kernels, metrics, sums
 from gpuica.contrasts import CONTRASTS, LogCosh, as_contrast
-from gpuica.device import CPU
+from gpuica.device import CPU, threads
 from gpuica.kernels.cpu import contrast as sweeps
 from gpuica.oracle import ContrastOracle, MomentOracle
-from gpuica.rows import host, open_rows, threaded
+from gpuica.rows import host, open_rows
 from gpuica.rows.base import ProjectedRows, round_projection
 from gpuica.rows.host import HostRows
 from gpuica.solvers import growth
@@ -143,8 +143,8 @@ def test_batches_keep_weights(rng):
 def test_weighted_sums_do_not_depend_on_thread_count(rng, monkeypatch):
     X, W = rng.normal(size=(20_000, 40)).astype(np.float32), rng.normal(size=(40, 40)).astype(np.float32)
     weights, results = rng.exponential(size=20_000), []
-    for threads in (1, 3):
-        monkeypatch.setattr(threaded, "host_threads", lambda threads=threads: threads)
+    for n_threads in (1, 3):
+        monkeypatch.setattr(threads, "host_threads", lambda n=n_threads: n)
         monkeypatch.setattr(host, "MIN_WORK_FOR_THREADS", 0)
         results.append(HostRows(X, chunk_rows=500, weights=weights).sum(sums.fixed_point, W, LogCosh()))
     for one, many in zip(*results, strict=True):

@@ -163,7 +163,8 @@ def _gradient_and_error(oracle: FixedPointOracle, W, sums, power):
     cross = cross @ W.T
     sign = xp.where(slope < xp.diagonal(cross), -1.0, 1.0)
     with np.errstate(over="ignore", invalid="ignore"):  # rows that are not white, though whiten=False declares it
-        error = rotation_error(cross, square, power, sign, oracle.n_effective, xp, *squares)
+        of_error = None if oracle.white else sign
+        error = rotation_error(cross, square, power, of_error, oracle.n_effective, xp, *squares)
         return rotation_gradient(cross, slope, sign, xp), error
 
 

@@ -18,11 +18,10 @@ from ..device import to_host
 from .fastica import parallel
 from .multistart import Solver, solve_all
 from .protocol import SampledOracle
-from .stochastic import MAX_EPOCHS, StochasticResult
+from .stochastic import MAX_EPOCHS, NEARLY_GAUSSIAN, StochasticResult
 
 FACTOR = 2.0  # of growth="auto"
 COMPETITORS = 4  # of so many starts one continues on the next sample
-NEARLY_GAUSSIAN = 0.05  # s κ / E g'(y): 0.2 for Laplace's distribution, 0.004 for equal mixtures of some others
 SIGNIFICANT = 5.0  # standard errors of Σ E G(y), by which the distance from Gaussian must increase
 ROWS_TO_LEAVE = 20  # first samples, in the one on which FastICA leaves such components: with 10 it often does not
 MAX_ITER_TO_LEAVE = 30  # of FastICA there: 118 mixtures of uniform sources took 21
@@ -128,7 +127,7 @@ def _leave_mixtures(oracle, W, excess, rng, runs):
     before = W[chosen]
     size = ROWS_TO_LEAVE * first_sample(len(W))
     sample = (oracle.sample(size, rng) if size < oracle.n_rows else oracle).subspace(before)
-    limits = {"max_iter": MAX_ITER_TO_LEAVE, "tol": 1e-3, "final": False}
+    limits = {"max_iter": MAX_ITER_TO_LEAVE, "tol": 1e-4, "final": False}
     (other,) = solve_all(parallel, sample, [oracle.xp.eye(len(chosen))], **limits)
     runs.sampled += sample.n_passes * sample.n_rows / oracle.n_rows * len(chosen) / len(W)
     after = other.W @ before

@@ -29,8 +29,12 @@ def rotation_error(cross, square, power, sign, n_rows, xp=np, squares=None):
     """The standard error (k, k) of `rotation_gradient`: sqrt(Var(s_i g(y_i) y_j - s_j g(y_j) y_i) / 4n).
 
     square: E g(y)²; power: E y², (k,).  squares: E g(y_i)² y_j² and E g(y_i) y_i g(y_j) y_j (k, k), as measured on the
-    rows, or None: for independent sources they follow from the rest.
+    rows, or None: for independent sources they follow from the rest.  sign: None where y is white on these n rows.  The
+    mean of y_i y_j, which the gradient is correlated with, then has no error: what is left of 4 n times the variance is
+    E g_i² - (E g_i y_i)² + E g_j² - (E g_j y_j)², whatever the signs.  (For a Laplace and a uniform source the whole is
+    some 20 times as much.)
     """
+    white, sign = sign is None, xp.ones(len(cross)) if sign is None else sign
     diagonal = sign * xp.diagonal(cross)
     products = square[:, None] * power
     least = 0.01 * (products + products.T) / 4
@@ -40,6 +44,8 @@ def rotation_error(cross, square, power, sign, n_rows, xp=np, squares=None):
         products, middles = squares
         gradient = (sign[:, None] * cross - (sign[:, None] * cross).T) / 2
         variance = (products + products.T) / 4 - sign[:, None] * sign * middles / 2 - gradient**2
+    if white:
+        variance = variance - (diagonal[:, None] - diagonal) ** 2 / 4
     # two sources of two values each have g(y) = cy and so no variance at all; rounding must not decide then
     return xp.sqrt(xp.maximum(variance, least) / n_rows)
 
@@ -109,6 +115,7 @@ class OrthogonalGroup(Manifold):
 
     def error(self, W, at, sign, power=None):
         power, squares = self.oracle.power(W) if power is None else power, at.squares or None
+        sign = None if self.oracle.white else sign
         return rotation_error(at.cross, at.square, power, sign, self.oracle.n_effective, self.xp, squares)
 
     def precondition(self, q, W, at, sign):

@@ -67,6 +67,10 @@ class ICAOracle(Oracle, Protocol):
     """What the solvers of ICA share.  The rows z have mean 0; where `white`, E z zᵀ = I."""
 
     @property
+    def white(self) -> bool:
+        """Whether E z zᵀ = I on these rows: not on samples of white rows."""
+
+    @property
     def n_effective(self) -> float:
         """The effective sample size: standard errors are sqrt(Var / n_effective)."""
 
