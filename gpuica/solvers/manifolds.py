@@ -30,11 +30,11 @@ def rotation_error(cross, square, power, sign, n_rows, xp=np, squares=None):
 
     square: E g(y)²; power: E y², (k,).  squares: E g(y_i)² y_j² and E g(y_i) y_i g(y_j) y_j (k, k), as measured on the
     rows, or None: for independent sources they follow from the rest.  sign: None where y is white on these n rows.  The
-    mean of y_i y_j, which the gradient is correlated with, then has no error: what is left of 4 n times the variance is
-    E g_i² - (E g_i y_i)² + E g_j² - (E g_j y_j)², whatever the signs.  (For a Laplace and a uniform source the whole is
-    some 20 times as much.)
+    mean of y_i y_j then has no error, and what is left of 4 n times the variance is, for independent sources,
+    E g_i² - (E g_i y_i)² + E g_j² - (E g_j y_j)², whatever the signs: nearly the whole of a pair of equal signs, which
+    is taken for all pairs.  (For a Laplace and a uniform source the whole is 27 times as much.)
     """
-    white, sign = sign is None, xp.ones(len(cross)) if sign is None else sign
+    sign = xp.ones(len(cross)) if sign is None else sign
     diagonal = sign * xp.diagonal(cross)
     products = square[:, None] * power
     least = 0.01 * (products + products.T) / 4
@@ -44,8 +44,6 @@ def rotation_error(cross, square, power, sign, n_rows, xp=np, squares=None):
         products, middles = squares
         gradient = (sign[:, None] * cross - (sign[:, None] * cross).T) / 2
         variance = (products + products.T) / 4 - sign[:, None] * sign * middles / 2 - gradient**2
-    if white:
-        variance = variance - (diagonal[:, None] - diagonal) ** 2 / 4
     # two sources of two values each have g(y) = cy and so no variance at all; rounding must not decide then
     return xp.sqrt(xp.maximum(variance, least) / n_rows)
 
