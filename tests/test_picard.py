@@ -153,7 +153,7 @@ def test_standard_error_matches_monte_carlo_deviation():
 
 @pytest.mark.parametrize("measured", [False, True])
 def test_standard_error_on_white_rows_matches_monte_carlo_deviation(measured):
-    """Samples that are whitened themselves, with sources of both signs: the estimate is right, or a quarter too large."""
+    """Samples that are whitened themselves, with sources of both signs: right, or a quarter too large."""
     rng = np.random.default_rng(0)
     n, sign, gradients, errors = 500, np.array([1.0, -1.0, 1.0, -1.0]), [], []
     for _ in range(400):
