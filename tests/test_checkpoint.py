@@ -176,7 +176,7 @@ import sys
 import numpy as np
 from gpuica import FastICA
 X = np.load(sys.argv[1])
-ica = FastICA(random_state=0, tol=1e-14, max_iter=int(sys.argv[3]), checkpoint=sys.argv[2])
+ica = FastICA(random_state=0, tol=0, max_iter=int(sys.argv[3]), checkpoint=sys.argv[2])
 try:
     ica.fit(X)
 except KeyboardInterrupt:
