@@ -61,6 +61,22 @@ def test_mixtures_are_left_on_a_device(mixture_of_uniform_sources, cupy):
     assert amari(found.get()) < 0.03
 
 
+def test_a_sample_of_all_rows_is_not_drawn(mixture_of_uniform_sources, monkeypatch):
+    monkeypatch.setattr(ContrastOracle, "sample", None)
+    assert left(*mixture_of_uniform_sources, EXCESS)[1] > 0
+
+
+def test_stochastic_steps_separate_super_gaussian_sources_from_mixtures_of_others(rng):
+    """With the sign of its κ, which is nearly random, a mixture of both kinds remains one."""
+    k = 64
+    S = np.hstack([rng.laplace(size=(50_000, k // 2)), rng.uniform(-1, 1, size=(50_000, k // 2))])
+    start = np.linalg.qr(rng.normal(size=(k, k)))[0]
+    found = stochastic_picard(make_oracle(S), [start], rng=np.random.RandomState(0))
+    of_laplace = found.excesses[0] > 0.15
+    assert of_laplace.sum() == k // 2
+    assert (found.Ws[0][of_laplace, : k // 2] ** 2).sum(axis=1).min() > 0.99
+
+
 @pytest.mark.parametrize("n_nearly_gaussian", [0, 1])
 def test_other_solutions_take_no_pass(n_nearly_gaussian, mixture_of_uniform_sources):
     oracle, W = mixture_of_uniform_sources

@@ -11,6 +11,7 @@ from gpuica import FastICA, Picard
 from gpuica.contrasts import as_contrast
 from gpuica.oracle import ContrastOracle
 from gpuica.rows.host import HostRows
+from gpuica.solvers.fastica import _gradient_and_error
 from gpuica.solvers.manifolds import GeneralLinearGroup, OrthogonalGroup
 from gpuica.solvers.orthonormal import cayley_rotation
 from gpuica.solvers.picard import picard
@@ -107,18 +108,25 @@ def test_squares_of_part_of_a_batch(rng):
 @pytest.mark.parametrize("weighted", [None, "counts", "shares"])
 @pytest.mark.parametrize(("ortho", "extended"), FAMILY)
 def test_standard_errors_match_naive(ortho, extended, weighted, rng):
-    Z = whiten(dependent_sources(400, 4, rng))
+    """On rows that are not white, whose sources have both signs."""
+    Z = whiten(np.hstack([dependent_sources(400, 2, rng), rng.uniform(-1, 1, size=(400, 2))]))
     w = draw_weights(weighted, 400, rng)
-    W = np.linalg.qr(rng.normal(size=(4, 4)))[0] if ortho else rng.normal(size=(4, 4))
+    near = np.eye(4) + 0.1 * rng.normal(size=(4, 4))
+    W = np.linalg.qr(near)[0] if ortho else near
     oracle = ContrastOracle(HostRows(Z, weights=w), as_contrast("logcosh"), white=False)
     manifold = (OrthogonalGroup if ortho else GeneralLinearGroup)(oracle, extended=extended, min_curvature=0.01)
     at = oracle.likelihood(W, manifold.squares)
     sign = manifold.signs(W, at)
+    assert len(set(sign)) == 1 + extended
     mean, variance = naive.gradient_and_variance(Z @ W.T, "logcosh", sign, ortho=ortho, extended=extended, weights=w)
     n = 400 if w is None else n_effective(w)
     entries = ~np.eye(4, dtype=bool) if ortho else np.ones((4, 4), bool)  # rotations have no diagonal
     np.testing.assert_allclose(manifold.gradient(W, at, sign), mean, atol=1e-12)
     np.testing.assert_allclose(manifold.error(W, at, sign)[entries], np.sqrt(variance / n)[entries], rtol=1e-9)
+    if ortho and extended:
+        gradient, error = _gradient_and_error(oracle, W, oracle.fixed_point(W, "rotation"), oracle.power(W))
+        np.testing.assert_allclose(gradient, mean, atol=1e-12)
+        np.testing.assert_allclose(error[entries], np.sqrt(variance / n)[entries], rtol=1e-9)
 
 
 def test_expected_maximum_of_noise(rng):
